@@ -1,0 +1,50 @@
+# make run    the main job on the built-in task        make test       every test
+# make test-fast   most tests, two minutes            make check      lint, types, format
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+# A folder of wheels given to pip serves uv too. Without one, torch's CPU build comes from PyTorch's own index.
+export UV_FIND_LINKS := $(PIP_FIND_LINKS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+TORCH_SOURCE := $(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(PIP_FIND_LINKS))),,--torch-backend cpu)
+INSTALLED := $(VENV)/.installed
+
+.PHONY: run test test-fast check format install lock clean
+
+run: $(INSTALLED)
+	$(BIN)/python -m pipelines.grpo_dps $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements/cpu.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(UV) || $(BIN)/python -m pip install --quiet "uv==0.9.30"
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps $(TORCH_SOURCE) --requirement requirements/cpu.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+# The pins, made anew. They name versions and no registry.
+lock: $(VENV)/bin/python
+	$(UV) pip compile pyproject.toml --extra cpu --extra dev --override requirements/overrides.txt \
+	  --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate \
+	  --custom-compile-command "make lock" --quiet --upgrade --output-file requirements/cpu.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
