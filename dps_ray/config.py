@@ -1,0 +1,241 @@
+"""Every setting of a run, its type, default and bounds, documented where it is declared.
+
+`pipelines/grpo_dps.py` reads a YAML file and `a.b=c` overrides into a `Config`
+(`dps_ray.settings.load`). Nothing here starts, loads or imports anything heavy.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0.0)]
+
+
+class Settings(BaseModel):
+    """Base of all groups: unknown keys are errors, docstrings become the help text."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+
+class DataSettings(Settings):
+    train: str | list[str] = "builtin:arithmetic"
+    """Parquet file(s) or folder in verl's schema, or `builtin:arithmetic`, `builtin:countdown`."""
+    test: str | list[str] | None = "builtin:arithmetic"
+    """Held-out prompts for the evaluation, likewise; null evaluates nothing."""
+    id_column: str | None = None
+    """Column with unique int64 prompt ids; null derives them from the rows' content."""
+    max_prompt_length: Count = 1024
+    """Longest prompt, in tokens."""
+    overlong_prompts: Literal["skip", "error"] = "skip"
+    """What to do with longer ones: leave them out of the pool and count them, or stop."""
+    reward: str | None = None
+    """Reward function as `module:function` or `file.py:function` with verl's signature
+    `compute_score(data_source, solution_str, ground_truth, extra_info)`; null uses the task's own."""
+
+
+class ModelSettings(Settings):
+    path: str = "builtin:start-policy"
+    """Hugging Face folder of the policy, or `builtin:start-policy` (made once, then cached)."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of rollout and training. On a CPU float32 is the faster one."""
+    chat_template: str | None = None
+    """Jinja chat template, or a file with one, for a tokenizer that has none."""
+
+
+class SelectorSettings(Settings):
+    decay: Share = 0.7
+    """DPS: weight of the past in the transition counts (lambda); 1 never forgets, 0 keeps one step."""
+    prior: Literal["uniform", "progress", "stability", "local"] = "uniform"
+    """DPS: prior transition counts alpha0, by their published names."""
+    entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """DPS: adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
+
+
+class LoopSettings(Settings):
+    steps: Count = 60
+    """Training steps."""
+    batch_size: Count = 64
+    """Prompts a step (B)."""
+    filter_groups: bool = False
+    """Train on partial groups only, and refill the batch until B of them are found: with
+    `method=uniform` this is Dynamic Sampling (DAPO)."""
+    max_gen_batches: Count = 10
+    """With filter_groups: rollout batches a step at the most; then it trains on what it has."""
+
+
+class RolloutSettings(Settings):
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Responses to each prompt (k)."""
+    max_response_length: Count = 1024
+    """Tokens of a response at the most; a longer one is truncated and counted."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_num_seqs: Count = 256
+    """Responses an engine decodes at the same time."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
+    """Share of a GPU's memory for an engine's weights and KV cache."""
+    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 1.0
+    """On a CPU: size of an engine's KV cache in GiB."""
+    enforce_eager: bool = False
+    """Skip CUDA graphs and compilation (always so on a CPU)."""
+    threads: Count = 1
+    """On a CPU: threads an engine computes with."""
+
+
+class ObjectiveSettings(Settings):
+    clip_low: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    clip_high: Annotated[float, Field(ge=0.0)] = 0.28
+    dual_clip: Annotated[float, Field(gt=1.0)] = 10.0
+    """Bound on the loss of a negative advantage, in multiples of it."""
+    norm_by_std: bool = True
+    """Divide advantages by the group's standard deviation (GRPO); false is Dr. GRPO's choice."""
+    aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
+    """Every token counts the same, or every response does."""
+    kl_coef: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the KL (k3 estimate) to the start policy; 0 loads no reference."""
+    entropy_coef: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of an entropy bonus."""
+
+
+class LearnerSettings(Settings):
+    lr: Annotated[float, Field(gt=0.0)] = 1e-6
+    warmup_steps: Natural = 0
+    """Optimizer steps over which the learning rate rises linearly from 0."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    betas: tuple[
+        Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]
+    ] = (0.9, 0.95)
+    clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Gradient clipping, by global norm."""
+    minibatches: Count = 2
+    """Optimizer steps made of each batch."""
+    epochs: Count = 1
+    """Passes over each batch."""
+    max_tokens_per_micro_batch: Count = 16_384
+    """Tokens of a forward pass at the most, padding included: bounds memory, changes no result."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """DeepSpeed ZeRO stage."""
+    gradient_checkpointing: bool = False
+    threads: Count = 1
+    """On a CPU: threads a rank computes with."""
+
+
+class EvalSettings(Settings):
+    every: Natural = 0
+    """Evaluate every so many steps; 0 only before and after."""
+    samples: Count = 4
+    """Responses to each test prompt (the N of mean@N)."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_prompts: Count | None = None
+    """Use only the first so many test prompts; null uses all."""
+
+
+class ProbeSettings(Settings):
+    """A measurement, not training: a uniform sample of the pool is rolled out to see what uniform
+    selection would give now. It is charged to the run's rollouts, and beliefs do not see it."""
+
+    every: Natural = 10
+    """Probe every so many steps; 0 never."""
+    prompts: Count = 64
+
+
+class CheckpointSettings(Settings):
+    every: Natural = 20
+    """Checkpoint every so many steps, and always at the end; 0 only at the end."""
+    keep: Count = 2
+    """Newest checkpoints to keep."""
+
+
+class RolloutPool(Settings):
+    engines: Count = 1
+    gpus_per_engine: Natural = 0
+    """GPUs of an engine (tensor parallel size); 0 runs it on the CPU."""
+    cpus: Annotated[float, Field(ge=0.0)] = 1.0
+    """CPUs reserved for an engine."""
+
+
+class LearnerPool(Settings):
+    ranks: Count = 1
+    gpus_per_rank: Annotated[int, Field(ge=0, le=1)] = 0
+    """1 trains on GPUs, 0 on the CPU."""
+    cpus: Annotated[float, Field(ge=0.0)] = 1.0
+    """CPUs reserved for a rank."""
+
+
+class BeliefPool(Settings):
+    shards: Count = 1
+    """Actors that hold the beliefs; the result does not depend on their number."""
+
+
+class VerifierPool(Settings):
+    workers: Count = 1
+    """Actors that score responses."""
+
+
+class ResourceSettings(Settings):
+    rollout: RolloutPool = RolloutPool()
+    learner: LearnerPool = LearnerPool()
+    beliefs: BeliefPool = BeliefPool()
+    verifiers: VerifierPool = VerifierPool()
+    wait: Seconds = 300.0
+    """Seconds an actor may take to start."""
+
+
+class TimeoutSettings(Settings):
+    generate: Seconds = 1800.0
+    score: Seconds = 300.0
+    train: Seconds = 1800.0
+    publish: Seconds = 300.0
+    beliefs: Seconds = 120.0
+
+
+class Config(Settings):
+    method: Literal["dps", "uniform"] = "dps"
+    """How prompts are chosen: predicted (DPS), or uniformly without replacement."""
+    seed: int = 0
+    """Decides ties, sampling, shuffling and data."""
+    folder: Path = Path("runs/default")
+    """The run's folder: metrics, checkpoints, report."""
+    resume: str = "auto"
+    """`auto` continues from the newest checkpoint in the folder if there is one, `never` starts
+    anew (the folder must hold no run), a checkpoint's path continues from that one."""
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    selector: SelectorSettings = SelectorSettings()
+    loop: LoopSettings = LoopSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    learner: LearnerSettings = LearnerSettings()
+    eval: EvalSettings = EvalSettings()
+    probe: ProbeSettings = ProbeSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    resources: ResourceSettings = ResourceSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    loggers: list[Literal["tensorboard"]] = ["tensorboard"]
+    """Where metrics go besides metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _a_sequence_fits_a_micro_batch(self) -> "Config":
+        longest = self.data.max_prompt_length + self.rollout.max_response_length
+        if self.learner.max_tokens_per_micro_batch < longest:
+            raise ValueError(
+                f"learner.max_tokens_per_micro_batch={self.learner.max_tokens_per_micro_batch} cannot hold one "
+                f"sequence of data.max_prompt_length + rollout.max_response_length = {longest} tokens; "
+                f"set it to {longest} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _both_pools_on_the_same_kind_of_device(self) -> "Config":
+        gpus = self.resources.rollout.gpus_per_engine, self.resources.learner.gpus_per_rank
+        if (gpus[0] > 0) != (gpus[1] > 0):
+            raise ValueError(
+                f"resources.rollout.gpus_per_engine={gpus[0]} and resources.learner.gpus_per_rank={gpus[1]}: "
+                "rollout and learner must both run on GPUs or both on the CPU"
+            )
+        return self

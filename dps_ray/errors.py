@@ -1,0 +1,36 @@
+"""The errors a user can cause or meet. Each message names what was wrong, which value, and what to write instead.
+
+Programs print the message alone, without a traceback, and exit with code 2.
+"""
+
+
+class DPSError(Exception):
+    """Everything below; `except DPSError` catches what this package raises on purpose."""
+
+
+class ConfigError(DPSError, ValueError):
+    """A setting is unknown, of the wrong type, out of range, or at odds with another."""
+
+
+class DataError(DPSError, ValueError):
+    """A data file is missing or malformed; the message names the file, the row and the column."""
+
+
+class ModelError(DPSError, ValueError):
+    """A model folder is missing or cannot serve the job (no weights, no tokenizer, no chat template)."""
+
+
+class RewardError(DPSError, ValueError):
+    """A reward function cannot be imported, or returned something that is no score."""
+
+
+class ResourceError(DPSError, RuntimeError):
+    """The machine or cluster lacks what the configuration asks for."""
+
+
+class EngineError(DPSError, RuntimeError):
+    """An actor failed or did not answer within its deadline; the message names it."""
+
+
+class CheckpointError(DPSError, RuntimeError):
+    """A checkpoint cannot be read, or was not made by this configuration."""
