@@ -1,0 +1,32 @@
+"""A group: one prompt, its k responses, and, once scored, their rewards. What travels between actors."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Response(NamedTuple):
+    tokens: NDArray[np.int32]  # (n,) the end-of-sequence token included
+    logprobs: NDArray[np.float32]  # (n,) of the tokens, under the policy that sampled them
+    text: str  # without special tokens
+    truncated: bool  # stopped by the length limit
+
+
+class Group(NamedTuple):
+    prompt_id: int
+    prompt_tokens: NDArray[np.int32]  # (p,)
+    responses: list[Response]  # k
+    weight_version: int  # of the policy that sampled
+
+
+class Scores(NamedTuple):
+    scores: NDArray[np.float64]  # (k,) rewards, shaped: what advantages are made of
+    accuracies: NDArray[np.float64]  # (k,) in [0, 1]: what solve states are made of
+
+
+class ScoredGroup(NamedTuple):
+    group: Group
+    scores: NDArray[np.float64]  # (k,)
+    accuracies: NDArray[np.float64]  # (k,)
+    state: int  # the solve state: 0 unsolved, 1 partial, 2 solved

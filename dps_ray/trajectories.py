@@ -1,0 +1,123 @@
+"""What the learner trains on, as flat arrays that Ray passes without copying; and how it is cut up.
+
+A step's trajectories are shuffled into minibatches (an optimizer step each), a minibatch is dealt to
+the ranks, and each rank's share is packed into micro-batches (a forward and backward pass each) of a
+bounded number of tokens. The loss does not depend on the packing: `objective.token_weights`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Trajectories(NamedTuple):
+    """n responses with their prompts. Sequences are concatenated, prompt before response."""
+
+    tokens: NDArray[np.int32]  # (sum of prompt and response lengths,)
+    logprobs: NDArray[np.float32]  # (sum of response lengths,) of the policy that sampled them
+    prompt_lengths: NDArray[np.int64]  # (n,)
+    response_lengths: NDArray[np.int64]  # (n,), at least 1
+    advantages: NDArray[np.float32]  # (n,)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,) tokens of prompt and response together."""
+        return self.prompt_lengths + self.response_lengths
+
+
+class PaddedBatch(NamedTuple):
+    """A micro-batch, padded on the right to its longest sequence t; b sequences."""
+
+    tokens: NDArray[np.int64]  # (b, t)
+    attention: NDArray[np.int64]  # (b, t), 1 on tokens, 0 on padding
+    response: NDArray[np.float32]  # (b, t), 1 on response tokens
+    logprobs: NDArray[np.float32]  # (b, t), 0 off the response
+    advantages: NDArray[np.float32]  # (b, 1)
+
+
+def minibatches(n: int, count: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Shuffle n trajectories into at most `count` minibatches of near equal size, none empty."""
+    order = rng.permutation(n)
+    return [order[i::count] for i in range(min(count, n))]
+
+
+def micro_batches(
+    lengths: NDArray[np.int64], max_tokens: int, ranks: int
+) -> list[list[NDArray[np.int64]]]:
+    """Deal a minibatch to ranks and pack each rank's share, longest first.
+
+    Args:
+        lengths: (n,) tokens of each sequence.
+        max_tokens: bound on sequences x longest sequence of a micro-batch, padding included.
+        ranks: learner ranks. All get the same number of micro-batches, since every forward and
+            backward pass is a collective under ZeRO; the surplus ones are empty.
+
+    Returns:
+        For each rank a list of index arrays into `lengths`.
+
+    Raises:
+        ValueError: a sequence is longer than max_tokens.
+    """
+    if len(lengths) and lengths.max() > max_tokens:
+        raise ValueError(
+            f"a sequence of {lengths.max()} tokens does not fit a micro-batch of {max_tokens}"
+        )
+    longest_first = np.argsort(-lengths, kind="stable")
+    packed = [_pack(longest_first[rank::ranks], lengths, max_tokens) for rank in range(ranks)]
+    most = max(map(len, packed))
+    nothing = np.empty(0, dtype=np.int64)
+    return [share + [nothing] * (most - len(share)) for share in packed]
+
+
+def _pack(
+    order: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int
+) -> list[NDArray[np.int64]]:
+    packs, start = [], 0
+    while start < len(order):
+        fits = max_tokens // int(lengths[order[start]])
+        packs.append(order[start : start + fits])
+        start += fits
+    return packs
+
+
+def pad(trajectories: Trajectories, rows: NDArray[np.int64]) -> PaddedBatch:
+    """The given trajectories as one padded batch. No rows give one sequence of two tokens that
+    weigh nothing, for the ranks that must run a pass only because others do."""
+    if len(rows) == 0:
+        blank = np.zeros((1, 2), dtype=np.int64)
+        nothing = np.zeros((1, 2), dtype=np.float32)
+        return PaddedBatch(blank, np.ones_like(blank), nothing, nothing, nothing[:, :1])
+    lengths = trajectories.lengths
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    response_starts = np.concatenate([[0], np.cumsum(trajectories.response_lengths)])
+    shape = (len(rows), int(lengths[rows].max()))
+    tokens = np.zeros(shape, dtype=np.int64)
+    attention = np.zeros(shape, dtype=np.int64)
+    response = np.zeros(shape, dtype=np.float32)
+    logprobs = np.zeros(shape, dtype=np.float32)
+    for line, row in enumerate(rows):
+        first, end = int(trajectories.prompt_lengths[row]), int(lengths[row])
+        tokens[line, :end] = trajectories.tokens[starts[row] : starts[row + 1]]
+        attention[line, :end] = 1
+        response[line, first:end] = 1
+        logprobs[line, first:end] = trajectories.logprobs[
+            response_starts[row] : response_starts[row + 1]
+        ]
+    return PaddedBatch(tokens, attention, response, logprobs, trajectories.advantages[rows, None])
+
+
+def concatenate(
+    sequences: Sequence[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32], float]],
+) -> Trajectories:
+    """Join (prompt tokens, response tokens, response log-probs, advantage) into flat arrays."""
+    prompts, responses, logprobs, advantages = zip(*sequences, strict=True)
+    interleaved = [part for pair in zip(prompts, responses, strict=True) for part in pair]
+    return Trajectories(
+        tokens=np.concatenate(interleaved).astype(np.int32),
+        logprobs=np.concatenate(logprobs).astype(np.float32),
+        prompt_lengths=np.array([len(p) for p in prompts], dtype=np.int64),
+        response_lengths=np.array([len(r) for r in responses], dtype=np.int64),
+        advantages=np.array(advantages, dtype=np.float32),
+    )
