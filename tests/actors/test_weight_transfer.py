@@ -1,0 +1,88 @@
+"""After a publish the engine gives the learner's log-probabilities, whatever is tied or sharded."""
+
+import numpy as np
+import pytest
+
+from actors.learner import Learner
+from actors.rollout import Request, Rollouts, Sampling
+from dps_ray import settings
+from dps_ray.errors import EngineError
+from dps_ray.trajectories import concatenate
+
+SAMPLING = Sampling(responses=4, temperature=1.0, top_p=1.0, max_tokens=24, seed="test")
+# Longer than a cache block, so that a prefix cache that was not reset would show.
+PROMPTS = [
+    Request(i, np.array([4 + (7 * i + j) % 10 for j in range(40)], np.int32)) for i in range(4)
+]
+
+
+def config(folder, zero_stage=1, ranks=1, engines=1):
+    return settings.load(
+        None,
+        [
+            f"folder={folder}",
+            "model.dtype=float32",
+            "data.max_prompt_length=48",
+            "rollout.max_response_length=24",
+            "learner.lr=1e-2",
+            f"learner.zero_stage={zero_stage}",
+            f"resources.learner.ranks={ranks}",
+            f"resources.rollout.engines={engines}",
+        ],
+    )
+
+
+def trajectories(groups):
+    return concatenate(
+        [
+            (group.prompt_tokens, response.tokens, response.logprobs, float((-1) ** index))
+            for group in groups
+            for index, response in enumerate(group.responses)
+        ]
+    )
+
+
+def largest_difference(rollouts, learner) -> float:
+    """Between the log-probs that the engines report for what they sample now, and the learner's."""
+    sampled = trajectories(rollouts.generate(PROMPTS, SAMPLING))
+    return float(np.abs(np.array(learner.logprobs(sampled)) - sampled.logprobs).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tied", "zero_stage", "ranks", "engines"),
+    [(False, 0, 1, 1), (False, 2, 2, 2), (True, 1, 1, 1), (True, 3, 2, 1)],
+)
+def test_engine_and_learner_agree_after_every_publish(
+    request, local_ray, tmp_path, tied, zero_stage, ranks, engines
+):
+    model = str(request.getfixturevalue("tied_policy" if tied else "tiny_policy"))
+    settings_ = config(tmp_path, zero_stage, ranks, engines)
+    rollouts, learner = Rollouts(settings_, model, "gloo"), Learner(settings_, model)
+    learner.start()
+    learner.connect(rollouts.engines, "gloo")
+    learner.publish()
+    assert largest_difference(rollouts, learner) < 1e-5
+    for step in (1, 2):
+        learner.train(trajectories(rollouts.generate(PROMPTS, SAMPLING)), step)
+        # The policy has moved, so an engine with the old weights disagrees ...
+        assert largest_difference(rollouts, learner) > 1e-2
+        with pytest.raises(EngineError, match=f"weight version {step - 1}.*published {step}"):
+            rollouts.check_version(learner.version)
+        # ... until it is given the new ones.
+        learner.publish()
+        rollouts.check_version(learner.version)
+        assert largest_difference(rollouts, learner) < 1e-5
+
+
+@pytest.mark.slow
+def test_responses_depend_on_seed_and_prompt_and_not_on_the_engine(
+    local_ray, tmp_path, tiny_policy
+):
+    def texts(engines: int) -> list[list[str]]:
+        rollouts = Rollouts(config(tmp_path, engines=engines), str(tiny_policy), "gloo")
+        return [[r.text for r in g.responses] for g in rollouts.generate(PROMPTS, SAMPLING)]
+
+    one, two = texts(1), texts(2)
+    assert one == two
+    assert len({text for group in one for text in group}) > 8
