@@ -1,0 +1,44 @@
+"""Writes the report of a run folder: `python -m pipelines.report RUN_FOLDER`.
+
+With `--screenshot FILE.png` also a picture of the whole page, as the documentation shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dps_ray.errors import DPSError
+from pipelines.report.browser import screenshot
+from pipelines.report.build import build_report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.report", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run_folder", type=Path, help="a folder with metrics.jsonl")
+    parser.add_argument(
+        "--screenshot",
+        type=Path,
+        metavar="FILE.png",
+        help="also take a picture of the page; needs selenium and Chromium",
+    )
+    parser.add_argument(
+        "--width", type=int, default=1200, help="of the picture, in pixels (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    try:
+        report = build_report(arguments.run_folder)
+        print(report)
+        if arguments.screenshot:
+            screenshot(report, arguments.screenshot, arguments.width)
+            print(arguments.screenshot)
+    except DPSError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
