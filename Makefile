@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: run test test-fast check format install lock clean
 
 run: $(INSTALLED)
-	$(BIN)/python -m pipelines.grpo_dps $(ARGS)
+	$(BIN)/python -m pipelines.grpo_dps folder=runs/$(shell date +%Y%m%d-%H%M%S) $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(ARGS)
