@@ -1,0 +1,69 @@
+"""Stable 64-bit hashes of prompt ids: they break ties, draw subsets and map ids to shards.
+
+The hash is the finaliser of SplitMix64 (Steele, Lea & Flood 2014) behind a key. It is a bijection on
+64-bit words, and two things follow that the rest leans on: different ids never collide, so an order by
+hash is a total order; and the id can be had back from its hash, so a table sorted by hash need not
+store the ids beside it.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+BUCKETS = 1024
+
+_WORD = 2**64 - 1
+_GAMMA = 0x9E3779B97F4A7C15
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_FIRST_INVERSE, _SECOND_INVERSE = pow(_FIRST, -1, 2**64), pow(_SECOND, -1, 2**64)
+_BLOCK = 1 << 15  # words hashed at a time: two such arrays stay in the second-level cache
+
+
+def hash_key(*parts: int) -> int:
+    """One 64-bit key from integers such as (seed, step). Different parts give unrelated keys."""
+    key = 0
+    for part in parts:
+        word = (key ^ (part & _WORD)) + _GAMMA & _WORD
+        word = (word ^ word >> 30) * _FIRST & _WORD
+        word = (word ^ word >> 27) * _SECOND & _WORD
+        key = word ^ word >> 31
+    return key
+
+
+def hash_ids(ids: NDArray[np.int64], key: int) -> NDArray[np.uint64]:
+    """The keyed hash of each id: uint64 (n,), different for different ids."""
+    words = ids.astype(np.uint64)
+    for start in range(0, len(words), _BLOCK):
+        block = words[start : start + _BLOCK]
+        block ^= np.uint64(key)
+        block ^= block >> np.uint64(30)
+        block *= np.uint64(_FIRST)
+        block ^= block >> np.uint64(27)
+        block *= np.uint64(_SECOND)
+        block ^= block >> np.uint64(31)
+    return words
+
+
+def unhash_ids(hashes: NDArray[np.uint64], key: int) -> NDArray[np.int64]:
+    """The ids whose keyed hashes these are: `unhash_ids(hash_ids(ids, key), key) == ids`."""
+    words = hashes ^ hashes >> np.uint64(31) ^ hashes >> np.uint64(62)
+    words *= np.uint64(_SECOND_INVERSE)
+    words ^= words >> np.uint64(27) ^ words >> np.uint64(54)
+    words *= np.uint64(_FIRST_INVERSE)
+    words ^= words >> np.uint64(30) ^ words >> np.uint64(60)
+    words ^= np.uint64(key)
+    return words.view(np.int64)
+
+
+def buckets(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The virtual bucket, 0 to 1,023, of each id. It depends on the id alone, never on a seed."""
+    return (hash_ids(ids, hash_key(BUCKETS)) >> np.uint64(54)).astype(np.int64)
+
+
+def shards(ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Which of `count` shards holds each id: an even run of buckets for each shard.
+
+    Another number of shards hands whole buckets over; ids never move between buckets.
+    """
+    if not 1 <= count <= BUCKETS:
+        raise ValueError(f"the number of shards must lie between 1 and {BUCKETS:,}, not {count}")
+    return buckets(ids) * count // BUCKETS

@@ -1,0 +1,53 @@
+"""What every selection method offers, so that the pipeline does not know which one runs."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dps_ray.selection import Selection
+
+
+class Selector(Protocol):
+    """Chooses the next prompts and learns from what became of them.
+
+    Choosing changes nothing: until something is observed, the same call gives the same prompts. A prompt
+    whose rollout failed is simply not observed, and will come again.
+    """
+
+    def __len__(self) -> int:
+        """How many prompts the pool holds."""
+        ...
+
+    def select(self, size: int, exclude: ArrayLike | None = None) -> Selection:
+        """The `size` best prompts, best first, none of them in `exclude` (ids in flight).
+
+        Raises ValueError when fewer than `size` are left to choose from.
+        """
+        ...
+
+    def observe(self, ids: ArrayLike, states: ArrayLike) -> None:
+        """One step of the whole pool: these prompts were rolled out and found in these solve states.
+
+        ids: int64 (n,), without duplicates; states: int (n,) in {0, 1, 2}; n may be 0.
+        Raises ValueError, and changes nothing, when one of them cannot be right.
+        """
+        ...
+
+    def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """At how many steps each id was observed: int64 (n,)."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Counts worth a curve, by metric name; those of several shards may be added up."""
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole state, as arrays and plain numbers that `numpy.savez` can write."""
+        ...
+
+    @classmethod
+    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> Self:
+        """The selector that the snapshot was taken of, over the same ids: it goes on where that stopped."""
+        ...

@@ -1,0 +1,97 @@
+"""From the accuracies of a group to the solve state of its prompt."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dps_ray.index import as_ids
+
+UNSOLVED, PARTIAL, SOLVED = 0, 1, 2
+
+
+class Observation(NamedTuple):
+    """What one step found out about the prompts it rolled out: what travels to the belief shards.
+
+    ids:        int64 (n,), without duplicates, ascending
+    states:     int8 (n,), 0 unsolved, 1 partial, 2 solved
+    successes:  int16 (n,), right responses in the group
+    responses:  int16 (n,), scored responses in the group
+    """
+
+    ids: NDArray[np.int64]
+    states: NDArray[np.int8]
+    successes: NDArray[np.int16]
+    responses: NDArray[np.int16]
+
+
+def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
+    """The observation of these groups, sorted by id: `accuracies[i]` are the responses to `ids[i]`.
+
+    Raises ValueError for a prompt that occurs twice, and as `solve_states` does.
+    """
+    unsorted = as_ids(ids)
+    if len(unsorted) != len(accuracies):
+        raise ValueError(f"{len(unsorted)} ids came with {len(accuracies)} groups of accuracies")
+    order = np.argsort(unsorted, kind="stable")
+    ordered = unsorted[order]
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(twice):
+        raise ValueError(
+            f"prompt {twice[0]} was observed twice in one step; join its groups into one"
+        )
+    successes, responses = count_successes([accuracies[row] for row in order])
+    return Observation(ordered, _states(successes, responses), successes, responses)
+
+
+def solve_states(accuracies: Sequence[ArrayLike]) -> NDArray[np.int8]:
+    """The solve state of each group: int8 (n,).
+
+    accuracies: one array of k values for each prompt, or float (n, k). A response is right when its
+    accuracy is 1 and wrong when less; partial credit is no success. UNSOLVED: none right; SOLVED: all
+    right; PARTIAL: some. From accuracy, not from the shaped score: a format bonus must not make an
+    all-wrong group partial.
+
+    Raises ValueError for an empty group (a failure of the infrastructure is not a wrong answer) and for
+    an accuracy that is NaN or outside [0, 1].
+    """
+    return _states(*count_successes(accuracies))
+
+
+def count_successes(accuracies: Sequence[ArrayLike]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """How many responses of each group are right, and how many there are: two int16 (n,)."""
+    groups = [np.asarray(group, dtype=np.float64) for group in accuracies]
+    for row, group in enumerate(groups):
+        if group.ndim != 1 or not len(group):
+            raise ValueError(
+                f"group {row} has accuracies of shape {group.shape}: one number for each response is "
+                "needed, and a prompt without a scored response must not be observed"
+            )
+        wrong = group[~((group >= 0) & (group <= 1))]
+        if len(wrong):
+            raise ValueError(f"group {row} has accuracy {wrong[0]}: it must lie between 0 and 1")
+    successes = np.array([np.count_nonzero(group == 1) for group in groups], dtype=np.int16)
+    responses = np.array([len(group) for group in groups], dtype=np.int16)
+    return successes, responses
+
+
+def check_states(states: ArrayLike, count: int) -> NDArray[np.int8]:
+    """The states as int8 (count,). Raises ValueError, naming it, for a value that is no solve state."""
+    given = np.asarray(states)
+    if given.shape != (count,):
+        raise ValueError(
+            f"{count} ids came with states of shape {given.shape}: one for each is needed"
+        )
+    known = (given == UNSOLVED) | (given == PARTIAL) | (given == SOLVED)
+    if not np.all(known):
+        raise ValueError(
+            f"state {given[~known][0]} is none: write 0 (unsolved), 1 (partial) or 2 (solved)"
+        )
+    return given.astype(np.int8)
+
+
+def _states(successes: NDArray[np.int16], responses: NDArray[np.int16]) -> NDArray[np.int8]:
+    return np.select([successes == 0, successes == responses], [UNSOLVED, SOLVED], PARTIAL).astype(
+        np.int8
+    )

@@ -1,0 +1,112 @@
+"""Uniform sampling without replacement: every prompt once in a seeded order, then all again in another."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dps_ray.hashing import hash_ids, hash_key, unhash_ids
+from dps_ray.index import PromptIndex
+from dps_ray.lazy_order import LazyOrder
+from dps_ray.selection import Selection, check_size
+from dps_ray.states import check_states
+
+
+class UniformSelector:
+    """Draws by (times sampled, hash of (seed, times sampled, id)). Predicts nothing, learns nothing.
+
+    Prompts sampled equally often form a *level*, in a random order of its own. A batch is the next of the
+    lowest level, so an epoch passes through the whole pool; a prompt whose rollout failed keeps its level
+    and comes again. For any split over shards, `dps_ray.merge` gives the same batches.
+    """
+
+    def __init__(self, ids: ArrayLike, seed: int = 0) -> None:
+        self._seed = int(seed)
+        self._index = PromptIndex(ids, self._seed)
+        self._times = np.zeros(len(self), dtype=np.int32)
+        self._levels: dict[int, LazyOrder] = {}
+        self._join_levels(self._index.ids(np.arange(len(self))), self._times)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def select(self, size: int, exclude: ArrayLike | None = None) -> Selection:
+        """The next `size` prompts, none of them in `exclude`; score 0 for all, predicted NaN.
+
+        Raises ValueError when fewer than `size` are left to choose from.
+        """
+        excluded = np.empty(0, np.int64) if exclude is None else np.asarray(exclude)
+        self._index.distinct_positions(excluded)
+        check_size(size, len(self), len(excluded))
+        ids, times, ties = (
+            [np.empty(0, np.int64)],
+            [np.empty(0, np.int64)],
+            [np.empty(0, np.uint64)],
+        )
+        missing = size
+        for level in sorted(self._levels):
+            if not missing:
+                break
+            order = self._levels[level].smallest(missing + len(excluded))
+            drawn = unhash_ids(order, self._key(level))
+            free = np.flatnonzero(~np.isin(drawn, excluded))[:missing]
+            ids.append(drawn[free])
+            ties.append(order[free])
+            times.append(np.full(len(free), level))
+            missing -= len(free)
+        return Selection(
+            ids=np.concatenate(ids),
+            predicted=np.full((size, 3), np.nan),
+            score=np.zeros(size),
+            times_sampled=np.concatenate(times),
+            tie=np.concatenate(ties),
+        )
+
+    def observe(self, ids: ArrayLike, states: ArrayLike) -> None:
+        """These prompts were rolled out; each moves up a level. The states must be states, and are not used."""
+        positions = self._index.distinct_positions(ids)
+        check_states(states, len(positions))
+        ids, times = self._index.ids(positions), self._times[positions]
+        for level in np.unique(times):
+            self._levels[level].discard(hash_ids(ids[times == level], self._key(level)))
+            if not len(self._levels[level]):
+                del self._levels[level]
+        self._times[positions] += 1
+        self._join_levels(ids, times + 1)
+
+    def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """At how many steps each id was observed: int64 (n,)."""
+        return self._times[self._index.positions(ids)].astype(np.int64)
+
+    def metrics(self) -> dict[str, float]:
+        """How many prompts were ever sampled."""
+        never = len(self._levels[0]) if 0 in self._levels else 0
+        return {"beliefs/prompts_seen": float(len(self) - never)}
+
+    def snapshot(self) -> dict[str, Any]:
+        """The seed, and how often which prompts were sampled."""
+        seen = np.flatnonzero(self._times)
+        return {
+            "seed": self._seed,
+            "seen_ids": self._index.ids(seen),
+            "seen_times": self._times[seen],
+        }
+
+    @classmethod
+    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> "UniformSelector":
+        """The selector that `snapshot()` was taken of, over the same pool: it draws on where that stopped."""
+        selector = cls(ids, seed=int(snapshot["seed"]))
+        seen = selector._index.distinct_positions(snapshot["seen_ids"])
+        selector._times[seen] = snapshot["seen_times"]
+        selector._levels = {}
+        selector._join_levels(selector._index.ids(np.arange(len(selector))), selector._times)
+        return selector
+
+    def _join_levels(self, ids: NDArray[np.int64], times: NDArray[np.int32]) -> None:
+        for level in np.unique(times).tolist():
+            order = self._levels.setdefault(level, LazyOrder(np.uint64))
+            order.add(hash_ids(ids[times == level], self._key(level)))
+
+    def _key(self, level: int) -> int:
+        return hash_key(self._seed, int(level))
