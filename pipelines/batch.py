@@ -1,0 +1,102 @@
+"""What one step rolled out, and what follows from it: the observation, the trajectories, the metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dps_ray import PARTIAL, SOLVED, UNSOLVED, Selection
+from dps_ray.advantages import carries_gradient, group_advantages
+from dps_ray.config import ObjectiveSettings
+from dps_ray.errors import RewardError
+from dps_ray.groups import ScoredGroup
+from dps_ray.prediction import prediction_metrics
+from dps_ray.states import Observation, observation
+from dps_ray.trajectories import Trajectories, concatenate
+
+
+@dataclass
+class Batch:
+    """Every group of a step, in the order of selection, refills included."""
+
+    scored: list[ScoredGroup] = field(default_factory=list)
+    errors: list[RewardError] = field(default_factory=list)
+    rollouts: int = 0  # responses generated, those of failed groups included
+    tokens: int = 0
+    distinct: int = 0  # prompts never observed before this step
+    _selected: list[np.ndarray] = field(default_factory=list)
+    _predicted: list[np.ndarray] = field(default_factory=list)  # (3,) for each of `scored`
+
+    def add(
+        self, selection: Selection, answers: Sequence[ScoredGroup | RewardError], k: int
+    ) -> None:
+        """Take in the answers to a selection, one for each of its prompts."""
+        self._selected.append(selection.ids)
+        self.rollouts += k * len(answers)
+        for row, answer in enumerate(answers):
+            if isinstance(answer, RewardError):
+                self.errors.append(answer)
+                continue
+            self.scored.append(answer)
+            self.tokens += sum(len(r.tokens) for r in answer.group.responses)
+            self._predicted.append(selection.predicted[row])
+            self.distinct += int(selection.times_sampled[row] == 0)
+
+    @property
+    def tried(self) -> np.ndarray:
+        """int64 ids selected in this step so far."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *self._selected])
+
+    @property
+    def partial(self) -> int:
+        return sum(group.state == PARTIAL for group in self.scored)
+
+    def observation(self) -> Observation:
+        """What the beliefs learn: every group that was scored, before any filter."""
+        ids = np.array([scored.group.prompt_id for scored in self.scored], dtype=np.int64)
+        return observation(ids, [scored.accuracies for scored in self.scored])
+
+    def useful(self, only_partial: bool, limit: int) -> list[ScoredGroup]:
+        """The groups to train on, at most `limit`: those whose rewards differ."""
+        groups = [
+            scored
+            for scored in self.scored
+            if carries_gradient(scored.scores) and (scored.state == PARTIAL or not only_partial)
+        ]
+        return groups[:limit]
+
+    def metrics(self) -> dict[str, float]:
+        """Rewards, solve states, lengths and the quality of the prediction, by verl's and DPS's names."""
+        if not self.scored:
+            return {"rollouts/skipped": float(len(self.errors))}
+        scores = np.concatenate([scored.scores for scored in self.scored])
+        accuracies = np.concatenate([scored.accuracies for scored in self.scored])
+        states = np.array([scored.state for scored in self.scored], dtype=np.int8)
+        responses = [r for scored in self.scored for r in scored.group.responses]
+        lengths = np.array([len(r.tokens) for r in responses])
+        return {
+            "critic/rewards/mean": float(scores.mean()),
+            "critic/rewards/max": float(scores.max()),
+            "critic/rewards/min": float(scores.min()),
+            "acc/mean": float(accuracies.mean()),
+            "batch/solve_none": float((states == UNSOLVED).mean()),
+            "batch/solve_all": float((states == SOLVED).mean()),
+            "tasksample/partial_solve_ratio": float((states == PARTIAL).mean()),
+            "response_length/mean": float(lengths.mean()),
+            "response_length/max": float(lengths.max()),
+            "response_length/clip_ratio": float(np.mean([r.truncated for r in responses])),
+            "rollouts/skipped": float(len(self.errors)),
+            **prediction_metrics(np.stack(self._predicted), states),
+        }
+
+
+def to_trajectories(groups: Sequence[ScoredGroup], objective: ObjectiveSettings) -> Trajectories:
+    """The groups' responses with their advantages, for the learner; empty responses are left out."""
+    sequences = []
+    for scored in groups:
+        advantages = group_advantages(scored.scores, norm_by_std=objective.norm_by_std)
+        for response, advantage in zip(scored.group.responses, advantages, strict=True):
+            if len(response.tokens):
+                prompt = scored.group.prompt_tokens
+                sequences.append((prompt, response.tokens, response.logprobs, float(advantage)))
+    return concatenate(sequences)

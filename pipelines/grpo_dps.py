@@ -1,0 +1,199 @@
+"""Train a language model with GRPO on prompts chosen before they are rolled out.
+
+    python -m pipelines.grpo_dps [--config FILE] [key=value ...]
+    ray job submit -- python -m pipelines.grpo_dps key=value ...
+
+Without --config it runs the built-in task (pipelines/configs/arithmetic.yaml).
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.coordinator import Coordinator
+from actors.learner import Learner
+from actors.rollout import Rollouts
+from actors.verifier import Verifiers
+from cluster.start import connect
+from dps_ray import settings
+from dps_ray.config import Config
+from dps_ray.errors import ConfigError, DPSError
+from pipelines import checkpoint
+from pipelines.inputs import Inputs, prepare
+from pipelines.report import build_report
+from pipelines.run_log import RunLog, read_summary
+from pipelines.summary import summarize
+from pipelines.trainer import Trainer
+from pipelines.view import View, make_view
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0: done. 2: what was asked for is wrong, said in a line. 130: interrupted."""
+    options = _parse(arguments)
+    try:
+        config = settings.load(_config_file(options.config), options.overrides)
+        if options.print_config:
+            print(settings.dump(config), end="")
+            return 0
+        with make_view(config.loop.steps) as view:
+            train(
+                config,
+                view,
+                command=shlex.join(["python", "-m", "pipelines.grpo_dps", *arguments]),
+            )
+    except DPSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
+    """One run, from data to report. Returns the summary, which is also in `folder/summary.json`."""
+    config = config.model_copy(update={"folder": config.folder.absolute()})
+    resumed = checkpoint.to_resume(config)
+    finished = read_summary(config.folder)
+    if resumed is not None and finished is not None and finished["steps"] >= config.loop.steps:
+        view.message(
+            f"{config.folder} is finished after {finished['steps']} steps: a larger loop.steps "
+            "continues it, another folder starts anew"
+        )
+        return finished
+    inputs = prepare(config, view)
+    log = RunLog(config.folder, config.loggers)
+    (config.folder / "config.yaml").write_text(settings.dump(config))
+    try:
+        trainer = assemble(config, inputs, log, view)
+        if resumed is None:
+            log.resume_at(-1)  # what a run that never reached a checkpoint left behind
+        else:
+            trainer.restore(resumed)
+            view.message(f"continues from {resumed}")
+        trainer.publish()
+        trainer.run()
+        summary = summary_of(trainer, inputs, command)
+    finally:
+        log.close()
+        ray.shutdown()
+    log.summary(summary)
+    report = build_report(config.folder)
+    view.finish(f"{summarize(summary)}\nReport: {report}")
+    return summary
+
+
+def assemble(config: Config, inputs: Inputs, log: RunLog, view: View) -> Trainer:
+    """Start Ray and every actor, and connect them.
+
+    Raises:
+        ResourceError: the cluster lacks what the configuration asks for.
+        EngineError: an actor did not start.
+    """
+    view.message("starting Ray, vLLM and DeepSpeed")
+    connect(config)
+    transfer = "nccl" if config.resources.rollout.gpus_per_engine else "gloo"
+    rollouts = Rollouts(config, inputs.model, transfer)
+    learner = Learner(config, inputs.model)
+    verifiers = Verifiers(config)
+    coordinator = Coordinator(config, inputs.pool.ids)
+    learner.start()
+    rollouts.wait_until_ready()
+    learner.connect(rollouts.engines, transfer)
+    return Trainer(
+        config,
+        pool=inputs.pool,
+        test=inputs.test,
+        coordinator=coordinator,
+        rollouts=rollouts,
+        verifiers=verifiers,
+        learner=learner,
+        log=log,
+        view=view,
+    )
+
+
+def summary_of(trainer: Trainer, inputs: Inputs, command: str) -> dict[str, Any]:
+    """The closing account of a run, as `summary.json` holds it."""
+    config, progress = trainer.config, trainer.progress
+    evaluations = progress.accuracy
+    saved = checkpoint.complete(config.folder)
+    return {
+        "method": _method_name(config),
+        "task": str(config.data.train),
+        "seed": config.seed,
+        "steps": progress.step,
+        "accuracy_before": evaluations[0] if evaluations else None,
+        "accuracy_after": evaluations[-1] if evaluations else None,
+        "rollouts": progress.rollouts,
+        "tokens": progress.tokens,
+        "effective_ratio": _mean(progress.effective),
+        "uniform_effective_ratio": _mean(progress.uniform) if progress.uniform else None,
+        "gradient_share": progress.trained_rollouts / max(progress.training_rollouts, 1),
+        "distinct_prompts": progress.distinct_prompts,
+        "pool": len(inputs.pool.ids),
+        "seconds": progress.seconds,
+        "times_sampled": {str(t): n for t, n in trainer.coordinator.times_sampled().items()},
+        "model": inputs.model,
+        "checkpoint": str(saved[-1] / "model") if saved else None,
+        "command": command,
+    }
+
+
+def _method_name(config: Config) -> str:
+    if config.loop.filter_groups:
+        return "dynamic sampling" if config.method == "uniform" else f"{config.method} with filter"
+    return config.method
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(len(values), 1)
+
+
+def _config_file(name: str | None) -> Path:
+    """A path, or the name of one of the shipped configurations."""
+    if name is None:
+        return CONFIGS / "arithmetic.yaml"
+    shipped = CONFIGS / f"{name}.yaml"
+    if shipped.exists():
+        return shipped
+    if not Path(name).exists():
+        names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"--config {name}: there is no such file; shipped are {names}")
+    return Path(name)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.grpo_dps",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="settings:\n" + "\n".join(_help_lines()),
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file, or the name of a shipped one")
+    parser.add_argument(
+        "--print-config", action="store_true", help="show the resulting configuration and exit"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="overrides, as loop.steps=100"
+    )
+    return parser.parse_args(arguments)
+
+
+def _help_lines() -> list[str]:
+    lines = []
+    for key, kind, default, description in settings.describe():
+        lines.append(f"  {key}={default}  ({kind})")
+        lines += [f"      {line.strip()}" for line in description.splitlines()]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

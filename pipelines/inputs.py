@@ -1,0 +1,106 @@
+"""What a run starts from: data, start policy, reward function; found or made, and checked before any
+actor starts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dps_ray.config import Config
+from dps_ray.errors import ConfigError, DataError
+from dps_ray.prompts import PromptTable, overlap
+from dps_ray.rewards import load_reward
+from pipelines import builtin
+from pipelines.pool import PromptPool, load_tokenizer
+from pipelines.start_policy import ensure_start_policy
+from pipelines.view import View
+
+
+@dataclass
+class Inputs:
+    """What a run starts from, checked: nothing here needs Ray."""
+
+    model: str
+    pool: PromptPool
+    test: PromptPool | None
+
+
+def prepare(config: Config, view: View) -> Inputs:
+    """Find or make data and start policy, and check them, before any actor starts.
+
+    Raises:
+        DataError, ModelError, RewardError, ConfigError: what is wrong with them.
+    """
+    view.start(
+        f"dps_ray: {config.method} on {config.data.train}",
+        [
+            f"{config.loop.steps} steps of {config.loop.batch_size} prompts x {config.rollout.group_size} responses",
+            f"folder {config.folder}",
+        ],
+    )
+    load_reward(config.data.reward)
+    train, test = _data(config)
+    model = config.model.path
+    if model == "builtin:start-policy":
+        view.phase("making the start policy")
+        model = str(
+            ensure_start_policy(
+                builtin.cache(),
+                seed=0,
+                progress=lambda done, total, loss: view.progress(
+                    done, total, f"steps, loss {loss:.2f}"
+                ),
+            )
+        )
+    view.phase("reading prompts")
+    tokenizer = load_tokenizer(model, config.model.chat_template)
+    pool = PromptPool(
+        PromptTable.open(train, config.data.id_column), tokenizer, config, view.progress
+    )
+    _check_pool(pool, config)
+    held_out = None
+    if test is not None:
+        table = PromptTable.open(test, config.data.id_column)
+        held_out = PromptPool(table, tokenizer, config, view.progress)
+        common = overlap(pool.table, table)
+        if common:
+            raise DataError(
+                f"{common} prompts of data.test={config.data.test} occur in data.train as well; "
+                "take them out of one of the two, or accuracy on them would mean nothing"
+            )
+    if pool.skipped:
+        view.message(
+            f"{pool.skipped} of {len(pool.table)} prompts are longer than "
+            f"data.max_prompt_length={config.data.max_prompt_length} tokens and left out"
+        )
+    return Inputs(model, pool, held_out)
+
+
+def _data(config: Config) -> tuple[Any, Any]:
+    """Paths of training and test data; built-in data is made first if need be."""
+    makers = {
+        "builtin:arithmetic": builtin.ensure_arithmetic,
+        "builtin:countdown": builtin.ensure_countdown,
+    }
+    paths: list[Any] = []
+    for index, source in enumerate((config.data.train, config.data.test)):
+        if isinstance(source, str) and source.startswith("builtin:"):
+            if source not in makers:
+                key = ("data.train", "data.test")[index]
+                raise ConfigError(f"{key}={source}: built in are {', '.join(makers)}")
+            paths.append(makers[source](builtin.cache())[index])
+        else:
+            paths.append(source)
+    return paths[0], paths[1]
+
+
+def _check_pool(pool: PromptPool, config: Config) -> None:
+    limit = config.data.max_prompt_length
+    if len(pool.ids) == 0:
+        raise DataError(
+            f"all {pool.skipped} prompts of {config.data.train} are longer than "
+            f"data.max_prompt_length={limit} tokens; raise it"
+        )
+    if len(pool.ids) < config.loop.batch_size:
+        raise ConfigError(
+            f"loop.batch_size={config.loop.batch_size} is larger than the pool of {len(pool.ids)} "
+            f"prompts; set it to {len(pool.ids)} or less"
+        )

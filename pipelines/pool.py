@@ -1,0 +1,95 @@
+"""The prompts of a run as the rollout engines take them: token ids, none longer than allowed."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.rollout import Request
+from dps_ray.config import Config
+from dps_ray.errors import DataError, ModelError
+from dps_ray.prompts import Prompt, PromptTable
+
+Progress = Callable[[int, int, str], None]
+_CHUNK = 4096  # prompts tokenized at a time while their lengths are checked
+
+
+class PromptPool:
+    """A `PromptTable` and a tokenizer. `ids` are those of the prompts that fit the length limit."""
+
+    def __init__(self, table: PromptTable, tokenizer: Any, config: Config, progress: Progress):
+        self.table = table
+        self._tokenizer = tokenizer
+        self.ids, self.skipped = self._within_the_limit(config, progress)
+
+    def prompts(self, ids: NDArray[np.int64]) -> list[Prompt]:
+        return self.table.rows(ids)
+
+    def requests(self, prompts: Sequence[Prompt]) -> list[Request]:
+        """The prompts through the chat template, as tokens."""
+        texts = [
+            self._tokenizer.apply_chat_template(
+                prompt.messages, tokenize=False, add_generation_prompt=True
+            )
+            for prompt in prompts
+        ]
+        if not texts:
+            return []
+        tokens = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [
+            Request(prompt.id, np.array(row, dtype=np.int32))
+            for prompt, row in zip(prompts, tokens, strict=True)
+        ]
+
+    def _within_the_limit(
+        self, config: Config, progress: Progress
+    ) -> tuple[NDArray[np.int64], int]:
+        limit = config.data.max_prompt_length
+        everything = self.table.ids
+        fits = np.ones(len(everything), dtype=bool)
+        for start in range(0, len(everything), _CHUNK):
+            chunk = everything[start : start + _CHUNK]
+            lengths = [len(r.tokens) for r in self.requests(self.prompts(chunk))]
+            fits[start : start + _CHUNK] = np.array(lengths) <= limit
+            progress(start + len(chunk), len(everything), "prompts measured")
+            if config.data.overlong_prompts == "error" and not fits.all():
+                row = int(np.argmin(fits))
+                raise DataError(
+                    f"prompt {everything[row]} has {lengths[row - start]} tokens, more than "
+                    f"data.max_prompt_length={limit}; raise it, or set data.overlong_prompts=skip"
+                )
+        return everything[fits], int((~fits).sum())
+
+
+def load_tokenizer(model: str, chat_template: str | None) -> Any:
+    """The model's tokenizer, with a chat template.
+
+    Raises:
+        ModelError: the model is missing, or its tokenizer has no chat template and none is given.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    if ("/" in model or "." in model) and Path(model).parent.exists() and not Path(model).exists():
+        raise ModelError(f"model.path={model}: there is no such folder")
+    try:
+        AutoConfig.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"model.path={model} is no model: {reason}; write the path of a Hugging Face folder "
+            "(config.json, weights, tokenizer) or the name of a model on the hub"
+        ) from None
+    if chat_template is not None:
+        file = Path(chat_template)
+        is_file = len(chat_template) < 256 and file.is_file()
+        tokenizer.chat_template = file.read_text() if is_file else chat_template
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"the tokenizer of {model} has no chat template, and prompts are messages; give one as "
+            'model.chat_template, such as "{% for m in messages %}{{ m.content }}{% endfor %}" '
+            "to join their contents"
+        )
+    return tokenizer

@@ -1,0 +1,107 @@
+"""What is wrong with the input is said in a line, before any actor starts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import ray
+
+from pipelines.grpo_dps import main
+
+
+@pytest.fixture
+def refused(tmp_path, tiny_policy, chains, capsys):
+    """Run the main job with these overrides; what it says as it refuses."""
+
+    def attempt(*overrides: str) -> str:
+        arguments = [
+            f"folder={tmp_path / 'run'}",
+            f"model.path={tiny_policy}",
+            f"data.train={chains[0]}",
+            f"data.test={chains[1]}",
+            *overrides,
+        ]
+        assert main(arguments) == 2
+        assert not ray.is_initialized()
+        return capsys.readouterr().err
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("loop.stepz=3", "did you mean loop.steps?"),
+        ("data.train=nowhere.parquet", "nowhere.parquet"),
+        ("data.train=builtin:chess", "built in are builtin:arithmetic, builtin:countdown"),
+        ("model.path=models/nowhere", "model.path=models/nowhere"),
+        ("data.reward=json:no_such_function", "no_such_function"),
+        ("data.reward=no_such_module:f", "no_such_module"),
+        ("loop.batch_size=121", "larger than the pool of 120 prompts; set it to 120 or less"),
+        ("data.id_column=uid", "uid"),
+        ("resume=nowhere", "that is no checkpoint"),
+    ],
+)
+def test_a_wrong_setting_is_named(refused, override, said):
+    assert said in refused(override)
+
+
+def test_prompts_over_the_limit_are_an_error_when_that_is_asked_for(refused):
+    said = refused("data.max_prompt_length=8", "data.overlong_prompts=error")
+    assert "more than data.max_prompt_length=8" in said
+
+
+def test_a_pool_of_which_no_prompt_fits_is_an_error(refused):
+    assert "longer than data.max_prompt_length=1 tokens" in refused("data.max_prompt_length=1")
+
+
+def test_an_empty_pool_is_an_error_that_names_the_file(refused, tmp_path, chains):
+    import pyarrow.parquet as pq
+
+    empty = tmp_path / "empty.parquet"
+    pq.write_table(pq.read_table(chains[0]).slice(0, 0), empty)
+    assert "empty.parquet" in refused(f"data.train={empty}")
+
+
+def test_test_prompts_in_the_training_pool_are_refused(refused, chains):
+    assert "20 prompts of data.test" in refused(f"data.train=[{chains[0]}, {chains[1]}]")
+
+
+def test_a_model_without_a_chat_template_says_what_to_set(refused, tiny_policy, tmp_path):
+    import shutil
+
+    model = tmp_path / "plain"
+    shutil.copytree(tiny_policy, model)
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer = json.loads((model / "tokenizer_config.json").read_text())
+    tokenizer.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    assert "model.chat_template" in refused(f"model.path={model}")
+
+
+def test_a_gpu_that_is_not_there_is_an_error_and_no_hang(refused):
+    said = refused("resources.rollout.gpus_per_engine=1", "resources.learner.gpus_per_rank=1")
+    assert "asks for 2 GPUs" in said
+
+
+def test_help_lists_every_setting_and_print_config_shows_the_result(capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "learner.max_tokens_per_micro_batch=16384" in text
+    assert main(["--print-config", "loop.steps=7", f"folder={tmp_path}"]) == 0
+    assert "steps: 7" in capsys.readouterr().out
+
+
+def test_overlong_prompts_are_skipped_and_counted(tiny_policy, chains):
+    from dps_ray import settings
+    from dps_ray.prompts import PromptTable
+    from pipelines.pool import PromptPool, load_tokenizer
+
+    config = settings.load(None, ["data.max_prompt_length=10"])
+    tokenizer = load_tokenizer(str(tiny_policy), None)
+    pool = PromptPool(PromptTable.open(Path(chains[0])), tokenizer, config, lambda *_: None)
+    lengths = [len(r.tokens) for r in pool.requests(pool.prompts(pool.table.ids))]
+    assert 0 < pool.skipped == sum(length > 10 for length in lengths)
+    assert len(pool.ids) + pool.skipped == 120
