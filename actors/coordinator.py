@@ -32,7 +32,7 @@ class Coordinator:
         self._batch_size = config.loop.batch_size
         self._timeout = config.timeouts.beliefs
         homes = hashing.shards(ids, self._count)
-        self._shards = [
+        self.shards = [
             BeliefShard.options(num_cpus=0, runtime_env=environment(threads=1)).remote(  # type: ignore[attr-defined]
                 config, ids[homes == shard], f"beliefs-{shard}"
             )
@@ -50,7 +50,7 @@ class Coordinator:
             excluded = self._split(_NONE if exclude is None else exclude)
             proposals = [
                 shard.propose.remote(size, part)
-                for shard, part in zip(self._shards, excluded, strict=True)
+                for shard, part in zip(self.shards, excluded, strict=True)
             ]
         answers = collect(proposals, self._timeout, "belief shard", "propose")
         totals: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class Coordinator:
                 _NONE,
                 Observation(*(column[homes == index] for column in observation)),
             )
-            for index, shard in enumerate(self._shards)
+            for index, shard in enumerate(self.shards)
         ]
 
     def times_sampled(self) -> dict[int, int]:
@@ -90,7 +90,7 @@ class Coordinator:
             CheckpointError: the snapshots were written by another number of shards.
         """
         calls = []
-        for index, shard in enumerate(self._shards):
+        for index, shard in enumerate(self.shards):
             file = self._file(folder, index)
             if not file.exists():
                 raise CheckpointError(
@@ -110,5 +110,5 @@ class Coordinator:
         return [ids[homes == index] for index in range(self._count)]
 
     def _ask(self, method: str) -> list[Any]:
-        calls = [getattr(shard, method).remote() for shard in self._shards]
+        calls = [getattr(shard, method).remote() for shard in self.shards]
         return collect(calls, self._timeout, "belief shard", method)

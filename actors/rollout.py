@@ -58,6 +58,8 @@ class RolloutEngine:
             model,
             dtype=config.model.dtype,
             tensor_parallel_size=max(gpus, 1),
+            # The actor holds all of the engine's GPUs: its workers are its own processes.
+            distributed_executor_backend="mp" if gpus > 1 else None,
             gpu_memory_utilization=config.rollout.gpu_memory_utilization,
             # Compiling pays on GPUs; on a CPU it costs ten seconds and gains nothing.
             enforce_eager=config.rollout.enforce_eager or gpus == 0,
@@ -73,7 +75,6 @@ class RolloutEngine:
             enable_chunked_prefill=gpus > 0,
         )
         self._tokenizer = self._llm.get_tokenizer()
-        self._version = 0
         self._llm.update_weight_version("0")
 
     def ready(self) -> bool:

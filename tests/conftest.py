@@ -31,8 +31,9 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return builtin.ensure_arithmetic(tmp_path_factory.mktemp("chains"), pool=120, test=20)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
+    """Ray on this machine, for the tests of one file."""
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
