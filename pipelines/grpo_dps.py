@@ -22,7 +22,7 @@ from actors.verifier import Verifiers
 from cluster.start import connect
 from dps_ray import settings
 from dps_ray.config import Config
-from dps_ray.errors import ConfigError, DPSError
+from dps_ray.errors import ConfigError, DPSError, RewardError
 from pipelines import checkpoint
 from pipelines.inputs import Inputs, prepare
 from pipelines.report import build_report
@@ -79,7 +79,13 @@ def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
             trainer.restore(resumed)
             view.message(f"continues from {resumed}")
         trainer.publish()
-        trainer.run()
+        try:
+            trainer.run()
+        except RewardError:
+            # Raised before beliefs or weights were touched: the last step is whole, so keep it.
+            if trainer.progress.step > 0:
+                trainer.save()
+            raise
         summary = summary_of(trainer, inputs, command)
     finally:
         log.close()

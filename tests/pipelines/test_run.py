@@ -160,7 +160,11 @@ def test_dynamic_sampling_refills_until_the_batch_is_partial_and_charges_all_of_
 
 
 REWARD = """
+calls = 0
+
 def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    global calls
+    calls += 1
     if {fails}:
         raise ZeroDivisionError("on purpose")
     return float(solution_str == ground_truth)
@@ -183,10 +187,13 @@ def test_a_reward_function_that_fails_on_some_prompts_skips_and_counts_them(
     assert observed == 48 - sum(m["rollouts/skipped"] for m in steps)
 
 
-def test_a_reward_function_that_always_fails_stops_the_run_with_its_reason(
+def test_a_reward_function_that_fails_for_good_stops_the_run_and_loses_no_step(
     tmp_path, able_policy, chains, capsys
 ):
-    (tmp_path / "reward.py").write_text(REWARD.format(fails="True"))
+    (tmp_path / "reward.py").write_text(REWARD.format(fails="calls > 48"))  # from step 2 on
     reward = f"data.reward={tmp_path / 'reward.py'}:compute_score"
     assert run(tmp_path / "run", able_policy, chains, reward, "data.test=null") == 2
-    assert "all 12 groups failed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "all 12 groups failed" in said
+    assert "ZeroDivisionError: on purpose" in said
+    assert (tmp_path / "run/checkpoints/step-00000001/model/config.json").exists()
