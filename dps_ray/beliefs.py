@@ -220,8 +220,8 @@ class BeliefStore:
         self._seen.append(idle[times == 0])
         self._idle_order.discard(keys(times, idle))
         self._moving.append(Content.of(self._shared, keys(times, idle)))
-        _, resting = self._resting.find(positions)
-        if len(resting):
+        if len(self._resting):
+            _, resting = self._resting.find(positions)
             content = self._resting.content(resting)
             self._resting_order.discard(content.ranks)
             self._resting.remove(resting)
@@ -284,7 +284,7 @@ class BeliefStore:
         """A field of `Beliefs` for each of these ids: (..., n)."""
         positions = self.index.positions(ids)
         found = getattr(self._shared, field).repeat(len(positions), axis=-1)
-        for table in (self._moving, self._resting):
+        for table in filter(len, (self._moving, self._resting)):
             here, rows = table.find(positions)
             found[..., here] = getattr(table.beliefs, field).take(rows, axis=-1)
         return found

@@ -53,9 +53,9 @@ class PromptIndex:
         ids = as_ids(ids)
         ties = hash_ids(ids, self._key)
         positions = self.first_at_or_after(ties)
-        found = np.zeros(len(ids), dtype=np.bool_)
+        found = positions < len(self)
         if len(self):
-            found = self._ties.take(positions, mode="clip") == ties
+            found &= self._ties.take(positions, mode="clip") == ties
         if not found.all():
             raise ValueError(f"id {ids[~found][0]} is not in the pool")
         return positions

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dps_ray.hashing import hash_ids, hash_key, unhash_ids
-from dps_ray.index import PromptIndex
+from dps_ray.index import PromptIndex, as_ids
 from dps_ray.lazy_order import LazyOrder
-from dps_ray.selection import Selection, check_size
+from dps_ray.selection import Selection, check_size, merge
 from dps_ray.states import check_states
 
 
@@ -36,31 +36,28 @@ class UniformSelector:
 
         Raises ValueError when fewer than `size` are left to choose from.
         """
-        excluded = np.empty(0, np.int64) if exclude is None else np.asarray(exclude)
+        excluded = as_ids([] if exclude is None else exclude)
         self._index.distinct_positions(excluded)
         check_size(size, len(self), len(excluded))
-        ids, times, ties = (
-            [np.empty(0, np.int64)],
-            [np.empty(0, np.int64)],
-            [np.empty(0, np.uint64)],
-        )
-        missing = size
-        for level in sorted(self._levels):
+        parts, missing = [], size
+        for level in sorted(self._levels) or [0]:
+            parts.append(self._next_of(level, missing, excluded))
+            missing -= len(parts[-1].ids)
             if not missing:
                 break
-            order = self._levels[level].smallest(missing + len(excluded))
-            drawn = unhash_ids(order, self._key(level))
-            free = np.flatnonzero(~np.isin(drawn, excluded))[:missing]
-            ids.append(drawn[free])
-            ties.append(order[free])
-            times.append(np.full(len(free), level))
-            missing -= len(free)
+        return merge(parts, size)
+
+    def _next_of(self, level: int, size: int, excluded: NDArray[np.int64]) -> Selection:
+        """The next `size` prompts of a level, or all where there are fewer."""
+        order = self._levels.get(level, LazyOrder(np.uint64)).smallest(size + len(excluded))
+        ids = unhash_ids(order, self._key(level))
+        free = np.flatnonzero(~np.isin(ids, excluded))[:size]
         return Selection(
-            ids=np.concatenate(ids),
-            predicted=np.full((size, 3), np.nan),
-            score=np.zeros(size),
-            times_sampled=np.concatenate(times),
-            tie=np.concatenate(ties),
+            ids=ids[free],
+            predicted=np.full((len(free), 3), np.nan),
+            score=np.zeros(len(free)),
+            times_sampled=np.full(len(free), level),
+            tie=order[free],
         )
 
     def observe(self, ids: ArrayLike, states: ArrayLike) -> None:
