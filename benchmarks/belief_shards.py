@@ -4,8 +4,11 @@ The empty call carries the same observation to every shard and the same selectio
 between: what is left of the ratio is the beliefs' own work and the merging of the proposals.
 """
 
+import logging
+import os
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +18,8 @@ from actors.coordinator import Coordinator
 from benchmarks.belief_methods import DriftingLearner
 from dps_ray import hashing, settings
 from dps_ray.states import Observation
+
+_WARM_UP, _TIMED = 60, 100  # steps
 
 
 class ShardsRow(NamedTuple):
@@ -27,62 +32,58 @@ class ShardsRow(NamedTuple):
     ratio: float  # median of step over empty call, pair by pair
 
 
-def through_ray(
-    shards: int, prompts: int, batch: int, *, warm_up: int = 60, timed: int = 60
-) -> ShardsRow:
+def through_ray(shard_counts: Sequence[int], prompts: int, batch: int) -> Iterator[ShardsRow]:
+    """Each number of shards in turn, on a Ray of its own."""
+    if not shard_counts:
+        return
+    ray.init(
+        address="local",
+        num_cpus=os.cpu_count(),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        for shards in shard_counts:
+            yield _measure(shards, prompts, batch)
+    finally:
+        ray.shutdown()
+
+
+def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
     """Drive real shards with a drifting simulated learner; steps and empty calls in turns."""
     with tempfile.TemporaryDirectory() as folder:
-        config = settings.load(
-            None,
-            [
-                f"folder={folder}",
-                f"loop.batch_size={batch}",
-                f"resources.beliefs.shards={shards}",
-                # A step takes its proposals as they come; no other work is timed.
-                "timeouts.beliefs=600",
-            ],
-        )
-        coordinator = Coordinator(config, np.arange(prompts))
+        overrides = [
+            f"folder={folder}",
+            f"loop.batch_size={batch}",
+            f"resources.beliefs.shards={shards}",
+        ]
+        coordinator = Coordinator(settings.load(None, overrides), np.arange(prompts))
         learner = DriftingLearner(0)
         ids = np.sort(coordinator.select(batch).ids)
+        replies = [shard.__ray_call__.remote(_remember, batch) for shard in coordinator.shards]
+        ray.get(replies)
         steps, empty = [], []
-        for step in range(warm_up + timed):
+        for _ in range(_WARM_UP + _TIMED):
             observation = _observation(ids, learner.states(ids))
             parts = _split(observation, shards)
             began = time.perf_counter()
             coordinator.observe(observation)
-            selection = coordinator.select(batch)
+            ids = coordinator.select(batch).ids
             middle = time.perf_counter()
-            ids = np.sort(selection.ids)
-            if step == 0:
-                _keep_replies(coordinator, batch)
+            ids = np.sort(ids)
             between = time.perf_counter()
-            ray.get(
-                [
-                    shard.__ray_call__.remote(_reply, part)
-                    for shard, part in zip(coordinator.shards, parts, strict=True)
-                ]
-            )
-            if step >= warm_up:
-                steps.append(1e3 * (middle - began))
-                empty.append(1e3 * (time.perf_counter() - between))
-        for shard in coordinator.shards:
-            ray.kill(shard)
-    return ShardsRow(
-        shards,
-        prompts,
-        float(np.median(steps)),
-        float(np.median(empty)),
-        float(np.median(np.divide(steps, empty))),
-    )
-
-
-def _keep_replies(coordinator: Coordinator, batch: int) -> None:
-    """Have each shard remember a proposal, to send it back when it is called for nothing."""
-    ray.get([shard.__ray_call__.remote(_remember, batch) for shard in coordinator.shards])
+            calls = zip(coordinator.shards, parts, strict=True)
+            ray.get([shard.__ray_call__.remote(_reply, part) for shard, part in calls])
+            steps.append(1e3 * (middle - began))
+            empty.append(1e3 * (time.perf_counter() - between))
+    steps, empty = steps[_WARM_UP:], empty[_WARM_UP:]
+    ratio = float(np.median(np.divide(steps, empty)))
+    return ShardsRow(shards, prompts, float(np.median(steps)), float(np.median(empty)), ratio)
 
 
 def _remember(shard: Any, batch: int) -> None:
+    """Runs in the shard: keep a proposal, to send it back when called for nothing."""
     shard.reply = shard.propose(batch, np.empty(0, dtype=np.int64))
 
 

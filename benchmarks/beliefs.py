@@ -8,6 +8,8 @@ the selection has run for 300 steps on outcomes of a drifting simulated learner.
     (b') a sweep in our memory layout, without any selection: what no eager method gets below
     (c)  a Python loop over the prompts, as the published code has it
 
+and ours through Ray, on 1, 2 and 4 shards, beside an empty call with the same payload.
+
 The cost of (b) and (c) depends on the number of prompts alone, so a few steps of them will do. (c) is run
 up to 30,000 prompts, and beyond is extrapolated in proportion.
 """
@@ -25,6 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.belief_figure import draw
 from benchmarks.belief_methods import (
     DriftingLearner,
     Eager,
@@ -33,11 +36,14 @@ from benchmarks.belief_methods import (
     Ours,
     Sweep,
 )
+from benchmarks.belief_shards import ShardsRow, through_ray
 from dps_ray import BeliefStore
-from dps_ray.index import PromptIndex
+from dps_ray.pool.index import PromptIndex
 
 SIZES = [10_000, 30_000, 100_000, 1_000_000, 10_000_000]
 DECAYS = [0.5, 0.7, 0.9, 0.99]
+SHARDS = [1, 2, 4]
+SHARDED_PROMPTS = 1_000_000
 BATCH = 256
 WARM_UP, TIMED = 300, 100
 LONGEST_LOOP = 30_000
@@ -161,7 +167,9 @@ def rows(sizes: list[int], decays: list[float]) -> Iterator[tuple[int, float, Ro
                 yield prompts, decay, extrapolated(longest[decay], prompts)
 
 
-def targets(measured: list[Row], builds: list[Build], idle_bytes: float) -> list[Target]:
+def targets(
+    measured: list[Row], builds: list[Build], sharded: list[ShardsRow], idle_bytes: float
+) -> list[Target]:
     """What of the issue's targets the measured sizes can show."""
     cost = {(row.method, row.prompts, row.decay): row.milliseconds for row in measured}
 
@@ -184,6 +192,10 @@ def targets(measured: list[Row], builds: list[Build], idle_bytes: float) -> list
         if built.prompts == 10**7:
             value = built.seconds / built.sort_seconds
             found.append(Target("building 10^7 against sorting them", value, 5, at_most=True))
+    for row in sharded:
+        if row.shards == 4:
+            name = "four shards through Ray against an empty call to them"
+            found.append(Target(name, row.ratio, 4, at_most=True))
     return found
 
 
@@ -217,48 +229,6 @@ def step_table(measured: list[Row]) -> Table:
     return table
 
 
-def draw(measured: list[Row], decay: float, file: Path) -> None:
-    """Milliseconds a step against the number of prompts, log-log."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for method, label in (
-        ("loop", "loop over prompts"),
-        ("eager", "eager sweep, argpartition"),
-        ("sweep", "sweep alone, our memory layout"),
-        ("ours", "ours"),
-    ):
-        line = [row for row in measured if row.method == method and row.decay == decay]
-        measured_part = [row for row in line if not row.extrapolated]
-        guess = [row for row in line if row.prompts >= measured_part[-1].prompts]
-        (drawn,) = axes.plot(
-            [row.prompts for row in measured_part],
-            [row.milliseconds for row in measured_part],
-            marker="o",
-            label=label,
-        )
-        axes.plot(
-            [row.prompts for row in guess],
-            [row.milliseconds for row in guess],
-            linestyle=":",
-            color=drawn.get_color(),
-        )
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="prompts in the pool",
-        ylabel="milliseconds a step",
-        title=f"Observe, predict and select {BATCH} prompts (decay {decay}; dotted: extrapolated)",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
-
-
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.beliefs", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -266,18 +236,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--figure", type=Path, help="draw them into this file (.svg, .png)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="prompts in the pool")
     parser.add_argument("--decays", type=float, nargs="+", default=DECAYS)
+    parser.add_argument("--shards", type=int, nargs="*", default=SHARDS, help="through Ray")
     options = parser.parse_args(arguments)
 
     measured: list[Row] = []
     builds: list[Build] = []
     with Progress() as progress:
-        total = len(options.sizes) * (1 + 4 * len(options.decays)) + 1
+        total = len(options.sizes) * (1 + 4 * len(options.decays)) + 1 + len(options.shards)
         task = progress.add_task("bytes of idle prompts", total=total)
         never, once = bytes_of_idle_prompts(1_000_000)
         progress.advance(task)
         for prompts, decay, result in rows(options.sizes, options.decays):
             (builds if isinstance(result, Build) else measured).append(result)  # type: ignore[arg-type]
             progress.update(task, advance=1, description=f"{prompts:,} prompts, decay {decay}")
+        sharded = []
+        for row in through_ray(options.shards, SHARDED_PROMPTS, BATCH):
+            sharded.append(row)
+            progress.update(task, advance=1, description=f"{row.shards} shards through Ray")
 
     console = Console(width=max(100, Console().width))
     console.print(step_table(measured))
@@ -289,16 +264,22 @@ def main(arguments: list[str]) -> int:
     console.print(
         f"idle prompt: {never:.1f} bytes never sampled, {once:.1f} bytes once it has been"
     )
-    checks = targets(measured, builds, once)
+    for row in sharded:
+        console.print(
+            f"{row.shards} shards through Ray, {row.prompts:,} prompts: {row.milliseconds:.2f} ms a step, "
+            f"an empty call {row.empty_milliseconds:.2f} ms, ratio {row.ratio:.2f}"
+        )
+    checks = targets(measured, builds, sharded, once)
     for target in checks:
         sign, verdict = ("<=" if target.at_most else ">="), ("met" if target.met else "MISSED")
         console.print(f"{verdict:>6}  {target.name}: {target.value:,.2f} {sign} {target.limit:g}")
     if options.figure:
-        draw(measured, 0.7 if 0.7 in options.decays else options.decays[0], options.figure)
+        draw(measured, 0.7 if 0.7 in options.decays else options.decays[0], BATCH, options.figure)
     if options.json:
         report: dict[str, Any] = {
             "steps": [row._asdict() for row in measured],
             "builds": [built._asdict() for built in builds],
+            "through_ray": [row._asdict() for row in sharded],
             "idle_bytes": {"never_sampled": never, "sampled": once},
             "targets": [{**target._asdict(), "met": target.met} for target in checks],
         }

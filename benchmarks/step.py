@@ -40,7 +40,9 @@ def print_profile(run: Path) -> None:
     """
     steps = [m for m in read_metrics(run) if "timing_s/step" in m][_FIRST_STEPS:]
     if not steps:
-        raise DataError(f"{run} holds no run of more than {_FIRST_STEPS} steps; name a run's folder")
+        raise DataError(
+            f"{run} holds no run of more than {_FIRST_STEPS} steps; name a run's folder"
+        )
     total = np.array([m["timing_s/step"] for m in steps])
     seconds = {p: np.array([m.get(f"timing_s/{p}", 0.0) for m in steps]) for p in IN_STEP}
     seconds["the rest"] = total - sum(seconds.values())

@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dps_ray import hmm, settling
-from dps_ray.growing import GrowingArray
 from dps_ray.hashing import hash_key
 from dps_ray.hmm import Beliefs, Floats
-from dps_ray.index import Positions, PromptIndex
-from dps_ray.lazy_order import LazyOrder
-from dps_ray.priors import initial_belief, prior_counts
-from dps_ray.ranking import (
+from dps_ray.pool.growing import GrowingArray
+from dps_ray.pool.index import Positions, PromptIndex
+from dps_ray.pool.lazy_order import LazyOrder
+from dps_ray.pool.ranking import (
     Keys,
     best,
     keys,
@@ -39,7 +38,8 @@ from dps_ray.ranking import (
     scores,
     times_of,
 )
-from dps_ray.rows import Content, Rows, RowTable
+from dps_ray.pool.rows import Content, Rows, RowTable
+from dps_ray.priors import initial_belief, prior_counts
 from dps_ray.selection import Selection, check_size
 from dps_ray.states import check_states
 

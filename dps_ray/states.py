@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dps_ray.index import as_ids
+from dps_ray.pool.index import as_ids
 
 UNSOLVED, PARTIAL, SOLVED = 0, 1, 2
 

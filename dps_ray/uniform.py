@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dps_ray.hashing import hash_ids, hash_key, unhash_ids
-from dps_ray.index import PromptIndex, as_ids
-from dps_ray.lazy_order import LazyOrder
+from dps_ray.pool.index import PromptIndex, as_ids
+from dps_ray.pool.lazy_order import LazyOrder
 from dps_ray.selection import Selection, check_size, merge
 from dps_ray.states import check_states
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dps_ray.hmm import Beliefs, Floats
-from dps_ray.index import Positions
-from dps_ray.ranking import Keys, Ranks, keys_of, positions_of, ranks
+from dps_ray.pool.index import Positions
+from dps_ray.pool.ranking import Keys, Ranks, keys_of, positions_of, ranks
 
 Rows = NDArray[np.intp]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dps_ray.hmm import Floats, entropy
-from dps_ray.index import POSITION_BITS
+from dps_ray.pool.index import POSITION_BITS
 
 Keys = NDArray[np.int64]
 Ranks = NDArray[np.complex128]

@@ -14,7 +14,7 @@ from math import isqrt
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from dps_ray.growing import GrowingArray
+from dps_ray.pool.growing import GrowingArray
 
 _LEAST_REFILL = 1024
 
