@@ -34,6 +34,8 @@ class BeliefShard:
         log_to(config.folder / "logs", name)
         self._ids = ids
         self._selector = make_selector(config, ids)
+        share = config.selector.candidates
+        self._options = {} if share is None else {"candidates": share}
 
     def propose(
         self, size: int, exclude: NDArray[np.int64], observation: Observation | None = None
@@ -43,7 +45,7 @@ class BeliefShard:
         if observation is not None:
             self._selector.observe(observation.ids, observation.states)
         available = len(self._selector) - len(exclude)
-        selection = self._selector.select(min(size, available), exclude=exclude)
+        selection = self._selector.select(min(size, available), exclude=exclude, **self._options)
         return selection, self._selector.metrics()
 
     def times_sampled(self) -> dict[int, int]:

@@ -57,7 +57,9 @@ class Coordinator:
         for _, metrics in answers:
             totals.update(metrics)
         self.metrics = dict(totals)
-        return merge([selection for selection, _ in answers], size)
+        selections = [selection for selection, _ in answers]
+        # Ranking only a share of the pool (selector.candidates) may leave a few less than `size`.
+        return merge(selections, min(size, sum(len(s.ids) for s in selections)))
 
     def observe(self, observation: Observation) -> None:
         """One step for the whole pool. Does not wait: the shards work while the learner trains."""

@@ -53,6 +53,9 @@ class SelectorSettings(Settings):
     """DPS: prior transition counts alpha0, by their published names."""
     entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """DPS: adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
+    candidates: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """DPS: rank only this share of the pool, a random part, new each step (published
+    "candidate_ratio"); null ranks all."""
 
 
 class LoopSettings(Settings):
@@ -227,6 +230,15 @@ class Config(Settings):
                 f"learner.max_tokens_per_micro_batch={self.learner.max_tokens_per_micro_batch} cannot hold one "
                 f"sequence of data.max_prompt_length + rollout.max_response_length = {longest} tokens; "
                 f"set it to {longest} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_ranking_has_candidates(self) -> "Config":
+        if self.selector.candidates is not None and self.method != "dps":
+            raise ValueError(
+                f"selector.candidates={self.selector.candidates} is for method=dps; "
+                f"method={self.method} ranks nothing, so set it to null"
             )
         return self
 

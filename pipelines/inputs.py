@@ -104,3 +104,10 @@ def _check_pool(pool: PromptPool, config: Config) -> None:
             f"loop.batch_size={config.loop.batch_size} is larger than the pool of {len(pool.ids)} "
             f"prompts; set it to {len(pool.ids)} or less"
         )
+    share = config.selector.candidates
+    if share is not None and share * len(pool.ids) < 2 * config.loop.batch_size:
+        raise ConfigError(
+            f"selector.candidates={share} leaves about {share * len(pool.ids):.0f} of {len(pool.ids)} "
+            f"prompts to rank for a batch of {config.loop.batch_size}; set it to "
+            f"{min(1.0, 2 * config.loop.batch_size / len(pool.ids)):.2g} or more, or to null"
+        )

@@ -13,10 +13,11 @@ IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
 STEPS = 12
 
 
-def config(folder, shards=1, method="dps"):
+def config(folder, shards=1, method="dps", *overrides):
     return settings.load(
         None,
         [
+            *overrides,
             f"folder={folder}",
             f"method={method}",
             "loop.batch_size=16",
@@ -75,3 +76,17 @@ def test_another_number_of_shards_is_refused_with_the_setting_to_change(local_ra
     Coordinator(config(tmp_path, 2), IDS).save(tmp_path / "beliefs")
     with pytest.raises(CheckpointError, match=r"resources\.beliefs\.shards"):
         Coordinator(config(tmp_path, 3), IDS).load(tmp_path / "beliefs")
+
+
+def test_a_random_share_of_the_pool_is_the_same_share_for_any_number_of_shards(local_ray, tmp_path):
+    one, three = (
+        Coordinator(config(tmp_path, n, "dps", "selector.candidates=0.2"), IDS) for n in (1, 3)
+    )
+    batches = []
+    for step in range(4):
+        a, b = one.select(16), three.select(16)
+        np.testing.assert_array_equal(a.ids, b.ids)
+        batches.append(set(a.ids))
+        one.observe(seen(step, a.ids))
+        three.observe(seen(step, b.ids))
+    assert batches[0] != batches[1]
