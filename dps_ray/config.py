@@ -76,7 +76,10 @@ class RolloutSettings(Settings):
     max_response_length: Count = 1024
     """Tokens of a response at the most; a longer one is truncated and counted."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Of sampling; the learner divides its logits by it too."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Sample from the likeliest tokens that hold this much probability; below 1 the learner's
+    log-probabilities, over all tokens, differ from the engine's."""
     max_num_seqs: Count = 256
     """Responses an engine decodes at the same time."""
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
@@ -91,7 +94,9 @@ class RolloutSettings(Settings):
 
 class ObjectiveSettings(Settings):
     clip_low: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """The ratio to the sampling policy is clipped below at 1 - clip_low,"""
     clip_high: Annotated[float, Field(ge=0.0)] = 0.28
+    """and above at 1 + clip_high (DAPO's clip-higher)."""
     dual_clip: Annotated[float, Field(gt=1.0)] = 10.0
     """Bound on the loss of a negative advantage, in multiples of it."""
     norm_by_std: bool = True
@@ -106,12 +111,15 @@ class ObjectiveSettings(Settings):
 
 class LearnerSettings(Settings):
     lr: Annotated[float, Field(gt=0.0)] = 1e-6
+    """Learning rate of AdamW."""
     warmup_steps: Natural = 0
     """Optimizer steps over which the learning rate rises linearly from 0."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Of AdamW."""
     betas: tuple[
         Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]
     ] = (0.9, 0.95)
+    """Of AdamW."""
     clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
     """Gradient clipping, by global norm."""
     minibatches: Count = 2
@@ -123,6 +131,7 @@ class LearnerSettings(Settings):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
     """DeepSpeed ZeRO stage."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
     threads: Count = 1
     """On a CPU: threads a rank computes with."""
 
@@ -133,7 +142,9 @@ class EvalSettings(Settings):
     samples: Count = 4
     """Responses to each test prompt (the N of mean@N)."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Of sampling in the evaluation."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Likewise."""
     max_prompts: Count | None = None
     """Use only the first so many test prompts; null uses all."""
 
@@ -145,6 +156,7 @@ class ProbeSettings(Settings):
     every: Natural = 10
     """Probe every so many steps; 0 never."""
     prompts: Count = 64
+    """Prompts of a probe."""
 
 
 class CheckpointSettings(Settings):
@@ -156,6 +168,7 @@ class CheckpointSettings(Settings):
 
 class RolloutPool(Settings):
     engines: Count = 1
+    """vLLM engines, an actor each."""
     gpus_per_engine: Natural = 0
     """GPUs of an engine (tensor parallel size); 0 runs it on the CPU."""
     cpus: Annotated[float, Field(ge=0.0)] = 1.0
@@ -164,6 +177,7 @@ class RolloutPool(Settings):
 
 class LearnerPool(Settings):
     ranks: Count = 1
+    """DeepSpeed ranks, an actor each."""
     gpus_per_rank: Annotated[int, Field(ge=0, le=1)] = 0
     """1 trains on GPUs, 0 on the CPU."""
     cpus: Annotated[float, Field(ge=0.0)] = 1.0
@@ -190,11 +204,18 @@ class ResourceSettings(Settings):
 
 
 class TimeoutSettings(Settings):
+    """Seconds after which actors that have not answered are named in an error."""
+
     generate: Seconds = 1800.0
+    """For the responses to one batch."""
     score: Seconds = 300.0
+    """For the rewards of one batch."""
     train: Seconds = 1800.0
+    """For the optimizer steps of one batch, and for saving or loading a checkpoint."""
     publish: Seconds = 300.0
+    """For passing the weights to the engines."""
     beliefs: Seconds = 120.0
+    """For a belief shard to observe and propose."""
 
 
 class Config(Settings):

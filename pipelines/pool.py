@@ -71,7 +71,8 @@ def load_tokenizer(model: str, chat_template: str | None) -> Any:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    if ("/" in model or "." in model) and Path(model).parent.exists() and not Path(model).exists():
+    # What is no path may be the name of a model on the hub.
+    if model.startswith((".", "/", "~")) and not Path(model).is_dir():
         raise ModelError(f"model.path={model}: there is no such folder")
     try:
         AutoConfig.from_pretrained(model)
