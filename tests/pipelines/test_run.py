@@ -48,6 +48,8 @@ TWO_OF_EVERYTHING = (
     "resources.learner.ranks=2",
     "resources.verifiers.workers=2",
     "learner.zero_stage=2",
+    "objective.kl_coef=0.01",
+    "objective.entropy_coef=0.001",
 )
 
 
@@ -70,7 +72,13 @@ def test_a_run_leaves_metrics_summary_report_and_events(finished):
         shares = m["batch/solve_none"] + m["tasksample/partial_solve_ratio"] + m["batch/solve_all"]
         assert shares == pytest.approx(1)
         assert sum(m[f"tasksample_hmmpred_cm/{a}{b}"] for a in "123" for b in "123") == 12
-    assert any(m["actor/grad_norm"] > 0 for m in steps if "actor/grad_norm" in m)
+    trained = [m for m in steps if "actor/grad_norm" in m]
+    assert trained
+    for m in trained:
+        assert m["actor/grad_norm"] > 0
+        assert m["rollout/logprob_diff_mean"] < 1e-5
+    # The reference is the start policy, from which the weights move away.
+    assert 0 <= trained[0]["actor/kl_loss"] < trained[-1]["actor/kl_loss"]
     summary = json.loads((finished / "summary.json").read_text())
     # 3 batches of 12 x 4 and 2 probes of 8 x 4: all are charged.
     assert summary["rollouts"] == 3 * 48 + 2 * 32
