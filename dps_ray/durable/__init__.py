@@ -1,0 +1,47 @@
+"""What survives any process: files, epochs, manifests, the observation log, selector snapshots.
+
+    log/e0007/step=00000042.arrow                                observations, durable before they are applied
+    ckpt/e0007/step=00000040/beliefs-00003-of-00016.arrow, ...   the files of a checkpoint
+    manifests/e0007.00000040.json                                the commit, written last
+    epochs/e0007                                                 which driver the run belongs to
+
+Nothing here knows Ray, vLLM or DeepSpeed.
+"""
+
+from dps_ray.durable.epochs import check_owner, claim_epoch
+from dps_ray.durable.files import Storage, Stored
+from dps_ray.durable.manifest import (
+    Manifest,
+    Segment,
+    checkpoint_folder,
+    commit,
+    load,
+    manifests,
+    newest_valid,
+    verify,
+)
+from dps_ray.durable.observations import ObservationLog, committed
+from dps_ray.durable.retention import prune
+from dps_ray.durable.snapshots import read_snapshot, reshard, shard_file, write_snapshot
+
+__all__ = [
+    "Manifest",
+    "ObservationLog",
+    "Segment",
+    "Storage",
+    "Stored",
+    "check_owner",
+    "checkpoint_folder",
+    "claim_epoch",
+    "commit",
+    "committed",
+    "load",
+    "manifests",
+    "newest_valid",
+    "prune",
+    "read_snapshot",
+    "reshard",
+    "shard_file",
+    "verify",
+    "write_snapshot",
+]

@@ -1,0 +1,321 @@
+"""Files that are there whole or not at all, and that are recognised when they were altered since.
+
+    write ──> part file ──> fsync ──> rename ──> fsync of the folder      a local or shared file system
+    write ──> put under a key that was never used                         an object store
+
+A name is written once and never again, so whoever read it may keep what was read. What came back from
+`write` is all that is needed to notice a file that was truncated, altered or lost: Arrow reads a flipped
+bit in an uncompressed file back without a word, and a file system gives a hole as zeros.
+"""
+
+import hashlib
+import io
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from dps_ray.durable import local_files
+from dps_ray.errors import CheckpointError
+
+Writer = Callable[[io.RawIOBase], object]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One file as it was written.
+
+    path:   below the storage's root, with "/" between its parts
+    bytes:  its length
+    sha256: of its content, in hexadecimal
+    rows:   what the writer counts in it, where there is something to count
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The files below one root. It may be sent to other processes.
+
+    root:   the folder or URI, for messages
+    files:  the file system as seen from the root
+    folder: the root as a local folder; None in an object store
+    """
+
+    root: str
+    files: fs.FileSystem
+    folder: Path | None
+
+    @classmethod
+    def at(cls, where: str | Path) -> Self:
+        """Storage in a local or shared folder, or where a URI such as `s3://bucket/run` points to.
+
+        Raises:
+            CheckpointError: the URI is none that pyarrow knows.
+        """
+        if "://" in str(where):
+            try:
+                files, path = fs.FileSystem.from_uri(str(where))
+            except (pa.ArrowException, OSError) as error:
+                raise CheckpointError(
+                    f"{_shown(where)} cannot be opened: {error}; write a folder, or a URI such as "
+                    "s3://bucket/run"
+                ) from error
+        else:
+            files, path = fs.LocalFileSystem(), str(Path(where).absolute())
+        folder = Path(path) if isinstance(files, fs.LocalFileSystem) else None
+        return cls(_shown(where), fs.SubTreeFileSystem(path, files), folder)
+
+    def local(self, path: str) -> Path | None:
+        """Where this path is for programs that write files themselves; None in an object store."""
+        return None if self.folder is None else self.folder / path
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def write(self, path: str, content: bytes | pa.Buffer | Writer) -> Stored:
+        """Write a new file: durable, and under its name, when this returns.
+
+        content: the bytes, or a function that is given the open file and writes them.
+
+        When it cannot be completed nothing is left under the name.
+
+        Raises:
+            CheckpointError: the name is taken, or the file system refused, such as for lack of space.
+        """
+        writer: Writer = content if callable(content) else lambda sink: sink.write(content)
+        with self._failing("written", path):
+            if self.exists(path):
+                raise CheckpointError(f"{self.root}/{path} exists already and is never overwritten")
+            if self.folder is None:
+                sink = self._put(path, writer)
+            else:
+                sink = local_files.write_aside(
+                    self.folder / path, lambda file: _written(writer, file)
+                )
+        return Stored(path, sink.bytes, sink.sha256)
+
+    def create_exclusively(self, path: str, content: bytes = b"") -> bool:
+        """Create this file unless it is there; False when it is, or another process came first.
+
+        Of several that try at the same moment at most one succeeds. On a file system exactly one does.
+        Object stores offer no such call to pyarrow: there everyone puts a claim of its own beside the
+        others and looks, and whoever sees another's claim has lost. Both may, and try the next name.
+        """
+        with self._failing("created", path):
+            if self.folder is not None:
+                return local_files.create(self.folder / path, content)
+            claim = f"{path}.{secrets.token_hex(8)}"
+            self._put(claim, lambda sink: sink.write(content))
+            beside = self.list(path.rpartition("/")[0])
+            return [other for other in beside if other.startswith(f"{path}.")] == [claim]
+
+    def adopt(self, folder: Path, path: str) -> list[Stored]:
+        """Take over the files that another program wrote into a local folder, to stand under `path`.
+
+        In place when `folder` is `local(path)`: each file and folder is made durable, on the machine that
+        wrote it if the file system is shared. Else they are copied.
+
+        Raises:
+            CheckpointError: there are none, or one cannot be read, made durable or copied.
+        """
+        sources = sorted(source for source in folder.rglob("*") if source.is_file())
+        if not sources:
+            raise CheckpointError(f"{folder} holds no files, though they should have been written")
+        if self.folder is None or folder.absolute() != self.folder / path:
+            return [
+                self.write(f"{path}/{source.relative_to(folder).as_posix()}", _copy_of(source))
+                for source in sources
+            ]
+        with self._failing("made durable", path):
+            local_files.sync_tree(folder)
+            return [
+                self._measured(source.relative_to(self.folder).as_posix()) for source in sources
+            ]
+
+    def delete(self, path: str) -> None:
+        """Delete this file, and the folders it leaves empty. No error when it is gone already."""
+        with self._failing("deleted", path), suppress(FileNotFoundError):
+            self.files.delete_file(path)
+        if self.folder is not None:
+            with suppress(OSError):  # the first that is not empty
+                for parent in Path(path).parents[:-1]:
+                    (self.folder / parent).rmdir()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def exists(self, path: str) -> bool:
+        with self._failing("looked for", path):
+            return self.files.get_file_info(path).type != fs.FileType.NotFound
+
+    def list(self, folder: str) -> list[str]:
+        """The paths of all files below this folder, those unfinished included; none if there is none."""
+        with self._failing("listed", folder):
+            found = self._found(folder)
+        return sorted(info.path for info in found if info.type == fs.FileType.File)
+
+    def content(self, path: str) -> pa.Buffer:
+        """What this file holds, which nothing vouches for.
+
+        Raises:
+            CheckpointError: it is missing or cannot be read.
+        """
+        with self._failing("read", path), self.files.open_input_stream(path) as stream:
+            return stream.read_buffer()
+
+    def read(self, stored: Stored) -> pa.Buffer:
+        """What this file holds, which is what was written.
+
+        Raises:
+            CheckpointError: it is missing, truncated or altered; the message says which.
+        """
+        content = self.content(stored.path)
+        digest = hashlib.sha256(content).hexdigest()
+        self._compare(stored, Stored(stored.path, content.size, digest))
+        return content
+
+    def verify(self, stored: Stored) -> None:
+        """As `read`, of any length, without keeping what was read."""
+        with self._failing("read", stored.path):
+            size = self.files.get_file_info(stored.path).size
+        if size is not None and size != stored.bytes:  # spares reading it
+            self._compare(stored, Stored(stored.path, size, ""))
+        self._compare(stored, self._measured(stored.path))
+
+    def fetch(self, stored: Iterable[Stored], path: str, scratch: Path) -> Path:
+        """A local folder with these files, which all stand under `path`, for a program that reads folders.
+
+        It is where they are, or `scratch`, into which those of an object store are copied.
+
+        Raises:
+            CheckpointError: a file is missing, truncated or altered.
+        """
+        local = self.local(path)
+        for file in stored:
+            if local is not None:
+                self.verify(file)
+                continue
+            target = scratch / Path(file.path).relative_to(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as out:
+                self._compare(file, self._measured(file.path, out))
+        return scratch if local is None else local
+
+    # --- steps of these ---------------------------------------------------------------------------
+
+    def _put(self, path: str, writer: Writer) -> "_HashingSink":
+        try:
+            with self._opened(path) as stream:
+                return _written(writer, stream)
+        except BaseException:
+            with suppress(OSError):
+                self.files.delete_file(path)
+            raise
+
+    def _opened(self, path: str) -> Any:
+        try:
+            return self.files.open_output_stream(path)
+        except FileNotFoundError:  # a store that has folders, which object stores proper do not
+            self.files.create_dir(path.rpartition("/")[0], recursive=True)
+            return self.files.open_output_stream(path)
+
+    def _found(self, folder: str, looks: int = 10) -> Any:
+        try:
+            selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
+            return self.files.get_file_info(selector)
+        except FileNotFoundError:  # a folder came or went while it looked
+            if looks == 1:
+                raise
+            return self._found(folder, looks - 1)
+
+    def _measured(self, path: str, target: Any = None) -> Stored:
+        """A file as it is now, while it is copied to `target`, if there is one."""
+        sink = _HashingSink(target)
+        with self._failing("read", path), self.files.open_input_stream(path) as stream:
+            shutil.copyfileobj(stream, sink, _BLOCK)
+        return Stored(path, sink.bytes, sink.sha256)
+
+    def _compare(self, stored: Stored, found: Stored) -> None:
+        name = f"{self.root}/{stored.path}"
+        if found.bytes < stored.bytes:
+            raise CheckpointError(
+                f"{name} is truncated to {found.bytes:,} of {stored.bytes:,} bytes"
+            )
+        if found.bytes > stored.bytes:
+            raise CheckpointError(
+                f"{name} has {found.bytes:,} bytes where {stored.bytes:,} were written"
+            )
+        if found.sha256 != stored.sha256:
+            raise CheckpointError(
+                f"{name} was altered: its SHA-256 is {found.sha256[:12]}... and was {stored.sha256[:12]}..."
+            )
+
+    @contextmanager
+    def _failing(self, done: str, path: str) -> Iterator[None]:
+        """Errors of the file system as errors that name the file."""
+        try:
+            yield
+        except OSError as error:
+            what = f"was not {done}: {error.strerror or error}"
+            if done == "read" and isinstance(error, FileNotFoundError):
+                what = "is missing"
+            raise CheckpointError(f"{self.root}/{path} {what}") from error
+
+
+_BLOCK = 1 << 20
+
+
+class _HashingSink(io.RawIOBase):
+    """Passes on what is written, and keeps its length and SHA-256."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self._digest.update(view)
+        if self._target is not None:
+            self._target.write(view)
+        self.bytes += view.nbytes
+        return view.nbytes
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _shown(where: str | Path) -> str:
+    """A folder as it is; a URI without its options and credentials."""
+    if "://" not in str(where):
+        return str(where)
+    parts = urlsplit(str(where))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _written(writer: Writer, target: Any) -> _HashingSink:
+    sink = _HashingSink(target)
+    writer(sink)
+    return sink
+
+
+def _copy_of(source: Path) -> Writer:
+    def copy(sink: io.RawIOBase) -> None:
+        with source.open("rb") as file:
+            shutil.copyfileobj(file, sink, _BLOCK)
+
+    return copy

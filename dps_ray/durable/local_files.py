@@ -1,0 +1,87 @@
+"""Files on a local or shared file system that survive a loss of power once a call returns."""
+
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+T = TypeVar("T")
+
+UNFINISHED = ".part"
+"""How the names of files end that are being written, or were when their writer died."""
+
+
+def write_aside(path: Path, fill: Callable[[BinaryIO], T]) -> T:
+    """Have a new file filled under another name beside `path`, and give it that name when it is durable.
+
+    Whatever goes wrong, nothing stands under `path`, and the other file is gone if the system lets it.
+    Returns what `fill` did.
+    """
+    make_folder(path.parent)
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    try:
+        with part.open("xb") as file:
+            result = fill(file)
+            _sync_file(file)
+        part.rename(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    sync(path.parent)
+    return result
+
+
+def create(path: Path, content: bytes) -> bool:
+    """Create this file unless it is there; False when it is. Of several at once, exactly one does."""
+    make_folder(path.parent)
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+            _sync_file(file)
+    except FileExistsError:
+        return False
+    sync_upwards(path.parent)
+    return True
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, each durable in the one above."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make durable what another program wrote into a folder, and the folder itself."""
+    for inner in folder.rglob("*"):
+        sync(inner)
+    sync_upwards(folder)
+
+
+def sync_upwards(folder: Path) -> None:
+    """Make a folder durable, whoever made it and those above it."""
+    for each in (folder, *folder.parents):
+        with suppress(PermissionError):  # not ours, so not made by this run
+            sync(each)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing for folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def _sync_file(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

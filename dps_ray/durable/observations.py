@@ -1,0 +1,149 @@
+"""The log of what was observed: a file a step, durable before the beliefs see it.
+
+    log/e0007/step=00000042.arrow     columns id, state, successes, responses; ascending by id
+
+A belief shard that dies is its checkpoint, and after it this epoch's log. The log of an epoch that went
+before says what was seen then, also in steps that were rolled back; `committed` picks those that count.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from dps_ray.durable.epochs import epoch_name
+from dps_ray.durable.files import Storage
+from dps_ray.durable.manifest import Manifest
+from dps_ray.errors import CheckpointError
+from dps_ray.states import Observation
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("state", pa.int8()),
+        ("successes", pa.int16()),
+        ("responses", pa.int16()),
+    ]
+)
+_STEP = re.compile(r".*/step=(\d+)\.arrow")
+
+
+class ObservationLog:
+    """The observations of one epoch, by step."""
+
+    def __init__(self, storage: Storage, epoch: int) -> None:
+        self._storage = storage
+        self._epoch = epoch
+        self._folder = f"log/{epoch_name(epoch)}"
+
+    def append(self, step: int, observation: Observation) -> None:
+        """Write down what this step observed; durable when this returns.
+
+        The same again, as after a reply that was lost, changes nothing.
+
+        Raises:
+            ValueError: the ids are not ascending.
+            CheckpointError: another observation of this step is there, or it could not be written.
+        """
+        if np.any(observation.ids[1:] <= observation.ids[:-1]):
+            raise ValueError(f"the observation of step {step} is not ascending by id")
+        path, observation = self._path(step), _of_schema(observation)
+        if not self._storage.exists(path):
+            self._storage.write(path, _encoded(self._epoch, step, observation))
+        elif _digest(self._epoch, step, self.read(step)) != _digest(self._epoch, step, observation):
+            raise CheckpointError(
+                f"{self._storage.root}/{path} holds another observation of step {step}; to do steps again, "
+                "claim a new epoch"
+            )
+
+    def read(self, step: int) -> Observation:
+        """
+        Raises:
+            CheckpointError: there is none of this step, or it was altered.
+        """
+        path = self._path(step)
+        content = self._storage.content(path)
+        try:
+            return _decoded(self._epoch, step, content)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{self._storage.root}/{path} was altered or truncated: {error}"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """The steps that are there, ascending."""
+        found = map(_STEP.fullmatch, self._storage.list(self._folder))
+        return sorted(int(match[1]) for match in found if match)
+
+    def steps_after(self, step: int) -> Iterator[tuple[int, Observation]]:
+        """All later steps with what they observed, ascending.
+
+        Raises:
+            CheckpointError: a step between two others, or the first after `step`, is missing.
+        """
+        later = [each for each in self.steps() if each > step]
+        for before, here in pairwise([step, *later]):
+            if here != before + 1:
+                raise CheckpointError(
+                    f"{self._storage.root}/{self._folder} lacks step {before + 1}, and has step {here}"
+                )
+            yield here, self.read(here)
+
+    def prune_before(self, step: int) -> None:
+        """Delete the steps before this one."""
+        for each in self.steps():
+            if each < step:
+                self._storage.delete(self._path(each))
+
+    def _path(self, step: int) -> str:
+        return f"{self._folder}/step={step:08}.arrow"
+
+
+def committed(storage: Storage, manifest: Manifest) -> Iterator[tuple[int, Observation]]:
+    """Every step that led to this manifest, from the first, with what it observed: the run's history
+    without the steps that were lost or rolled back.
+
+    Raises:
+        CheckpointError: the log of a step is missing or was altered.
+    """
+    ends = [segment.after for segment in manifest.lineage[1:]] + [manifest.step]
+    for segment, end in zip(manifest.lineage, ends, strict=True):
+        log = ObservationLog(storage, segment.epoch)
+        for step in range(segment.after + 1, end + 1):
+            yield step, log.read(step)
+
+
+def _encoded(epoch: int, step: int, observation: Observation) -> pa.Buffer:
+    digest = _digest(epoch, step, observation)
+    schema = _SCHEMA.with_metadata({"epoch": str(epoch), "step": str(step), "sha256": digest})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(list(observation), schema=schema))
+    return sink.getvalue()
+
+
+def _decoded(epoch: int, step: int, content: pa.Buffer) -> Observation:
+    table = pa.ipc.open_file(content).read_all()
+    if not table.schema.equals(_SCHEMA):
+        raise ValueError(f"its columns are {table.schema.names}")
+    observation = Observation(*(column.to_numpy() for column in table.columns))
+    stated = (table.schema.metadata or {}).get(b"sha256", b"").decode()
+    if _digest(epoch, step, observation) != stated:
+        raise ValueError("its checksum is wrong")
+    return observation
+
+
+def _of_schema(observation: Observation) -> Observation:
+    """The same with the dtypes that a file gives back, for its checksum is over their bytes."""
+    dtypes = (field.type.to_pandas_dtype() for field in _SCHEMA)
+    return Observation(*map(np.asarray, observation, dtypes))
+
+
+def _digest(epoch: int, step: int, observation: Observation) -> str:
+    digest = hashlib.sha256(np.array([epoch, step, len(observation.ids)], np.int64).tobytes())
+    for column in observation:
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()
