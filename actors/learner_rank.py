@@ -83,7 +83,7 @@ class LearnerRank:
 
     def train(self, trajectories: Trajectories, step: int) -> dict[str, float]:
         """Make the optimizer steps of one batch; metrics are means over its tokens and steps."""
-        totals = _Totals(self._device)
+        totals = _Totals()
         self._engine.train()
         for epoch in range(self._config.learner.epochs):
             rng = np.random.default_rng([self._config.seed, step, epoch])
@@ -230,8 +230,7 @@ class LearnerRank:
 class _Totals:
     """Means over the response tokens of a batch, over all its micro-batches and ranks."""
 
-    def __init__(self, device: Any):
-        self._device = device
+    def __init__(self) -> None:
         self._sums: dict[str, Any] = {}  # of values, and of the tokens they are over
         self._grad_norms: list[float] = []
 

@@ -66,9 +66,8 @@ class Batch:
         return groups[:limit]
 
     def metrics(self) -> dict[str, float]:
-        """Rewards, solve states, lengths and the quality of the prediction, by verl's and DPS's names."""
-        if not self.scored:
-            return {"rollouts/skipped": float(len(self.errors))}
+        """Rewards, solve states, lengths and the quality of the prediction, by verl's and DPS's names;
+        of a batch with at least one scored group."""
         scores = np.concatenate([scored.scores for scored in self.scored])
         accuracies = np.concatenate([scored.accuracies for scored in self.scored])
         states = np.array([scored.state for scored in self.scored], dtype=np.int8)

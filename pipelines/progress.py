@@ -17,7 +17,6 @@ class Progress:
     effective: list[float] = field(default_factory=list)  # effective ratio of each step's batch
     uniform: list[float] = field(default_factory=list)  # and of each probe
     accuracy: list[dict[str, float]] = field(default_factory=list)  # mean, low, high of evaluations
-    skipped_groups: int = 0  # whose reward function failed
 
     def save(self, file: Path) -> None:
         file.write_text(json.dumps(asdict(self)))

@@ -197,7 +197,6 @@ class Trainer:
         progress.tokens += batch.tokens
         progress.training_rollouts += batch.rollouts
         progress.distinct_prompts += batch.distinct
-        progress.skipped_groups += len(batch.errors)
         progress.effective.append(found["tasksample/partial_solve_ratio"])
         if batch.errors:
             self.view.message(f"step {step}: {len(batch.errors)} groups skipped; {batch.errors[0]}")
