@@ -1,15 +1,61 @@
 """Waiting for actors, with a deadline that names who did not answer."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from dps_ray.errors import EngineError
 
+# A call that is waited for looks up this often, so that a signal to the driver is not kept waiting.
+_LOOK_UP = 0.5
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What there is instead of an answer, when the actor died or was silent for too long."""
+
+    why: str
+
+
+def outcomes(calls: Sequence[Any], timeout: float) -> list[Any]:
+    """The answer of each call in their order, or `Lost`. Waits for all, but no longer than `timeout` seconds.
+
+    Raises:
+        Exception: what a call itself raised.
+    """
+    deadline = time.monotonic() + timeout
+    waiting = list(calls)
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=min(left, _LOOK_UP))
+    late = set(waiting)
+    return [
+        Lost(f"did not answer within {timeout:.0f} s") if call in late else answer(call)
+        for call in calls
+    ]
+
+
+def answer(call: Any) -> Any:
+    """What a call that is done gave, or `Lost` if its actor died meanwhile.
+
+    Raises:
+        Exception: what the call itself raised.
+    """
+    try:
+        return ray.get(call)
+    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+        return Lost(f"died: {_first_line(error)}")
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, Exception) else error) from error
+
 
 def collect(calls: Sequence[Any], timeout: float, who: str, what: str) -> list[Any]:
-    """Results of the calls, one to each actor of a kind, in their order.
+    """The answers of calls, one to each actor of a kind, in their order; all or none.
+
+    Does not wait for the others once one is lost: they may wait for it themselves.
 
     Args:
         who, what: for the error: kind of actor, and what it was to do.
@@ -18,11 +64,22 @@ def collect(calls: Sequence[Any], timeout: float, who: str, what: str) -> list[A
         EngineError: an actor died, or gave no answer within `timeout` seconds.
         Exception: what a call itself raised.
     """
-    try:
-        return list(ray.get(list(calls), timeout=timeout))
-    except ray.exceptions.GetTimeoutError:
-        done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
-        late = [index for index, call in enumerate(calls) if call not in done]
-        raise EngineError(f"{who} {late} did not {what} within {timeout:.0f} s") from None
-    except ray.exceptions.RayActorError as error:
-        raise EngineError(f"a {who} died while it was to {what}: {error}") from error
+    deadline = time.monotonic() + timeout
+    waiting = list(calls)
+    found: dict[Any, Any] = {}
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        done, waiting = ray.wait(waiting, timeout=min(left, _LOOK_UP))
+        for call in done:
+            found[call] = answer(call)
+            if isinstance(found[call], Lost):
+                index = list(calls).index(call)
+                raise EngineError(f"{who} {index} {found[call].why}, while it was to {what}")
+    if waiting:
+        late = [index for index, call in enumerate(calls) if call in waiting]
+        raise EngineError(f"{who} {late} did not {what} within {timeout:.0f} s")
+    return [found[call] for call in calls]
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -8,6 +8,8 @@ import os
 import socket
 from pathlib import Path
 
+from dps_ray import failpoints
+
 _ALWAYS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -25,7 +27,7 @@ def environment(*, threads: int | None, extra: dict[str, str] | None = None) -> 
             starve the actors that work while they wait (nine times fewer tokens a second).
     """
     cpu = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    return {"env_vars": {**_ALWAYS, **cpu, **(extra or {})}}
+    return {"env_vars": {**_ALWAYS, **cpu, **failpoints.environment(), **(extra or {})}}
 
 
 def log_to(folder: Path, name: str) -> None:

@@ -164,6 +164,35 @@ class CheckpointSettings(Settings):
     """Checkpoint every so many steps, and always at the end; 0 only at the end."""
     keep: Count = 2
     """Newest checkpoints to keep."""
+    milestone_every: Natural = 0
+    """Checkpoints of steps divisible by this are kept for ever; 0 keeps none so."""
+    storage: str | None = None
+    """Where checkpoints and the observation log go: a folder that all nodes share, or a URI such as
+    `s3://bucket/run`; null puts them into the run's folder."""
+
+
+class VerifierSettings(Settings):
+    """Limits on scoring one response, in a process that can be killed."""
+
+    seconds: Seconds = 10.0
+    """Wall-clock time."""
+    cpu_seconds: Seconds = 10.0
+    """Processor time, rounded up to whole seconds."""
+    memory_gib: Annotated[float, Field(gt=0.0)] = 2.0
+    """Memory beyond what the process has before it scores."""
+
+
+class RecoverySettings(Settings):
+    """What is tried again, how often, before the run gives up. Nothing here changes a result."""
+
+    restarts: Count = 3
+    """Replacements in a row, without a success in between, of the same actor or of the learner;
+    after that the run stops."""
+    prompt_failures: Count = 3
+    """A prompt is set aside when the engine that had it died, or the verifier of one of its responses
+    failed, so often in a row."""
+    on_nonfinite: Literal["skip", "stop"] = "stop"
+    """A NaN or infinite loss, gradient or reward: leave out that minibatch or group, or stop the run."""
 
 
 class RolloutPool(Settings):
@@ -173,6 +202,8 @@ class RolloutPool(Settings):
     """GPUs of an engine (tensor parallel size); 0 runs it on the CPU."""
     cpus: Annotated[float, Field(ge=0.0)] = 1.0
     """CPUs reserved for an engine."""
+    custom: dict[str, float] = {}
+    """Custom Ray resources that an engine needs, to place it: {"cpu_node": 0.01}."""
 
 
 class LearnerPool(Settings):
@@ -182,16 +213,22 @@ class LearnerPool(Settings):
     """1 trains on GPUs, 0 on the CPU."""
     cpus: Annotated[float, Field(ge=0.0)] = 1.0
     """CPUs reserved for a rank."""
+    custom: dict[str, float] = {}
+    """Custom Ray resources that a rank needs, to place it: {"cpu_node": 0.01}."""
 
 
 class BeliefPool(Settings):
     shards: Count = 1
     """Actors that hold the beliefs; the result does not depend on their number."""
+    custom: dict[str, float] = {}
+    """Custom Ray resources that a shard needs, to place it: {"cpu_node": 0.01}."""
 
 
 class VerifierPool(Settings):
     workers: Count = 1
     """Actors that score responses."""
+    custom: dict[str, float] = {}
+    """Custom Ray resources that a verifier needs, to place it: {"cpu_node": 0.01}."""
 
 
 class ResourceSettings(Settings):
@@ -211,11 +248,17 @@ class TimeoutSettings(Settings):
     score: Seconds = 300.0
     """For the rewards of one batch."""
     train: Seconds = 1800.0
-    """For the optimizer steps of one batch, and for saving or loading a checkpoint."""
+    """For the optimizer steps of one batch."""
     publish: Seconds = 300.0
     """For passing the weights to the engines."""
     beliefs: Seconds = 120.0
     """For a belief shard to observe and propose."""
+    checkpoint: Seconds = 1800.0
+    """For writing or reading a checkpoint."""
+    probe: Seconds = 60.0
+    """For an engine that was silent for too long to generate a single token."""
+    idle: Seconds = 600.0
+    """An engine that was not used for so long is probed before it is used."""
 
 
 class Config(Settings):
@@ -226,8 +269,8 @@ class Config(Settings):
     folder: Path = Path("runs/default")
     """The run's folder: metrics, checkpoints, report."""
     resume: str = "auto"
-    """`auto` continues from the newest checkpoint in the folder if there is one, `never` starts
-    anew (the folder must hold no run), a checkpoint's path continues from that one."""
+    """`auto` continues from the newest valid checkpoint in the folder if there is one, `never` starts
+    anew (the folder must hold no run), a manifest such as `e0007.00000040` continues from that one."""
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     selector: SelectorSettings = SelectorSettings()
@@ -237,6 +280,8 @@ class Config(Settings):
     learner: LearnerSettings = LearnerSettings()
     eval: EvalSettings = EvalSettings()
     probe: ProbeSettings = ProbeSettings()
+    verifier: VerifierSettings = VerifierSettings()
+    recovery: RecoverySettings = RecoverySettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     resources: ResourceSettings = ResourceSettings()
     timeouts: TimeoutSettings = TimeoutSettings()

@@ -32,5 +32,25 @@ class EngineError(DPSError, RuntimeError):
     """An actor failed or did not answer within its deadline; the message names it."""
 
 
+class LearnerLostError(EngineError):
+    """A rank of the learner is gone, and with it the group: the run goes back to its last checkpoint."""
+
+
+class TransferError(EngineError):
+    """Weights did not reach the engines; those of this transfer may hold some old and some new."""
+
+
+class StaleError(DPSError, RuntimeError):
+    """A call of an epoch, for an incarnation or about weights that are no longer the actor's."""
+
+
+class NonFiniteError(DPSError, ArithmeticError):
+    """A loss, gradient or reward is NaN or infinite; the message names step and minibatch."""
+
+
 class CheckpointError(DPSError, RuntimeError):
-    """A checkpoint cannot be read, or was not made by this configuration."""
+    """A checkpoint cannot be read or written, or was not made by this configuration."""
+
+
+class OwnershipError(CheckpointError):
+    """Another driver has claimed the run; this one must stop."""

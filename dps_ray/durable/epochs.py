@@ -13,7 +13,7 @@ import re
 import socket
 
 from dps_ray.durable.files import Storage
-from dps_ray.errors import CheckpointError
+from dps_ray.errors import OwnershipError
 
 _FOLDER = "epochs"
 _CLAIM = re.compile(rf"{_FOLDER}/e(\d+)(\.[0-9a-f]+)?")  # with a suffix in object stores
@@ -31,13 +31,13 @@ def claim_epoch(storage: Storage) -> int:
 def check_owner(storage: Storage, epoch: int) -> None:
     """
     Raises:
-        CheckpointError: a newer epoch exists; the run belongs to the driver that claimed it.
+        OwnershipError: a newer epoch exists; the run belongs to the driver that claimed it.
     """
     newest = _newest(storage)
     if newest > epoch:
         claims = [path for path in storage.list(_FOLDER) if _epoch_of(path) == newest]
         who = storage.content(claims[0]).to_pybytes().decode(errors="replace")
-        raise CheckpointError(
+        raise OwnershipError(
             f"epoch {newest} was claimed by another driver ({who}): {storage.root} is its run now, and "
             f"this one, with epoch {epoch}, stops"
         )

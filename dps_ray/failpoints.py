@@ -1,0 +1,102 @@
+"""Named points at which a test has a process die, hang or fail: `fail_at("shard.apply.before", step=3)`.
+
+Code passes a point with `failpoint("shard.apply.before", step=step)`, which does nothing unless a folder of
+armed points is named by the environment variable DPS_RAY_FAILPOINTS; actors are given the driver's. A point
+that was armed goes off once: the process that takes its file away is the one that fails, and its successor,
+passing the same point, is not.
+
+| name | where | given |
+|---|---|---|
+| `shard.apply.before`, `shard.apply.after` | around a shard's observation of a step | step, shard |
+| `shard.save` | before a shard writes its snapshot | step, shard |
+| `engine.generate.before`, `engine.generate.after` | an engine was given prompts; has answers to them | seed, engine |
+| `engine.update` | an engine is about to take in weights | weights, engine |
+| `verifier.score` | a verifier was given groups | verifier |
+| `learner.train.before`, `learner.train.after` | around a rank's optimizer steps | step, rank |
+| `learner.save` | before a rank writes its checkpoint | step, rank |
+| `learner.loss` | action "nan": the loss of the next minibatch is NaN | step, rank |
+| `driver.observe.before`, `driver.observe.after` | around the log entry of a step | step |
+| `driver.commit.before`, `driver.commit.after` | around the writing of a manifest | step |
+"""
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+VARIABLE = "DPS_RAY_FAILPOINTS"
+Action = Literal["die", "hang", "freeze", "no-space", "nan"]
+
+
+class ArmedFailpoint:
+    """A point that will go off once."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    @property
+    def went_off(self) -> bool:
+        return not self._file.exists()
+
+
+def fail_at(name: str, action: Action = "die", **where: object) -> ArmedFailpoint:
+    """Arm a point: the first process to pass it, with these values among those it gives, fails.
+
+    action: "die" is SIGKILL to itself, "hang" never returns, "freeze" is SIGSTOP to itself, "no-space"
+    raises OSError(ENOSPC), "nan" has `failpoint` return True and leaves the rest to the code there.
+
+    Raises KeyError unless DPS_RAY_FAILPOINTS names a folder.
+    """
+    folder = Path(os.environ[VARIABLE])
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{len(list(folder.iterdir())):04}-{name}.json"
+    aside = file.with_suffix(".writing")
+    aside.write_text(json.dumps({"name": name, "action": action, "where": where}))
+    aside.rename(file)
+    return ArmedFailpoint(file)
+
+
+def failpoint(name: str, **where: object) -> bool:
+    """Fail here if this point is armed; whether it is, for those that do not end the process."""
+    folder = os.environ.get(VARIABLE)
+    if not folder:
+        return False
+    for file in sorted(Path(folder).glob(f"*-{name}.json")):
+        armed = json.loads(file.read_text())
+        if _matches(armed["where"], where) and _take(file):
+            _fail(armed["action"])
+            return True
+    return False
+
+
+def environment() -> dict[str, str]:
+    """What an actor's process needs to pass the points that the driver's tests arm."""
+    return {VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {}
+
+
+def _matches(armed: Mapping[str, object], given: Mapping[str, object]) -> bool:
+    return all(given.get(key) == value for key, value in armed.items())
+
+
+def _take(file: Path) -> bool:
+    """Whether this process is the one that takes it."""
+    try:
+        file.rename(file.with_suffix(".gone"))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _fail(action: Action) -> None:
+    if action == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "hang":
+        while True:
+            signal.pause()
+    elif action == "freeze":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif action == "no-space":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
