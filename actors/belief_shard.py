@@ -1,6 +1,10 @@
-"""A belief shard: the selector of one part of the prompt pool, in an actor of its own."""
+"""A belief shard: the selector of one part of the prompt pool, in an actor of its own.
 
-from typing import Any
+Every call says which state it is about. A shard that is there answers; one that is new reads the last
+checkpoint and the log after it, and then answers. So a call may come twice, and to a successor.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import ray
@@ -9,8 +13,34 @@ from numpy.typing import NDArray
 from actors.process import log_to
 from dps_ray import BeliefStore, Selection, UniformSelector
 from dps_ray.config import Config
+from dps_ray.durable import (
+    ObservationLog,
+    Storage,
+    Stored,
+    load,
+    read_shard,
+    shard_file,
+    write_snapshot,
+)
+from dps_ray.errors import CheckpointError, StaleError
+from dps_ray.failpoints import failpoint
+from dps_ray.hashing import shards
 from dps_ray.selector import Selector
 from dps_ray.states import Observation
+
+
+class Moment(NamedTuple):
+    """A state of the beliefs: that after `step` in `epoch`, which `base` and the log after it lead to."""
+
+    epoch: int
+    step: int  # the last that was observed
+    base: str | None  # name of a manifest at or before it; None is the beginning
+
+
+class Proposal(NamedTuple):
+    epoch: int  # of the state that proposes
+    selection: Selection
+    metrics: dict[str, float]  # the selector's own
 
 
 def make_selector(config: Config, ids: NDArray[np.int64]) -> Selector:
@@ -30,31 +60,89 @@ def make_selector(config: Config, ids: NDArray[np.int64]) -> Selector:
 class BeliefShard:
     """Thin: a selector, and one call a step that observes the last batch and proposes the next."""
 
-    def __init__(self, config: Config, ids: NDArray[np.int64], name: str):
-        log_to(config.folder / "logs", name)
+    def __init__(
+        self,
+        config: Config,
+        storage: Storage,
+        ids: NDArray[np.int64],
+        index: int,
+    ):
+        log_to(config.folder / "logs", f"beliefs-{index}")
+        self._config = config
+        self._storage = storage
         self._ids = ids
+        self._index = index
+        self._count = config.resources.beliefs.shards
+        self._epoch = 0  # of the state it has; there is none yet
+        self._step = 0
         self._selector = make_selector(config, ids)
         share = config.selector.candidates
         self._options = {} if share is None else {"candidates": share}
 
     def propose(
-        self, size: int, exclude: NDArray[np.int64], observation: Observation | None = None
-    ) -> tuple[Selection, dict[str, float]]:
-        """This shard's best `size` prompts, fewer if it has fewer, and the selector's metrics;
-        after observing the last batch, if it is given."""
-        if observation is not None:
-            self._selector.observe(observation.ids, observation.states)
+        self,
+        at: Moment,
+        size: int,
+        exclude: NDArray[np.int64],
+        observation: Observation | None = None,
+    ) -> Proposal:
+        """This shard's best `size` prompts at a moment, fewer if it has fewer.
+
+        With the observation of the moment's step, which it is to take in unless it has; the log has it
+        already.
+
+        Raises:
+            StaleError: the shard has gone on to a later epoch or step, or is more than a step behind.
+            CheckpointError: a file that leads to the moment is missing or altered.
+        """
+        self._be_at(at, observation)
         available = len(self._selector) - len(exclude)
         selection = self._selector.select(min(size, available), exclude=exclude, **self._options)
-        return selection, self._selector.metrics()
+        return Proposal(self._epoch, selection, self._selector.metrics())
 
-    def times_sampled(self) -> dict[int, int]:
+    def times_sampled(self, at: Moment) -> dict[int, int]:
         """How many prompts were sampled how many times."""
+        self._be_at(at)
         times, prompts = np.unique(self._selector.times_sampled(self._ids), return_counts=True)
         return {int(t): int(n) for t, n in zip(times, prompts, strict=True)}
 
-    def snapshot(self) -> dict[str, Any]:
-        return self._selector.snapshot()
+    def save(self, at: Moment, folder: str) -> Stored:
+        """Write `folder/beliefs-00003-of-00016.arrow`. Called again, it finds the file and says the same:
+        equal states are equal bytes."""
+        self._be_at(at)
+        failpoint("shard.save", step=at.step, shard=self._index)
+        path = f"{folder}/{shard_file(self._index, self._count)}"
+        if self._storage.exists(path):
+            return self._storage.measured(path)
+        return write_snapshot(self._storage, path, self._selector.snapshot())
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        self._selector = type(self._selector).restore(snapshot, self._ids)
+    def _be_at(self, at: Moment, observation: Observation | None = None) -> None:
+        if at.epoch > self._epoch:
+            self._restore(at)
+        elif at.epoch == self._epoch and at.step == self._step + 1 and observation is not None:
+            failpoint("shard.apply.before", step=at.step, shard=self._index)
+            self._selector.observe(observation.ids, observation.states)
+            self._step = at.step
+            failpoint("shard.apply.after", step=at.step, shard=self._index)
+        elif (at.epoch, at.step) != (self._epoch, self._step):
+            raise StaleError(
+                f"belief shard {self._index} is at step {self._step} of epoch {self._epoch} and cannot "
+                f"serve step {at.step} of epoch {at.epoch}"
+            )
+
+    def _restore(self, at: Moment) -> None:
+        selector, step = make_selector(self._config, self._ids), 0
+        if at.base is not None:
+            manifest = load(self._storage, at.base)
+            snapshot = read_shard(self._storage, manifest, self._index, self._count)
+            selector, step = type(selector).restore(snapshot, self._ids), manifest.step
+        for logged, observation in ObservationLog(self._storage, at.epoch).steps_after(step):
+            if logged <= at.step:
+                mine = shards(observation.ids, self._count) == self._index
+                selector.observe(observation.ids[mine], observation.states[mine])
+                step = logged
+        if step != at.step:
+            raise CheckpointError(
+                f"checkpoint {at.base} and the log of epoch {at.epoch} lead to step {step} and not to {at.step}"
+            )
+        self._selector, self._epoch, self._step = selector, at.epoch, at.step

@@ -1,116 +1,173 @@
 """The coordinator: many belief shards that act as one selector.
 
-    observe(batch) ──> each shard its own prompts ──> each shard proposes its top B
-    select()       <── merge: the top B of the proposals <──┘   (while the learner trains)
+    observe(batch) ──> log ──> each shard its own prompts ──> each shard proposes its top B
+    select()       <── merge: the top B of the proposals   <──┘   (while the learner trains)
 
-It lives in the driver and holds no beliefs: what it knows is which shard has which prompt.
+It lives in the driver and holds no beliefs: what it knows is which shard has which prompt. A shard that is
+lost is replaced and asked again; it finds its way from the last checkpoint and the log.
 """
 
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.belief_shard import BeliefShard
-from actors.calls import collect
+from actors.belief_shard import BeliefShard, Moment, Proposal
+from actors.calls import Lost, outcomes
+from actors.member import Member, Recoveries
 from actors.process import environment
 from dps_ray import Selection, hashing, merge
 from dps_ray.config import Config
-from dps_ray.errors import CheckpointError
+from dps_ray.durable import ObservationLog, Storage, Stored
+from dps_ray.errors import StaleError
 from dps_ray.states import Observation
 
 _NONE = np.empty(0, dtype=np.int64)
 
 
 class Coordinator:
-    """Selector over all shards. For any number of them it selects the same prompts."""
+    """Selector over all shards. For any number of them it selects the same prompts.
 
-    def __init__(self, config: Config, ids: NDArray[np.int64]):
+    `go_to` says where it starts, before anything else.
+    """
+
+    def __init__(
+        self, config: Config, storage: Storage, ids: NDArray[np.int64], recoveries: Recoveries
+    ):
         self._count = config.resources.beliefs.shards
         self._batch_size = config.loop.batch_size
-        self._timeout = config.timeouts.beliefs
+        self._timeouts = config.timeouts
+        self._storage = storage
         homes = hashing.shards(ids, self._count)
-        self.shards = [
-            BeliefShard.options(num_cpus=0, runtime_env=environment(threads=1)).remote(  # type: ignore[attr-defined]
-                config, ids[homes == shard], f"beliefs-{shard}"
+
+        def start(index: int) -> Callable[[int], Any]:
+            mine = ids[homes == index]
+            options = BeliefShard.options(  # type: ignore[attr-defined]
+                num_cpus=0,
+                resources=config.resources.beliefs.custom,
+                runtime_env=environment(threads=1),
             )
-            for shard in range(self._count)
+            return lambda incarnation: options.remote(config, storage, mine, index)
+
+        self.members = [
+            Member("belief_shard", index, start(index), recoveries) for index in range(self._count)
         ]
-        self._proposals: list[Any] | None = None
+        self.excluded = _NONE  # int64 ids that are never selected
         self.metrics: dict[
             str, float
-        ] = {}  # the selectors' own, summed over shards, at the last select
+        ] = {}  # the selectors', summed over shards, at the last select
+        self._at = Moment(0, 0, None)
+        self._proposals: _Asked | None = None
 
-    def select(self, size: int, exclude: NDArray[np.int64] | None = None) -> Selection:
-        """The best `size` prompts of the pool that are not in `exclude` (int64 ids)."""
-        proposals = self._proposals if exclude is None and size == self._batch_size else None
-        if proposals is None:
-            excluded = self._split(_NONE if exclude is None else exclude)
-            proposals = [
-                shard.propose.remote(size, part)
-                for shard, part in zip(self.shards, excluded, strict=True)
-            ]
-        answers = collect(proposals, self._timeout, "belief shard", "propose")
+    def go_to(self, at: Moment) -> None:
+        """Take up the state of another moment, in an epoch that is new."""
+        self._at = at
+        self._proposals = None
+
+    def committed(self, name: str) -> None:
+        """The state that is now in the manifest of this name can be had from there."""
+        self._at = self._at._replace(base=name)
+
+    def select(self, size: int, exclude: NDArray[np.int64] = _NONE) -> Selection:
+        """The best `size` prompts of the pool that are neither in `exclude` (int64 ids) nor `excluded`."""
+        excluded = np.union1d(exclude, self.excluded)
+        asked = self._proposals
+        if asked is None or asked.about != (size, excluded.tobytes()):
+            asked = self._ask_for_proposals(size, excluded)
+        proposals: list[Proposal] = self._answers(asked, self._timeouts.beliefs)
+        if any(proposal.epoch != self._at.epoch for proposal in proposals):
+            raise StaleError(f"a belief shard answered from another epoch than {self._at.epoch}")
         totals: Counter[str] = Counter()
-        for _, metrics in answers:
-            totals.update(metrics)
+        for proposal in proposals:
+            totals.update(proposal.metrics)
         self.metrics = dict(totals)
-        selections = [selection for selection, _ in answers]
+        selections = [proposal.selection for proposal in proposals]
         # Ranking only a share of the pool (selector.candidates) may leave a few less than `size`.
         return merge(selections, min(size, sum(len(s.ids) for s in selections)))
 
-    def observe(self, observation: Observation) -> None:
-        """One step for the whole pool. Does not wait: the shards work while the learner trains."""
-        homes = hashing.shards(observation.ids, self._count)
-        self._proposals = [
-            shard.propose.remote(
-                self._batch_size,
-                _NONE,
-                Observation(*(column[homes == index] for column in observation)),
-            )
-            for index, shard in enumerate(self.shards)
-        ]
+    def observe(self, step: int, observation: Observation) -> None:
+        """One step for the whole pool: written down, then applied. Does not wait for the shards, which
+        work while the learner trains.
+
+        Raises:
+            CheckpointError: the observation could not be written; nothing has changed.
+        """
+        ObservationLog(self._storage, self._at.epoch).append(step, observation)
+        self._at = self._at._replace(step=step)
+        self._proposals = self._ask_for_proposals(self._batch_size, self.excluded, observation)
 
     def times_sampled(self) -> dict[int, int]:
         """How many prompts of the pool were sampled how many times, the never sampled at 0."""
         total: Counter[int] = Counter()
-        for counts in self._ask("times_sampled"):
+        for counts in self._answers(self._ask("times_sampled"), self._timeouts.beliefs):
             total.update(counts)
         return dict(sorted(total.items()))
 
-    def save(self, folder: Path) -> None:
-        """A file a shard: `folder/beliefs-00003-of-00016.npz`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for index, snapshot in enumerate(self._ask("snapshot")):
-            np.savez(self._file(folder, index), **snapshot)
+    def save(self, folder: str) -> Callable[[], list[Stored]]:
+        """Start to write a file a shard; what is returned waits for them."""
+        asked = self._ask("save", [(folder,)] * self._count)
+        return lambda: self._answers(asked, self._timeouts.checkpoint)
 
-    def load(self, folder: Path) -> None:
-        """
+    def _ask_for_proposals(
+        self, size: int, excluded: NDArray[np.int64], observation: Observation | None = None
+    ) -> "_Asked":
+        parts: list[Observation | None] = [None] * self._count
+        if observation is not None:
+            homes = hashing.shards(observation.ids, self._count)
+            parts = [
+                Observation(*(column[homes == index] for column in observation))
+                for index in range(self._count)
+            ]
+        homes = hashing.shards(excluded, self._count)
+        arguments = [(size, excluded[homes == i], part) for i, part in enumerate(parts)]
+        asked = self._ask("propose", arguments)
+        asked.about = (size, excluded.tobytes())
+        return asked
+
+    def _ask(self, method: str, arguments: Sequence[tuple[Any, ...]] | None = None) -> "_Asked":
+        """Call every shard about the present moment, each with its own arguments."""
+        step, given = self._at.step, arguments or [()] * self._count
+
+        def send(member: Member) -> Any:
+            at = self._at._replace(step=step)  # with a base that is still there when asked again
+            return getattr(member.actor, method).remote(at, *given[member.index])
+
+        return _Asked(send, [_Call(member.incarnation, send(member)) for member in self.members])
+
+    def _answers(self, asked: "_Asked", timeout: float) -> list[Any]:
+        """Those of all shards; a shard that is lost is replaced, and asked again.
+
         Raises:
-            CheckpointError: the snapshots were written by another number of shards.
+            EngineError: a shard was lost too often.
         """
-        calls = []
-        for index, shard in enumerate(self.shards):
-            file = self._file(folder, index)
-            if not file.exists():
-                raise CheckpointError(
-                    f"{folder} has no {file.name}; resume with the number of belief shards "
-                    f"it was written with (resources.beliefs.shards)"
-                )
-            with np.load(file) as arrays:
-                calls.append(shard.restore.remote(dict(arrays)))
-        collect(calls, self._timeout, "belief shard", "restore")
-        self._proposals = None
+        missing = self.members
+        answers: dict[int, Any] = {}
+        while missing:
+            found = outcomes([asked.calls[m.index].reply for m in missing], timeout)
+            answers.update(zip((m.index for m in missing), found, strict=True))
+            missing = [m for m in missing if isinstance(answers[m.index], Lost)]
+            for member in missing:
+                # It may have been replaced since, when another call to it was waited for.
+                if asked.calls[member.index].incarnation == member.incarnation:
+                    member.replace(answers[member.index].why)
+                asked.calls[member.index] = _Call(member.incarnation, asked.send(member))
+        for member in self.members:
+            member.well()
+        return [answers[member.index] for member in self.members]
 
-    def _file(self, folder: Path, index: int) -> Path:
-        return folder / f"beliefs-{index:05}-of-{self._count:05}.npz"
 
-    def _split(self, ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        homes = hashing.shards(ids, self._count)
-        return [ids[homes == index] for index in range(self._count)]
+class _Call(NamedTuple):
+    incarnation: int  # of the shard that was called
+    reply: Any
 
-    def _ask(self, method: str) -> list[Any]:
-        calls = [getattr(shard, method).remote() for shard in self.shards]
-        return collect(calls, self._timeout, "belief shard", method)
+
+@dataclass
+class _Asked:
+    """A call to every shard, which can be made again to one that was replaced."""
+
+    send: Callable[[Member], Any]
+    calls: list[_Call]
+    about: tuple[int, bytes] | None = None  # of proposals: size and excluded

@@ -1,78 +1,189 @@
 """The learner: the DeepSpeed ranks that hold the policy in training, as one object with one verb a
-phase. What each rank does is in `learner_rank.py`."""
+phase. What each rank does is in `learner_rank.py`.
 
-from pathlib import Path
+The ranks live and die together: without one the others wait for it in a collective. Whatever calls them
+raises `LearnerLostError` when a rank died or was silent for too long; then `kill` ends the others, and
+another `Learner`, started from a manifest, takes their place.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 
-from actors.calls import collect
+from actors.calls import Lost, answer, collect
 from actors.learner_rank import LearnerRank
 from actors.process import environment
 from dps_ray.config import Config
+from dps_ray.durable import Manifest, Storage, Stored
+from dps_ray.durable.epochs import epoch_name
+from dps_ray.errors import DPSError, EngineError, LearnerLostError, NonFiniteError, TransferError
 from dps_ray.trajectories import Trajectories
+
+# Seconds for Ray to notice that a rank died, once another has failed for want of it.
+_NOTICE = 5.0
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A checkpoint of the learner that its ranks are writing."""
+
+    _calls: Sequence[Any]
+    _timeout: float
+
+    def result(self) -> list[Stored]:
+        """Wait for it: the files written.
+
+        Raises:
+            CheckpointError: they could not be written; the learner is as before and trains on.
+            LearnerLostError: a rank died, or did not finish within timeouts.checkpoint.
+        """
+        return [stored for part in _answers(self._calls, self._timeout, "save") for stored in part]
 
 
 class Learner:
-    """The group of ranks as one object."""
+    """The group of ranks as one object.
 
-    def __init__(self, config: Config, model: str):
+    Args:
+        model: Hugging Face folder of the start policy.
+        transfer: how weights go to the engines, "gloo", "nccl" or "ipc".
+        epoch: the driver's.
+    """
+
+    def __init__(self, config: Config, model: str, transfer: str, epoch: int):
         pool = config.resources.learner
         on_cpu = pool.gpus_per_rank == 0
         self._timeouts = config.timeouts
         self._wait = config.resources.wait
+        self._epoch = epoch
         self._ranks = [
             LearnerRank.options(  # type: ignore[attr-defined]
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus_per_rank,
+                resources=pool.custom,
                 runtime_env=environment(
                     threads=config.learner.threads if on_cpu else None,
                     extra={"DS_ACCELERATOR": "cpu"} if on_cpu else None,
                 ),
-            ).remote(config, model, rank)
+            ).remote(config, model, transfer, epoch, rank)
             for rank in range(pool.ranks)
         ]
-        self.version = 0  # of the weights, counted in training steps
+        self._connected: list[Any] = []
+        self.version = 0  # of the weights: the training step that made them
 
-    def start(self) -> None:
-        address, port = self._call_first("address")
-        self._call("start", address, port, timeout=self._wait)
+    @property
+    def weights(self) -> str:
+        """The name of the current weights, which no others ever have: `e0007.00000040`."""
+        return f"{epoch_name(self._epoch)}.{self.version:08}"
 
-    def connect(self, engines: list[Any], transfer: str) -> None:
-        address, port = self._call_first("address")
-        self._call("connect", engines, address, port, transfer, timeout=self._timeouts.publish)
+    def start(self, storage: Storage, manifest: Manifest | None) -> None:
+        """Start the ranks with a checkpoint's state, or with the start policy if there is none.
+
+        Raises:
+            CheckpointError: it cannot be read; the learner is of no use then, and to be killed.
+        """
+        timeout = self._wait + (self._timeouts.checkpoint if manifest else 0.0)
+        self._call("start", *self._meeting_point(), storage, manifest, timeout=timeout)
+        self.version = manifest.weight_version if manifest else 0
 
     def train(self, trajectories: Trajectories, step: int) -> dict[str, float]:
         """Train on one batch; the weights are then version `step`.
 
         Returns:
-            verl's `actor/...` metrics, and `rollout/logprob_diff_mean`: how far the engines'
-            log-probabilities are from the learner's, in nats a token.
+            verl's `actor/...` metrics, `actor/nonfinite_minibatches` left out, and
+            `rollout/logprob_diff_mean`: how far the engines' log-probabilities are from the learner's, in
+            nats a token. Without a single optimizer step there are no means.
+
+        Raises:
+            NonFiniteError: an advantage or a log-probability is NaN or infinite; or a loss or gradient is,
+                with recovery.on_nonfinite=stop.
         """
-        shared = ray.put(trajectories)
-        metrics = self._call("train", shared, step, timeout=self._timeouts.train)
+        _check_finite(trajectories, step)
+        metrics = self._call("train", ray.put(trajectories), step, timeout=self._timeouts.train)
         self.version = step
         return dict(metrics[0])
 
-    def publish(self) -> None:
-        """Give the engines the current weights and their version."""
-        self._call("publish", self.version, timeout=self._timeouts.publish)
+    def send(self, engines: list[Any]) -> None:
+        """Give these engines the current weights, under the name `weights`.
+
+        Raises:
+            TransferError: they did not reach all engines.
+        """
+        meet = None if engines == self._connected else engines
+        where = self._meeting_point() if meet else ("", 0)
+        self._connected = []  # until it is known that the connection holds
+        self._call("send", meet, *where, self.weights, timeout=self._timeouts.publish)
+        self._connected = list(engines)
 
     def logprobs(self, trajectories: Trajectories) -> list[float]:
+        """Log-probability of each response token under the current weights, concatenated (R,)."""
         return list(self._call("logprobs", ray.put(trajectories), timeout=self._timeouts.train)[0])
 
-    def save(self, folder: Path) -> None:
-        self._call("save", folder, timeout=self._timeouts.train)
+    def save(self, storage: Storage, folder: str) -> Saving:
+        """Begin to write `folder/learner` and `folder/model`, as the state is now; see `Saving`."""
+        calls = [rank.save.remote(storage, folder) for rank in self._ranks]
+        return Saving(calls, self._timeouts.checkpoint)
 
-    def load(self, folder: Path, version: int) -> None:
-        self._call("load", folder, timeout=self._timeouts.train)
-        self.version = version
+    def kill(self) -> None:
+        """End every rank, whatever it is doing."""
+        for rank in self._ranks:
+            with suppress(Exception):  # already gone
+                ray.kill(rank)
 
-    def _call_first(self, method: str) -> Any:
-        return collect(
-            [getattr(self._ranks[0], method).remote()], self._wait, "learner rank", method
-        )[0]
+    def _meeting_point(self) -> tuple[str, int]:
+        """Address and free port on the node of rank 0."""
+        calls = [self._ranks[0].address.remote()]
+        address, port = _answers(calls, self._wait, "say its address")[0]
+        return address, port
 
     def _call(self, method: str, *arguments: Any, timeout: float) -> list[Any]:
         calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
-        return collect(calls, timeout, "learner rank", method)
+        return _answers(calls, timeout, method)
+
+
+def _answers(calls: Sequence[Any], timeout: float, what: str) -> list[Any]:
+    """What each rank answered.
+
+    Raises:
+        LearnerLostError: a rank died or gave no answer within `timeout` seconds.
+        Exception: what a rank itself raised.
+    """
+    try:
+        return collect(calls, timeout, "learner rank", what)
+    except TransferError:  # of engines, not of ranks
+        raise
+    except EngineError as error:
+        raise LearnerLostError(str(error)) from error
+    except DPSError:
+        raise
+    except Exception as error:
+        # When a rank dies, the others' collectives may fail before Ray knows of it.
+        lost = _first_lost(calls)
+        if lost is None:
+            raise
+        raise LearnerLostError(f"{lost}, while it was to {what}") from error
+
+
+def _first_lost(calls: Sequence[Any]) -> str | None:
+    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_NOTICE)
+    for rank, call in enumerate(calls):
+        with suppress(Exception):  # what a rank raised for want of another
+            if call in done and isinstance(found := answer(call), Lost):
+                return f"learner rank {rank} {found.why}"
+    return None
+
+
+def _check_finite(trajectories: Trajectories, step: int) -> None:
+    for name, values in (
+        ("advantages", trajectories.advantages),
+        ("log-probabilities", trajectories.logprobs),
+    ):
+        if not np.isfinite(values).all():
+            raise NonFiniteError(
+                f"step {step}: {int((~np.isfinite(values)).sum())} of the batch's {len(values)} {name} are NaN "
+                "or infinite; nothing was trained on. Look at the scores of the reward function, and at "
+                "the engines' log"
+            )

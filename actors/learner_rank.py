@@ -1,7 +1,6 @@
 """One rank of the learner: a DeepSpeed engine, trained on its share of each minibatch."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,27 +8,44 @@ import ray
 
 from actors.process import free_port, log_to
 from dps_ray.config import Config
-from dps_ray.errors import EngineError
+from dps_ray.durable import Manifest, Storage, Stored
+from dps_ray.errors import NonFiniteError
+from dps_ray.failpoints import failpoint
 from dps_ray.trajectories import PaddedBatch, Trajectories, micro_batches, minibatches, pad
+
+TAG = "state"
+"""DeepSpeed's name of a checkpoint within its folder; manifests say it (`deepspeed_tag`)."""
 
 
 @ray.remote
 class LearnerRank:
-    """One rank. All ranks are called alike, since every pass, save and publish is a collective."""
+    """One rank. All ranks are called alike, since every pass, save and send is a collective.
 
-    def __init__(self, config: Config, model: str, rank: int):
+    Args:
+        epoch: the driver's; in the names of weights, and of what is written for a while.
+    """
+
+    def __init__(self, config: Config, model: str, transfer: str, epoch: int, rank: int):
         log_to(config.folder / "logs", f"learner-{rank}")
         self._config = config
         self._model_path = model
+        self._transfer_backend = transfer
+        self._transfer: Any = None
+        self._epoch = epoch
         self._rank = rank
         self._ranks = config.resources.learner.ranks
         self._optimizer_steps = 0
+        self._version = 0  # of the weights: the training step that made them
 
     def address(self) -> tuple[str, int]:
         return ray.util.get_node_ip_address(), free_port()
 
-    def start(self, address: str, port: int) -> None:
-        """Join the process group and build the DeepSpeed engine."""
+    def start(self, address: str, port: int, storage: Storage, manifest: Manifest | None) -> None:
+        """Join the process group, build the DeepSpeed engine, and load the state of a checkpoint.
+
+        Raises:
+            CheckpointError: it cannot be read, or is of another ZeRO stage.
+        """
         import os
 
         os.environ.update(
@@ -41,7 +57,9 @@ class LearnerRank:
         )
         import deepspeed
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from actors import learner_files
 
         self._on_gpu = self._config.resources.learner.gpus_per_rank > 0
         self._device = torch.device("cuda", 0) if self._on_gpu else torch.device("cpu")
@@ -49,6 +67,9 @@ class LearnerRank:
             _leave_out_the_shared_memory_extension()
         deepspeed.init_distributed(dist_backend="nccl" if self._on_gpu else "gloo")
         settings = self._config.learner
+        convert = manifest is not None and learner_files.needs_conversion(
+            manifest, ranks=self._ranks, zero_stage=settings.zero_stage
+        )
         dtype = getattr(torch, self._config.model.dtype)
         model = AutoModelForCausalLM.from_pretrained(self._model_path, dtype=dtype)
         if settings.gradient_checkpointing:
@@ -60,14 +81,25 @@ class LearnerRank:
             weight_decay=settings.weight_decay,
         )
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=self._deepspeed_config()
+            model=model, optimizer=optimizer, config=self._deepspeed_config(load_universal=convert)
         )
+        self._tokenizer = AutoTokenizer.from_pretrained(self._model_path)
         self._reference = None
         if self._config.objective.kl_coef > 0:
             reference = AutoModelForCausalLM.from_pretrained(self._model_path, dtype=dtype)
             self._reference = reference.to(self._device).eval().requires_grad_(False)
+        if manifest is not None:
+            state = learner_files.load(
+                self._engine,
+                storage,
+                manifest,
+                epoch=self._epoch,
+                convert=convert,
+                timeout=self._config.timeouts.checkpoint,
+            )
+            self._optimizer_steps, self._version = state["optimizer_steps"], state["version"]
 
-    def _deepspeed_config(self) -> dict[str, Any]:
+    def _deepspeed_config(self, load_universal: bool) -> dict[str, Any]:
         return {
             # Micro-batches vary in number; their boundaries are set by hand in `_step`.
             "train_micro_batch_size_per_gpu": 1,
@@ -76,25 +108,43 @@ class LearnerRank:
             "zero_optimization": {"stage": self._config.learner.zero_stage},
             "zero_allow_untested_optimizer": True,  # torch's AdamW
             "bf16": {"enabled": self._config.model.dtype == "bfloat16"},
+            "checkpoint": {"load_universal": load_universal},
             "steps_per_print": 10**9,
         }
 
     # Training.
 
     def train(self, trajectories: Trajectories, step: int) -> dict[str, float]:
-        """Make the optimizer steps of one batch; metrics are means over its tokens and steps."""
+        """Make the optimizer steps of one batch; metrics are means over its tokens and steps.
+
+        Raises:
+            NonFiniteError: a loss or gradient is NaN or infinite, and recovery.on_nonfinite=stop. All ranks
+                raise it; the optimizer steps before it are made, and nothing is left of the one it is about.
+        """
+        failpoint("learner.train.before", step=step, rank=self._rank)
         totals = _Totals()
         self._engine.train()
         for epoch in range(self._config.learner.epochs):
             rng = np.random.default_rng([self._config.seed, step, epoch])
-            for rows in minibatches(
-                len(trajectories.advantages), self._config.learner.minibatches, rng
-            ):
-                self._step(trajectories, rows, totals)
+            count = self._config.learner.minibatches
+            cut = minibatches(len(trajectories.advantages), count, rng)
+            for number, rows in enumerate(cut, 1):
+                if self._step(trajectories, rows, step, totals):
+                    continue
+                if self._config.recovery.on_nonfinite == "stop":
+                    raise NonFiniteError(
+                        f"step {step}, minibatch {number} of {len(cut)}: the loss or its gradient is NaN or "
+                        "infinite; no optimizer step was made of it. recovery.on_nonfinite=skip leaves such "
+                        "minibatches out"
+                    )
+        self._version = step
+        failpoint("learner.train.after", step=step, rank=self._rank)
         return totals.reduced(self._learning_rate())
 
-    def _step(self, trajectories: Trajectories, rows: Any, totals: "_Totals") -> None:
-        """One optimizer step on a minibatch."""
+    def _step(self, trajectories: Trajectories, rows: Any, step: int, totals: "_Totals") -> bool:
+        """One optimizer step on a minibatch; False if all ranks dropped it, since it is not finite."""
+        import torch
+
         budget = self._config.learner.max_tokens_per_micro_batch
         mine = micro_batches(trajectories.lengths[rows], budget, self._ranks)[self._rank]
         size = {
@@ -103,16 +153,40 @@ class LearnerRank:
         }
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._learning_rate()
+        found = _Sums()
         for index, packed in enumerate(mine):
             self._engine.set_gradient_accumulation_boundary(index == len(mine) - 1)
-            loss = self._loss(pad(trajectories, rows[packed]), size, totals)
+            batch = pad(trajectories, rows[packed])
+            loss = self._loss(batch, size, found, first=not totals.stepped)
+            if failpoint("learner.loss", step=step, rank=self._rank) or not torch.isfinite(loss):
+                # All of the gradient is NaN then, and after the reduction that of every rank, by which
+                # all know. (A loss that is not finite can have a gradient that is.)
+                loss = loss * math.nan
             # DeepSpeed averages gradients over the ranks; the weights are already relative to the
             # whole minibatch, so the gradients are to be summed.
             self._engine.backward(loss * self._ranks)
-        unsharded_norm = self._unsharded_grad_norm()
-        self._engine.step()
+        grad_norm = self._apply()
+        if grad_norm is None:
+            totals.dropped += 1
+            return False
         self._optimizer_steps += 1
-        totals.add_step(float(self._engine.get_global_grad_norm() or unsharded_norm))
+        totals.add_step(found, grad_norm)
+        return True
+
+    def _apply(self) -> float | None:
+        """Make an optimizer step of the gradients, and return their norm before clipping.
+
+        Unless that is NaN or infinite: then drop them, on all ranks alike, and return None. Under ZeRO
+        and in bfloat16 DeepSpeed does so itself, as it does on an overflow.
+        """
+        unsharded_norm = self._unsharded_grad_norm()
+        if self._engine.zero_optimization_stage() == 0 and not math.isfinite(unsharded_norm):
+            self._engine.zero_grad()
+            return None
+        self._engine.step()
+        if not self._engine.was_step_applied():
+            return None
+        return float(self._engine.get_global_grad_norm() or unsharded_norm)
 
     def _unsharded_grad_norm(self) -> float:
         """Norm before clipping under ZeRO-0, where DeepSpeed keeps none; else nothing."""
@@ -123,8 +197,12 @@ class LearnerRank:
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads))
 
-    def _loss(self, batch: PaddedBatch, size: dict[str, int], totals: "_Totals") -> Any:
-        """The part of the minibatch's loss that this micro-batch contributes, a scalar tensor."""
+    def _loss(self, batch: PaddedBatch, size: dict[str, int], sums: "_Sums", first: bool) -> Any:
+        """The part of the minibatch's loss that this micro-batch contributes, a scalar tensor.
+
+        Args:
+            first: the weights are still those that sampled.
+        """
         import torch
 
         from dps_ray.objective import grpo_loss, to_tensors
@@ -146,10 +224,10 @@ class LearnerRank:
         )
         mask = tensors.response[:, 1:]
         difference = per_token.pop("rollout/logprob_diff_mean")
-        if not totals.stepped:
+        if first:
             # Before the first update both sides hold the same weights: what differs is the engine.
-            totals.add_tokens(mask, {"rollout/logprob_diff_mean": difference})
-        totals.add_tokens(mask, per_token)
+            sums.add(mask, {"rollout/logprob_diff_mean": difference})
+        sums.add(mask, per_token)
         return loss
 
     def _learning_rate(self) -> float:
@@ -159,17 +237,34 @@ class LearnerRank:
 
     # Weights.
 
-    def connect(self, engines: list[Any], address: str, port: int, transfer: str) -> None:
+    def send(self, engines: list[Any] | None, address: str, port: int, name: str) -> None:
+        """Send the weights to every engine, under this name.
+
+        Args:
+            engines: when they are others than before, for which the ranks meet them at `address:port`.
+
+        Raises:
+            TransferError: they did not arrive at all engines.
+        """
+        if engines is not None:
+            self._connect(engines, address, port)
+        self._client.version = name
+        self._transfer.send_weights()
+
+    def _connect(self, engines: list[Any], address: str, port: int) -> None:
         """Open this rank's end of the weight transfer."""
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
         from actors.weight_transfer import EngineClient, TrainedWeights, trainer_init_info
 
+        if self._transfer is not None:
+            self._transfer.shutdown()
         workers = max(self._config.resources.rollout.gpus_per_engine, 1)
         self._client = EngineClient(engines, workers, self._config.timeouts.publish)
+        self._client.epoch = self._epoch
         self._transfer = WeightTransferTrainerFactory.trainer_init(
             trainer_init_info(
-                transfer,
+                self._transfer_backend,
                 address=address,
                 port=port,
                 rank=self._rank,
@@ -178,11 +273,6 @@ class LearnerRank:
             client=self._client,
             source=TrainedWeights(self._engine),
         )
-
-    def publish(self, version: int) -> None:
-        """Send the weights to every engine; they are then at `version`."""
-        self._client.version = version
-        self._transfer.send_weights()
 
     def logprobs(self, trajectories: Trajectories) -> list[float]:
         """Log-probability of each response token under the current weights, concatenated (R,)."""
@@ -202,67 +292,59 @@ class LearnerRank:
 
     # Checkpoints.
 
-    def save(self, folder: Path) -> None:
-        """Write `folder/model` (a Hugging Face folder) and `folder/learner` (DeepSpeed's own)."""
-        from actors.weight_transfer import TrainedWeights
+    def save(self, storage: Storage, folder: str) -> list[Stored]:
+        """See `learner_files.save`."""
+        from actors import learner_files
 
-        self._engine.save_checkpoint(
-            str(folder / "learner"),
-            tag="state",
-            client_state={"optimizer_steps": self._optimizer_steps},
-            save_latest=False,
-        )
-        whole = {name: tensor.cpu() for name, tensor in TrainedWeights(self._engine)}
-        if self._rank == 0:
-            from transformers import AutoTokenizer
-
-            self._engine.module.save_pretrained(folder / "model", state_dict=whole)
-            AutoTokenizer.from_pretrained(self._model_path).save_pretrained(folder / "model")
-
-    def load(self, folder: Path) -> None:
-        """Read back what `save` wrote with the same number of ranks and ZeRO stage."""
-        path, state = self._engine.load_checkpoint(str(folder / "learner"), tag="state")
-        if path is None:
-            raise EngineError(f"DeepSpeed found no checkpoint in {folder / 'learner'}")
-        self._optimizer_steps = state["optimizer_steps"]
+        state = {"optimizer_steps": self._optimizer_steps, "version": self._version}
+        return learner_files.save(self._engine, self._tokenizer, state, storage, folder)
 
 
-class _Totals:
-    """Means over the response tokens of a batch, over all its micro-batches and ranks."""
+class _Sums:
+    """Of values over the response tokens of a minibatch, on this rank."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Any] = {}  # of values, and of the tokens they are over
-        self._grad_norms: list[float] = []
+        self.of: dict[
+            str, Any
+        ] = {}  # by name a tensor (2,) float64: of values, and how many tokens
 
-    def add_tokens(self, mask: Any, per_token: dict[str, Any]) -> None:
+    def add(self, mask: Any, per_token: dict[str, Any]) -> None:
         import torch
 
         for name, values in per_token.items():
             both = torch.stack([(values.detach() * mask).double().sum(), mask.double().sum()])
-            self._sums[name] = self._sums.get(name, 0.0) + both
+            self.of[name] = self.of.get(name, 0.0) + both
+
+
+class _Totals:
+    """Means over the response tokens of the minibatches of a batch that made a step, over all ranks."""
+
+    def __init__(self) -> None:
+        self.dropped = 0  # minibatches
+        self._sums: dict[str, Any] = {}
+        self._grad_norms: list[float] = []
 
     @property
     def stepped(self) -> bool:
         """Whether the weights have changed since the batch began."""
         return bool(self._grad_norms)
 
-    def add_step(self, grad_norm: float) -> None:
+    def add_step(self, found: _Sums, grad_norm: float) -> None:
         self._grad_norms.append(grad_norm)
+        for name, both in found.of.items():
+            self._sums[name] = self._sums.get(name, 0.0) + both
 
     def reduced(self, lr: float) -> dict[str, float]:
         import torch
 
+        metrics = {"actor/lr": lr, "actor/nonfinite_minibatches": float(self.dropped)}
+        if not self.stepped:
+            return metrics
         sums = torch.stack(list(self._sums.values()))
         torch.distributed.all_reduce(sums)
-        metrics = {
-            name: total / tokens
-            for name, (total, tokens) in zip(self._sums, sums.tolist(), strict=True)
-        }
-        return {
-            **metrics,
-            "actor/grad_norm": float(np.mean(self._grad_norms)),
-            "actor/lr": lr,
-        }
+        for name, (total, tokens) in zip(self._sums, sums.tolist(), strict=True):
+            metrics[name] = total / tokens
+        return {**metrics, "actor/grad_norm": float(np.mean(self._grad_norms))}
 
 
 def _leave_out_the_shared_memory_extension() -> None:

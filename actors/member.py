@@ -54,8 +54,12 @@ class Recoveries:
         self._tell(f"{name} {why}; it is being replaced")
 
     def well(self, kind: str, name: str) -> None:
-        """It did its work; if it had been lost, it is back."""
+        """It did its work: losses are no longer in a row."""
         self._in_a_row.pop(name, None)
+        self.back(kind, name)
+
+    def back(self, kind: str, name: str) -> None:
+        """It is ready for work, if it had been lost."""
         if name in self._lost_at:
             began, why = self._lost_at.pop(name)
             seconds = time.monotonic() - began

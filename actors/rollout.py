@@ -1,204 +1,278 @@
-"""Rollout: vLLM engines that answer prompts k times, with the log-probability of every token.
+"""Rollout engines as the driver uses them: it deals prompts to those that serve the current weights, and
+collects groups. An engine may die or fall silent at any time.
 
-`RolloutEngine` is the actor, one to an engine. `Rollouts` is the driver's view of all of them: it
-deals prompts to engines and collects groups.
+    generate(requests) ──> pieces ──> engines that are fresh ──> groups
+                             ▲                │
+                             └── taken back ──┘ died or silent: replaced; it serves nothing before
+                                                the learner has sent it the current weights
 """
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
 
-from actors.calls import collect
-from actors.process import environment, log_to
+from actors.calls import Lost, answer, outcomes
+from actors.learner import Learner
+from actors.member import Member, Recoveries
+from actors.process import environment
+from actors.rollout_engine import START, Request, RolloutEngine, Sampling
 from dps_ray.config import Config
-from dps_ray.errors import EngineError
-from dps_ray.groups import Group, Response
+from dps_ray.errors import TransferError
+from dps_ray.groups import Group
+from dps_ray.health import Deadlines, Health, Quarantine, State
+
+__all__ = ["Request", "Rollouts", "Sampling"]
+
+# Seconds between looks at deadlines, and at signals to the driver.
+_LOOK_UP = 0.5
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to answer: k responses to each prompt."""
+class _Engine:
+    """An engine as the driver sees it."""
 
-    responses: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-    # With the prompt's id this seeds its responses, so that they do not depend on which engine
-    # answers, nor on a restart in between.
-    seed: str
-
-
-@dataclass(frozen=True)
-class Request:
-    prompt_id: int
-    tokens: NDArray[np.int32]
-
-
-@ray.remote
-class RolloutEngine:
-    """One vLLM engine.
-
-    The four weight-update methods are what vLLM's trainer engines call through `EngineClient`.
-    """
-
-    def __init__(self, config: Config, model: str, transfer: str, name: str):
-        log_to(config.folder / "logs", name)
-        from vllm import LLM
-        from vllm.config import WeightTransferConfig
-
-        import actors.weight_transfer  # noqa: F401  registers the CPU backend with vLLM
-
-        gpus = config.resources.rollout.gpus_per_engine
-        self._llm = LLM(
-            model,
-            dtype=config.model.dtype,
-            tensor_parallel_size=max(gpus, 1),
-            # The actor holds all of the engine's GPUs: its workers are its own processes.
-            distributed_executor_backend="mp" if gpus > 1 else None,
-            gpu_memory_utilization=config.rollout.gpu_memory_utilization,
-            # Compiling pays on GPUs; on a CPU it costs ten seconds and gains nothing.
-            enforce_eager=config.rollout.enforce_eager or gpus == 0,
-            max_model_len=config.data.max_prompt_length + config.rollout.max_response_length,
-            max_num_seqs=config.rollout.max_num_seqs,
-            # Of the distribution that is sampled from, temperature and top-p included: what the
-            # learner's ratio is against.
-            logprobs_mode="processed_logprobs",
-            weight_transfer_config=WeightTransferConfig(backend=transfer),
-            seed=config.seed,
-            disable_log_stats=True,
-            # With a generator to each request, vLLM 0.32 cannot split a prefill on a CPU.
-            enable_chunked_prefill=gpus > 0,
-        )
-        self._tokenizer = self._llm.get_tokenizer()
-        self._llm.update_weight_version("0")
-
-    def ready(self) -> bool:
-        return True
-
-    def weight_version(self) -> int:
-        """The version of the weights that vLLM itself says it serves."""
-        return int(self._llm.get_weight_version())
-
-    def generate(self, requests: list[Request], sampling: Sampling) -> list[Group]:
-        """A group for each request, in their order."""
-        from vllm import SamplingParams
-
-        version = self.weight_version()
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": request.tokens.tolist()} for request in requests],
-            [
-                SamplingParams(
-                    n=sampling.responses,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    max_tokens=sampling.max_tokens,
-                    seed=_seed(sampling.seed, request.prompt_id),
-                    logprobs=0,
-                    flat_logprobs=True,
-                    detokenize=False,
-                )
-                for request in requests
-            ],
-            use_tqdm=False,
-        )
-        return [
-            Group(request.prompt_id, request.tokens, self._responses(output), version)
-            for request, output in zip(requests, outputs, strict=True)
-        ]
-
-    def _responses(self, output: Any) -> list[Response]:
-        texts = self._tokenizer.batch_decode(
-            [list(o.token_ids) for o in output.outputs], skip_special_tokens=True
-        )
-        return [
-            Response(
-                tokens=np.array(o.token_ids, dtype=np.int32),
-                logprobs=np.array(o.logprobs.logprobs, dtype=np.float32),
-                text=text,
-                truncated=o.finish_reason == "length",
-            )
-            for o, text in zip(output.outputs, texts, strict=True)
-        ]
-
-    def init_weight_transfer_engine(self, request: Any) -> None:
-        self._llm.init_weight_transfer_engine(request)
-
-    def start_weight_update(self) -> None:
-        self._llm.start_weight_update()
-
-    def update_weights(self, request: Any) -> None:
-        self._llm.update_weights(request)
-
-    def finish_weight_update(self, version: str) -> None:
-        self._llm.finish_weight_update(weight_version=version)
-        # An update leaves the cached prefixes as they were computed with the old weights.
-        self._llm.reset_prefix_cache()
+    def __init__(self, member: Member, health: Health) -> None:
+        self.member = member
+        self.health = health
+        # What it is to answer: to its start, to work, or to a probe. An answer to any other call, as of an
+        # earlier incarnation, is not looked at.
+        self.call: Any = member.actor.weights.remote()
+        self.work: list[Request] = []
 
 
 class Rollouts:
-    """All rollout engines, as the driver uses them."""
+    """All rollout engines. Every method may replace engines that were lost.
 
-    def __init__(self, config: Config, model: str, transfer: str):
-        pool = config.resources.rollout
-        on_cpu = pool.gpus_per_engine == 0
-        self.engines = [
-            RolloutEngine.options(  # type: ignore[attr-defined]
-                num_cpus=pool.cpus,
-                num_gpus=pool.gpus_per_engine,
-                runtime_env=environment(
-                    threads=config.rollout.threads if on_cpu else None,
-                    extra=_cpu_engine(config.rollout.kv_cache_gib) if on_cpu else None,
-                ),
-            ).remote(config, model, transfer, f"rollout-{index}")
-            for index in range(pool.engines)
-        ]
-        self._timeout = config.timeouts.generate
-        self._wait = config.resources.wait
+    Each raises EngineError when one was lost too often in a row, and LearnerLostError when the learner
+    was, while it sent weights.
+
+    Args:
+        model: Hugging Face folder of the start policy.
+        transfer: how weights come from the learner, "gloo" or "nccl".
+        quarantine: told of prompts whose engine failed. Whoever scores their groups tells it of success.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: str,
+        transfer: str,
+        recoveries: Recoveries,
+        quarantine: Quarantine,
+    ):
+        self._recoveries = recoveries
+        self._quarantine = quarantine
+        self._limit = config.recovery.prompt_failures
+        self._probe_timeout = config.timeouts.probe
+        self._learner: Learner | None = None
+        self._weights = START  # the only ones that are served
+        self._waiting: deque[list[Request]] = deque()  # pieces that no engine has
+        self._answers: dict[int, Group | None] = {}  # by prompt id
+        self._sampling: Sampling | None = None
+        deadlines = Deadlines(
+            start=config.resources.wait,
+            update=config.timeouts.publish,
+            work=config.timeouts.generate,
+            idle=config.timeouts.idle,
+            probe=config.timeouts.probe,
+        )
+        self.engines = []
+        for index in range(config.resources.rollout.engines):
+            start = _starter(config, model, transfer, index)
+            member = Member("rollout_engine", index, start, recoveries)
+            health = Health(member.name, deadlines, START, time.monotonic())
+            self.engines.append(_Engine(member, health))
 
     def wait_until_ready(self) -> None:
-        """
-        Raises:
-            EngineError: an engine has not started within `resources.wait` seconds.
-        """
-        collect([e.ready.remote() for e in self.engines], self._wait, "rollout engine", "start")
+        """Until every engine has started, or started again."""
+        while self._in(State.STARTING, State.SUSPECT):
+            self._look()
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Group]:
-        """A group for each request, in their order; the work is dealt to the engines evenly.
+    def publish(self, learner: Learner) -> None:
+        """Serve this learner's weights, and no others, from now on.
 
-        Raises:
-            EngineError: an engine failed, or gave no answer within `timeouts.generate` seconds.
+        Those engines that are up are given them now, and at least one is; the others when they are.
         """
-        shares = [list(requests[i :: len(self.engines)]) for i in range(len(self.engines))]
-        calls = [
-            e.generate.remote(s, sampling) for e, s in zip(self.engines, shares, strict=True) if s
-        ]
-        answers = collect(calls, self._timeout, "rollout engine", "generate")
-        groups = {group.prompt_id: group for answer in answers for group in answer}
-        return [groups[request.prompt_id] for request in requests]
+        self._learner, self._weights = learner, learner.weights
+        for engine in self.engines:
+            engine.health.wants(self._weights, time.monotonic())
+        self._look(0)
+        while self._in(State.SUSPECT):
+            self._look()
+        self._ask_for_weights(self._in(State.FRESH, State.STALE, State.UPDATING))
+        self._refresh()
+        while not self._in(State.FRESH):
+            self._look()
+            self._refresh()
 
-    def check_version(self, expected: int) -> None:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Group | None]:
+        """A group for each request, in their order; None for a prompt that is set aside.
+
+        The work is dealt to the engines evenly. That of an engine that fails is dealt again, in smaller
+        pieces each time, so that a prompt that breaks engines is alone when it is set aside.
         """
-        Raises:
-            EngineError: an engine serves other weights than the learner's.
-        """
-        calls = [e.weight_version.remote() for e in self.engines]
-        versions = collect(calls, self._timeout, "rollout engine", "tell its weight version")
-        for index, version in enumerate(versions):
-            if version != expected:
-                raise EngineError(
-                    f"rollout engine {index} serves weight version {version}, "
-                    f"the learner published {expected}"
+        self._sampling = sampling
+        self._answers = {r.prompt_id: None for r in requests if r.prompt_id in self._quarantine}
+        try:
+            self._look(0)
+            self._ask_for_weights(self._in(State.FRESH, State.STALE, State.UPDATING))
+            starting = len(self._in(State.STARTING))
+            self._wait_for_engines(requests, parts=len(self.engines) - starting)
+        finally:
+            # After an error or a signal an engine may go on with work that nobody wants.
+            self._waiting.clear()
+            for engine in self.engines:
+                engine.work = []
+        return [self._answers[request.prompt_id] for request in requests]
+
+    def _wait_for_engines(self, requests: Sequence[Request], parts: int) -> None:
+        """Have every request answered that is not."""
+        wanted = [request for request in requests if request.prompt_id not in self._answers]
+        self._waiting.extend(self._pieces(wanted, parts))
+        while self._waiting or any(engine.work for engine in self.engines):
+            if self._waiting:
+                self._refresh()
+            for engine in self._in(State.FRESH):
+                if self._waiting:
+                    self._assign(engine, self._waiting.popleft())
+            self._look()
+
+    def _pieces(self, requests: Sequence[Request], parts: int = 1) -> list[list[Request]]:
+        """How requests are dealt: in so many parts those that never failed. Of s that failed f times in a
+        row, ceil(s ** ((N - 1 - f) / (N - f))) together, where N sets a prompt aside: the N-th try, by
+        this, has a prompt alone."""
+        by_failures: dict[int, list[Request]] = {}
+        for request in requests:
+            failures = self._quarantine.failures.get(request.prompt_id, 0)
+            by_failures.setdefault(failures, []).append(request)
+        pieces = []
+        for failures, group in sorted(by_failures.items()):
+            if failures:
+                left = self._limit - failures
+                size = math.ceil(len(group) ** ((left - 1) / left) - 1e-9)
+                parts = math.ceil(len(group) / size)
+            parts = min(max(parts, 1), len(group))
+            pieces += [group[i::parts] for i in range(parts)]
+        return pieces
+
+    def _assign(self, engine: _Engine, piece: list[Request]) -> None:
+        engine.health.assigned(time.monotonic())
+        engine.work = piece
+        engine.call = engine.member.actor.generate.remote(piece, self._sampling, self._weights)
+
+    def _look(self, seconds: float = _LOOK_UP) -> None:
+        """Take in what engines have answered, for which it waits so long, and act on silence."""
+        by_call = {engine.call: engine for engine in self.engines if engine.call is not None}
+        calls = list(by_call)
+        ray.wait(calls, timeout=seconds)
+        done, _ = ray.wait(calls, num_returns=max(len(calls), 1), timeout=0)
+        for call in done:
+            self._take(by_call[call])
+        for engine in self.engines:
+            if engine.health.check(time.monotonic()):
+                self._suspect(engine)
+
+    def _take(self, engine: _Engine) -> None:
+        """Take in what it answered."""
+        now, health = time.monotonic(), engine.health
+        try:
+            found = answer(engine.call)
+        except Exception as error:  # vLLM cannot be relied on after any
+            found = Lost(f"failed: {type(error).__name__}: {error}")
+        engine.call = None
+        if isinstance(found, Lost):
+            self._replace(engine, found.why)
+        elif health.state is State.STARTING:
+            health.started(found, now)
+            self._recoveries.back(engine.member.kind, engine.member.name)
+        elif health.state is State.SUSPECT:
+            health.answered(now)
+        else:
+            health.finished(now)
+            engine.member.well()
+            wanted = {request.prompt_id for request in engine.work}
+            self._answers |= {g.prompt_id: g for g in found if g.prompt_id in wanted}
+            engine.work = []
+
+    def _suspect(self, engine: _Engine) -> None:
+        """It was silent for too long, and is now either suspected or given up."""
+        if engine.health.state is State.DEAD:
+            self._replace(engine, "did not answer in time")
+        else:
+            self._take_back(engine)
+            engine.call = engine.member.actor.probe.remote()
+
+    def _replace(self, engine: _Engine, why: str) -> None:
+        engine.health.died(time.monotonic())
+        self._take_back(engine)
+        engine.call = None
+        engine.member.replace(why)
+        engine.health.restarted(time.monotonic())
+        engine.call = engine.member.actor.weights.remote()
+
+    def _take_back(self, engine: _Engine) -> None:
+        """Its work failed: it is dealt again, without the prompts that failed too often."""
+        failed, engine.work = engine.work, []
+        aside = {r.prompt_id for r in failed if self._quarantine.failed(r.prompt_id)}
+        self._answers |= dict.fromkeys(aside)
+        self._waiting.extend(self._pieces([r for r in failed if r.prompt_id not in aside]))
+
+    def _refresh(self) -> None:
+        """Give the current weights to the engines that are up and do not have them."""
+        stale = self._in(State.STALE)
+        if not stale:
+            return
+        assert self._learner is not None, "an engine is stale and there was never another's weights"
+        for engine in stale:
+            engine.health.updating(time.monotonic())
+        try:
+            self._learner.send([engine.member.actor for engine in stale])
+        except TransferError as error:
+            # None of them is trusted: each may hold some of the old weights and some of the new.
+            for engine in stale:
+                self._replace(engine, f"took part in a transfer that failed: {error}")
+            return
+        self._ask_for_weights(stale)
+        for engine in stale:
+            if engine.health.state is State.STALE:
+                self._replace(
+                    engine, f"was given weights {self._weights} and has {engine.health.weights}"
                 )
 
+    def _ask_for_weights(self, engines: Sequence[_Engine]) -> None:
+        """Believe of idle engines what they say themselves that they serve, and replace those that are gone."""
+        calls = [engine.member.actor.weights.remote() for engine in engines]
+        for engine, found in zip(engines, outcomes(calls, self._probe_timeout), strict=True):
+            if isinstance(found, Lost):
+                self._replace(engine, found.why)
+            elif found is None:
+                self._replace(engine, "was left with parts of two weights")
+            else:
+                if engine.health.state is not State.UPDATING:
+                    engine.health.updating(time.monotonic())
+                engine.health.refreshed(found, time.monotonic())
 
-def _seed(seed: str, prompt_id: int) -> int:
-    digest = hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little") >> 1  # vLLM adds the response's index to it
+    def _in(self, *states: State) -> list[_Engine]:
+        return [engine for engine in self.engines if engine.health.state in states]
+
+
+def _starter(config: Config, model: str, transfer: str, index: int) -> Callable[[int], Any]:
+    """What starts an incarnation of an engine."""
+    pool = config.resources.rollout
+    on_cpu = pool.gpus_per_engine == 0
+    options = RolloutEngine.options(  # type: ignore[attr-defined]
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus_per_engine,
+        resources=pool.custom,
+        runtime_env=environment(
+            threads=config.rollout.threads if on_cpu else None,
+            extra=_cpu_engine(config.rollout.kv_cache_gib) if on_cpu else None,
+        ),
+    )
+    return lambda incarnation: options.remote(config, model, transfer, index, incarnation)
 
 
 def _cpu_engine(kv_cache_gib: float) -> dict[str, str]:

@@ -2,43 +2,32 @@
 
         learner ranks                                 rollout engines
     TrainedWeights ──> trainer engine ══ broadcast ══> worker engine ──> model.load_weights
-                             └── EngineClient: start, update, finish(version) ──┘
+                             └── EngineClient: init, start, update, finish ──┘
 
-On GPUs both engines are vLLM's (`nccl`, or `ipc` on a shared card). vLLM has none for the CPU; this
-module registers one with its two factories, `gloo`: a broadcast over a process group of its own, so
-that the default groups of vLLM and DeepSpeed stay untouched. Importing the module registers it.
+On GPUs both engines are vLLM's (`nccl`, or `ipc` on a shared card). vLLM has none for the CPU; ours is in
+`gloo_transfer.py`, and importing this module registers it with vLLM.
+
+A group is opened for one list of engines. For another list the learner opens another one, at another
+port; an engine drops the group it had.
 """
 
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
 import torch
-import torch.distributed as dist
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
     TrainerInitInfo,
-    TrainerWeightTransferEngine,
     WeightSource,
-    WeightTransferEngine,
-    WeightTransferInitInfo,
     WeightTransferInitRequest,
-    WeightTransferUpdateInfo,
     WeightTransferUpdateRequest,
 )
-from vllm.distributed.weight_transfer.factory import (
-    WeightTransferEngineFactory,
-    WeightTransferTrainerFactory,
-)
-from vllm.model_executor.model_loader.reload import (
-    finalize_layerwise_reload,
-    initialize_layerwise_reload,
-)
 
-BUCKET_BYTES = 256 * 2**20  # parameters are broadcast in flat buffers of about this size
+from actors.calls import collect
+from actors.gloo_transfer import GlooTrainerInitInfo
+from dps_ray.errors import StaleError, TransferError
 
 
 class TrainedWeights(WeightSource):
@@ -69,13 +58,32 @@ class EngineClient:
 
     vLLM's own Ray client gives every engine the same rank offset, which suits the replicas of one
     deployment; ours are separate engines, so each gets ranks of its own in the transfer group.
+
+    Every method raises TransferError when an engine died, failed or gave no answer in time, and
+    StaleError when one has seen a later epoch.
+
+    Args:
+        timeout: seconds that a transfer may take, opening the group included.
     """
 
     def __init__(self, engines: list[Any], workers_per_engine: int, timeout: float):
-        self.version = 0  # what the engines are told they hold, once an update is finished
+        self.version = ""  # the name of the weights that are sent next
+        self.epoch = 0  # of the sender
         self._engines = engines
         self._workers = workers_per_engine
-        self._timeout = timeout
+        # Whoever waits for the transfer as a whole is to hear of the engine first.
+        self._timeout = 0.8 * timeout
+        self._deadline: float | None = None
+
+    def begin(self) -> None:
+        """From now on the time of one transfer runs. Without this each method has all of it."""
+        self._deadline = time.monotonic() + self._timeout
+
+    @property
+    def seconds_left(self) -> float:
+        if self._deadline is None:
+            return self._timeout
+        return max(self._deadline - time.monotonic(), 0.01)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         calls = []
@@ -84,21 +92,35 @@ class EngineClient:
             if "rank_offset" in info:
                 info["rank_offset"] += index * self._workers
             request = WeightTransferInitRequest(init_info=info)
-            calls.append(engine.init_weight_transfer_engine.remote(request))
-        ray.get(calls, timeout=self._timeout)
+            calls.append(engine.init_weight_transfer_engine.remote(request, self.epoch))
+        self._wait(calls, "open the transfer")
 
     def start_weight_update(self) -> None:
-        ray.get([e.start_weight_update.remote() for e in self._engines], timeout=self._timeout)
+        self._wait(
+            [e.start_weight_update.remote(self.version, self.epoch) for e in self._engines],
+            "start an update",
+        )
 
     def update_weights(self, update_info: Any) -> None:
         request = ray.put(WeightTransferUpdateRequest(update_info=update_info))
-        ray.get([e.update_weights.remote(request) for e in self._engines], timeout=self._timeout)
+        self._wait([e.update_weights.remote(request) for e in self._engines], "take in weights")
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        version = weight_version or str(self.version)
-        ray.get(
-            [e.finish_weight_update.remote(version) for e in self._engines], timeout=self._timeout
+        weights = weight_version or self.version
+        self._wait(
+            [e.finish_weight_update.remote(weights) for e in self._engines], "finish an update"
         )
+
+    def _wait(self, calls: list[Any], what: str) -> None:
+        try:
+            collect(calls, self.seconds_left, "receiver", what)
+        except (StaleError, TransferError):
+            raise
+        except Exception as error:
+            raise self.failed(error) from error
+
+    def failed(self, error: Exception) -> TransferError:
+        return TransferError(f"weights {self.version} did not reach the engines: {error}")
 
 
 def trainer_init_info(
@@ -114,156 +136,3 @@ def trainer_init_info(
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
     return IPCTrainerInitInfo(rank=rank)
-
-
-# The CPU backend.
-
-
-class _Group:
-    """A gloo process group apart from the default one; rank 0 broadcasts."""
-
-    def __init__(self, address: str, port: int, rank: int, size: int):
-        timeout = timedelta(minutes=5)
-        self._store = dist.TCPStore(
-            address, port, size, is_master=rank == 0, timeout=timeout, wait_for_workers=False
-        )
-        self._group = dist.ProcessGroupGloo(
-            dist.PrefixStore("dps_ray_weights", self._store), rank, size, timeout
-        )
-
-    def broadcast(self, tensor: torch.Tensor) -> None:
-        options = dist.BroadcastOptions()
-        options.rootRank = 0
-        options.rootTensor = 0
-        self._group.broadcast([tensor], options).wait()  # type: ignore[attr-defined]  # missing in the stubs
-
-
-def _buckets(metadata: list[ParamMeta]) -> Iterator[list[ParamMeta]]:
-    """Runs of parameters of one dtype, of about BUCKET_BYTES; both ends cut the same."""
-    bucket: list[ParamMeta] = []
-    size = 0
-    for meta in metadata:
-        if bucket and (meta.dtype != bucket[0].dtype or size >= BUCKET_BYTES):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(meta)
-        size += torch.Size(meta.shape).numel() * meta.dtype.itemsize
-    if bucket:
-        yield bucket
-
-
-@dataclass
-class GlooInitInfo(WeightTransferInitInfo):
-    master_address: str
-    master_port: int
-    rank_offset: int
-    world_size: int
-
-
-@dataclass
-class GlooUpdateInfo(WeightTransferUpdateInfo):
-    metadata: list[ParamMeta]
-
-
-class GlooWorkerEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
-    """The engine's end on a CPU."""
-
-    init_info_cls = GlooInitInfo
-    update_info_cls = GlooUpdateInfo
-
-    def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-        rank = init_info.rank_offset + self.parallel_config.rank
-        self._group = _Group(
-            init_info.master_address, init_info.master_port, rank, init_info.world_size
-        )
-
-    def start_weight_update(self) -> None:
-        # Linear layers are repacked for the CPU's kernels after loading; plain parameters cannot be
-        # written over those, so the layers are first put back into their loadable form.
-        initialize_layerwise_reload(self.model)
-
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        # The base class would synchronize an accelerator, and there is none.
-        self.receive_weights(self.parse_update_info(update_info))
-
-    def receive_weights(self, update_info: GlooUpdateInfo) -> None:
-        self.model.load_weights(self._stream(update_info.metadata))
-
-    def _stream(self, metadata: list[ParamMeta]) -> Iterator[tuple[str, torch.Tensor]]:
-        for bucket in _buckets(metadata):
-            sizes = [torch.Size(meta.shape).numel() for meta in bucket]
-            flat = torch.empty(sum(sizes), dtype=bucket[0].dtype)
-            self._group.broadcast(flat)
-            for meta, part in zip(bucket, flat.split(sizes), strict=True):
-                yield meta.name, part.view(meta.shape)
-
-    def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
-        if getattr(self.model_config.hf_config, "tie_word_embeddings", False):
-            self._retie_head()
-
-    def _retie_head(self) -> None:
-        """A tied head is not among the weights that arrive, so its packed copy is stale: tie it to
-        the new embedding and have it packed again."""
-        head = getattr(self.model, "lm_head", None)
-        if head is None:
-            return
-        head.weight = self.model.model.embed_tokens.weight
-        if hasattr(head, "_already_called_process_weights_after_loading"):
-            del head._already_called_process_weights_after_loading
-        head.quant_method.process_weights_after_loading(head)
-
-    def shutdown(self) -> None:
-        del self._group
-
-
-@dataclass
-class GlooTrainerInitInfo(TrainerInitInfo):
-    backend: ClassVar[str] = "gloo"
-
-    master_address: str
-    master_port: int
-    world_size: int
-
-
-class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
-    """The learner's end on a CPU. Every rank iterates the weights, rank 0 sends them."""
-
-    init_info_cls = GlooTrainerInitInfo
-    source: WeightSource
-
-    @classmethod
-    def trainer_init(
-        cls, init_info: GlooTrainerInitInfo, *, client: Any, source: WeightSource | None = None
-    ) -> "GlooTrainerEngine":
-        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
-        if engine.is_sender:
-            where = init_info.master_address, init_info.master_port
-            worker = asdict(GlooInitInfo(*where, rank_offset=1, world_size=init_info.world_size))
-            with ThreadPoolExecutor(1) as pool:  # both ends must be opening at the same time
-                opening = pool.submit(client.init_weight_transfer_engine, worker)
-                engine._group = _Group(*where, rank=0, size=init_info.world_size)
-                opening.result()
-        return engine
-
-    def send_weights(self) -> None:
-        if not self.is_sender:
-            for _ in self.source:
-                pass
-            return
-        metadata = self.source.metadata()
-        self.client.start_weight_update()
-        with ThreadPoolExecutor(1) as pool:
-            receiving = pool.submit(self.client.update_weights, {"metadata": metadata})
-            weights = iter(self.source)
-            for bucket in _buckets(metadata):
-                parts = [next(weights)[1].reshape(-1) for _ in bucket]
-                self._group.broadcast(torch.cat(parts))
-            next(weights, None)  # lets the last parameter be released under ZeRO-3
-            receiving.result()
-        self.client.finish_weight_update()
-
-
-if "gloo" not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine("gloo", GlooWorkerEngine)
-    WeightTransferTrainerFactory.register_engine("gloo", GlooTrainerEngine)

@@ -1,7 +1,7 @@
 """What a step of the beliefs costs through Ray, beside an empty call to the same actors.
 
 The empty call carries the same observation to every shard and the same selection back, and does nothing in
-between: what is left of the ratio is the beliefs' own work and the merging of the proposals.
+between: what is left of the ratio is the log's entry, the beliefs' own work and the merging of the proposals.
 """
 
 import logging
@@ -14,9 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
+from actors.belief_shard import Moment
 from actors.coordinator import Coordinator
+from actors.member import Recoveries
 from benchmarks.belief_methods import DriftingLearner
 from dps_ray import hashing, settings
+from dps_ray.durable import Storage
 from dps_ray.states import Observation
 
 _WARM_UP, _TIMED = 60, 100  # steps
@@ -58,22 +61,26 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
             f"loop.batch_size={batch}",
             f"resources.beliefs.shards={shards}",
         ]
-        coordinator = Coordinator(settings.load(None, overrides), np.arange(prompts))
+        coordinator = Coordinator(
+            settings.load(None, overrides), Storage.at(folder), np.arange(prompts), Recoveries()
+        )
+        coordinator.go_to(Moment(1, 0, None))
+        actors = [member.actor for member in coordinator.members]
         learner = DriftingLearner(0)
         ids = np.sort(coordinator.select(batch).ids)
-        replies = [shard.__ray_call__.remote(_remember, batch) for shard in coordinator.shards]
+        replies = [shard.__ray_call__.remote(_remember, batch) for shard in actors]
         ray.get(replies)
         steps, empty = [], []
-        for _ in range(_WARM_UP + _TIMED):
+        for step in range(1, _WARM_UP + _TIMED + 1):
             observation = _observation(ids, learner.states(ids))
             parts = _split(observation, shards)
             began = time.perf_counter()
-            coordinator.observe(observation)
+            coordinator.observe(step, observation)
             ids = coordinator.select(batch).ids
             middle = time.perf_counter()
             ids = np.sort(ids)
             between = time.perf_counter()
-            calls = zip(coordinator.shards, parts, strict=True)
+            calls = zip(actors, parts, strict=True)
             ray.get([shard.__ray_call__.remote(_reply, part) for shard, part in calls])
             steps.append(1e3 * (middle - began))
             empty.append(1e3 * (time.perf_counter() - between))
@@ -84,7 +91,7 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
 
 def _remember(shard: Any, batch: int) -> None:
     """Runs in the shard: keep a proposal, to send it back when called for nothing."""
-    shard.reply = shard.propose(batch, np.empty(0, dtype=np.int64))
+    shard.reply = shard.propose(Moment(1, 0, None), batch, np.empty(0, dtype=np.int64))
 
 
 def _reply(shard: Any, observation: Observation) -> Any:

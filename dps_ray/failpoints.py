@@ -10,6 +10,7 @@ passing the same point, is not.
 | `shard.apply.before`, `shard.apply.after` | around a shard's observation of a step | step, shard |
 | `shard.save` | before a shard writes its snapshot | step, shard |
 | `engine.generate.before`, `engine.generate.after` | an engine was given prompts; has answers to them | seed, engine |
+| `engine.prompt` | an engine was given this prompt | prompt |
 | `engine.update` | an engine is about to take in weights | weights, engine |
 | `verifier.score` | a verifier was given groups | verifier |
 | `learner.train.before`, `learner.train.after` | around a rank's optimizer steps | step, rank |
@@ -65,10 +66,15 @@ def failpoint(name: str, **where: object) -> bool:
     if not folder:
         return False
     for file in sorted(Path(folder).glob(f"*-{name}.json")):
-        armed = json.loads(file.read_text())
-        if _matches(armed["where"], where) and _take(file):
-            _fail(armed["action"])
-            return True
+        try:
+            armed = json.loads(file.read_text())
+            if not _matches(armed["where"], where):
+                continue
+            file.rename(file.with_suffix(".gone"))
+        except FileNotFoundError:  # another process took it
+            continue
+        _fail(armed["action"])
+        return True
     return False
 
 
@@ -79,15 +85,6 @@ def environment() -> dict[str, str]:
 
 def _matches(armed: Mapping[str, object], given: Mapping[str, object]) -> bool:
     return all(given.get(key) == value for key, value in armed.items())
-
-
-def _take(file: Path) -> bool:
-    """Whether this process is the one that takes it."""
-    try:
-        file.rename(file.with_suffix(".gone"))
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _fail(action: Action) -> None:

@@ -17,7 +17,7 @@ class Group(NamedTuple):
     prompt_id: int
     prompt_tokens: NDArray[np.int32]  # (p,)
     responses: list[Response]  # k
-    weight_version: int  # of the policy that sampled
+    weights: str  # name of the weights that sampled
 
 
 class Scores(NamedTuple):

@@ -61,15 +61,9 @@ class Health:
         """How often it was restarted. Replies of an earlier incarnation are to be dropped."""
         self.weights: str | None = None
         """The weights it is known to have; None while that is not known."""
+        self.deadlines = deadlines
         self._wanted = wanted
         self._since = now
-        self._silence = {
-            State.STARTING: deadlines.start,
-            State.UPDATING: deadlines.update,
-            State.FRESH: deadlines.idle,
-            State.BUSY: deadlines.work,
-            State.SUSPECT: deadlines.probe,
-        }
 
     # --- what the holder reports ------------------------------------------------------------------
 
@@ -143,7 +137,14 @@ class Health:
     @property
     def deadline(self) -> float | None:
         """When `check` will say so; None for the states that may last."""
-        silence = self._silence.get(self.state)
+        silences = {
+            State.STARTING: self.deadlines.start,
+            State.UPDATING: self.deadlines.update,
+            State.FRESH: self.deadlines.idle,
+            State.BUSY: self.deadlines.work,
+            State.SUSPECT: self.deadlines.probe,
+        }
+        silence = silences.get(self.state)
         return None if silence is None else self._since + silence
 
     @property

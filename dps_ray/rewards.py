@@ -1,4 +1,4 @@
-"""Reward functions: finding the one a user names, and calling it on a group of responses.
+"""Reward functions: finding the one a user names, and calling it on a response.
 
 The signature is verl's:
 
@@ -10,22 +10,25 @@ import importlib
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dps_ray import tasks
-from dps_ray.errors import RewardError
+from dps_ray.errors import NonFiniteError, RewardError
 from dps_ray.prompts import Prompt
 
 RewardFunction = Callable[..., Any]
 
 _WANTED = "return a number, or {'score': number, 'acc': number from 0 to 1}, for each response"
+
+
+class NonFiniteRewardError(RewardError, NonFiniteError):
+    """A reward is NaN or infinite; the message names the prompt."""
 
 
 def load_reward(spec: str | None) -> RewardFunction:
@@ -52,24 +55,19 @@ def load_reward(spec: str | None) -> RewardFunction:
     return function
 
 
-def score_group(
-    reward: RewardFunction, prompt: Prompt, texts: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores and accuracies, float64 (k,) each, of the k responses `texts` to one prompt.
+def score_response(reward: RewardFunction, prompt: Prompt, text: str) -> tuple[float, float]:
+    """Score and accuracy of one response to a prompt.
 
     The score is what the learner maximises; the accuracy, from 0 to 1, is what the solve state is
     made from. A function that gives no accuracy is taken to mean right by a score of 1 or more:
     anything less is a shaped score, and a group of wrong answers must not look partly right.
 
-    RewardError, naming prompt and value, when the function raises or returns no finite number.
+    Raises:
+        RewardError: the function raised, or returned no number; names prompt and value.
+        NonFiniteRewardError: the score is NaN or infinite.
+        MemoryError: the function's own, for whoever set its limit.
     """
-    results = [_score(reward, prompt, text) for text in texts]
-    scores, accuracies = np.array(results, dtype=np.float64).reshape(-1, 2).T
-    return scores, accuracies
-
-
-def _score(reward: RewardFunction, prompt: Prompt, text: str) -> tuple[float, float]:
-    where = f"data_source {prompt.data_source!r}, prompt {prompt.id}"
+    where = name_of(prompt)
     try:
         value = reward(
             data_source=prompt.data_source,
@@ -77,6 +75,8 @@ def _score(reward: RewardFunction, prompt: Prompt, text: str) -> tuple[float, fl
             ground_truth=prompt.ground_truth,
             extra_info=prompt.extra_info,
         )
+    except MemoryError:
+        raise
     except RewardError as error:
         raise RewardError(f"{where}: {error}") from error
     except Exception as error:
@@ -85,25 +85,34 @@ def _score(reward: RewardFunction, prompt: Prompt, text: str) -> tuple[float, fl
             f"it must {_WANTED}"
         ) from error
     fields = value if isinstance(value, Mapping) else {"score": value}
-    score: Any = fields.get("score")
-    if not _is_finite(score):
-        raise RewardError(f"the reward function returned {_short(value)} ({where}); {_WANTED}")
-    accuracy: Any = fields.get("acc", score >= 1)
-    if not _is_finite(accuracy) or not 0 <= accuracy <= 1:
+    score = _number(fields.get("score"))
+    if score is None or not math.isfinite(score):
+        kind = RewardError if score is None else NonFiniteRewardError
+        raise kind(f"the reward function returned {short(value)} ({where}); {_WANTED}")
+    given = fields.get("acc", score >= 1)
+    accuracy = _number(given)
+    if accuracy is None or not 0 <= accuracy <= 1:
         raise RewardError(
-            f"the reward function returned the accuracy {_short(accuracy)} ({where}); {_WANTED}"
+            f"the reward function returned the accuracy {short(given)} ({where}); {_WANTED}"
         )
-    return float(score), float(accuracy)
+    return score, accuracy
 
 
-def _is_finite(value: Any) -> bool:
+def name_of(prompt: Prompt) -> str:
+    """How errors name a prompt."""
+    return f"data_source {prompt.data_source!r}, prompt {prompt.id}"
+
+
+def _number(value: Any) -> float | None:
+    """None for what is no number, and for an int that is too large for a float."""
     try:
-        return isinstance(value, Real | np.bool_) and math.isfinite(value)
-    except OverflowError:  # an int too large for a float
-        return False
+        return float(value) if isinstance(value, Real | np.bool_) else None
+    except OverflowError:
+        return None
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """The beginning of its repr, for errors."""
     text = repr(value)
     return text if len(text) <= 100 else text[:100] + "..."
 

@@ -28,14 +28,20 @@ def load(file: Path | None, overrides: Sequence[str] = ()) -> Config:
                 f"{override!r} is no setting; write key=value, such as loop.steps=100"
             )
         _set(tree, key.strip(), _parse(key, text))
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+    return _validated(tree)
+
+
+def loads(text: str) -> Config:
+    """The configuration that `dump` gave this text of.
+
+    Raises:
+        ConfigError: another version wrote it.
+    """
+    return _validated(yaml.safe_load(text))
 
 
 def dump(config: Config) -> str:
-    """The whole configuration as YAML; `load` reads it back."""
+    """The whole configuration as YAML; `load` and `loads` read it back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
@@ -48,6 +54,13 @@ def describe() -> Iterator[tuple[str, str, Any, str]]:
             field.get_default(call_default_factory=True),
             field.description or "",
         )
+
+
+def _validated(tree: Any) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
 
 
 def _read(file: Path) -> dict[str, Any]:

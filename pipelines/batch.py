@@ -8,7 +8,7 @@ import numpy as np
 from dps_ray import PARTIAL, SOLVED, UNSOLVED, Selection
 from dps_ray.advantages import carries_gradient, group_advantages
 from dps_ray.config import ObjectiveSettings
-from dps_ray.errors import RewardError
+from dps_ray.errors import DPSError
 from dps_ray.groups import ScoredGroup
 from dps_ray.prediction import prediction_metrics
 from dps_ray.states import Observation, observation
@@ -20,21 +20,19 @@ class Batch:
     """Every group of a step, in the order of selection, refills included."""
 
     scored: list[ScoredGroup] = field(default_factory=list)
-    errors: list[RewardError] = field(default_factory=list)
+    errors: list[DPSError] = field(default_factory=list)  # one for each group that was dropped
     rollouts: int = 0  # responses generated, those of failed groups included
     tokens: int = 0
     distinct: int = 0  # prompts never observed before this step
     _selected: list[np.ndarray] = field(default_factory=list)
     _predicted: list[np.ndarray] = field(default_factory=list)  # (3,) for each of `scored`
 
-    def add(
-        self, selection: Selection, answers: Sequence[ScoredGroup | RewardError], k: int
-    ) -> None:
+    def add(self, selection: Selection, answers: Sequence[ScoredGroup | DPSError], k: int) -> None:
         """Take in the answers to a selection, one for each of its prompts."""
         self._selected.append(selection.ids)
         self.rollouts += k * len(answers)
         for row, answer in enumerate(answers):
-            if isinstance(answer, RewardError):
+            if isinstance(answer, DPSError):
                 self.errors.append(answer)
                 continue
             self.scored.append(answer)

@@ -10,6 +10,7 @@ from actors.rollout import Rollouts, Sampling
 from actors.verifier import Verifiers
 from dps_ray.groups import ScoredGroup
 from pipelines.pool import PromptPool
+from pipelines.roll_out import roll_out
 
 _CHUNK = 512  # prompts generated at a time, for progress
 
@@ -27,19 +28,19 @@ def evaluate(
     Returns:
         `val-core/<source>/acc/mean@N` for each data source and for `all` prompts, and
         `val-aux/all/acc/low@N`, `high@N`: a 95% bootstrap interval over prompts. A prompt whose
-        reward function failed is left out, and counted in `val-aux/failed`.
+        rollout or reward function failed is left out, and counted in `val-aux/failed`.
     """
     by_source: dict[str, list[float]] = defaultdict(list)
     failed = 0
     for start in range(0, len(ids), _CHUNK):
-        prompts = pool.prompts(ids[start : start + _CHUNK])
-        groups = rollouts.generate(pool.requests(prompts), sampling)
-        for prompt, scored in zip(prompts, verifiers.score(prompts, groups), strict=True):
+        chunk = ids[start : start + _CHUNK]
+        answers = roll_out(pool, chunk, sampling, rollouts, verifiers)
+        for prompt, scored in zip(pool.prompts(chunk), answers, strict=True):
             if isinstance(scored, ScoredGroup):
                 by_source[prompt.data_source].append(float(scored.accuracies.mean()))
             else:
                 failed += 1
-        progress(start + len(prompts), len(ids), "test prompts")
+        progress(start + len(chunk), len(ids), "test prompts")
     n = sampling.responses
     metrics = {f"val-core/{s}/acc/mean@{n}": float(np.mean(a)) for s, a in by_source.items()}
     everything = np.concatenate([np.empty(0), *by_source.values()])

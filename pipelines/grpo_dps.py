@@ -8,6 +8,7 @@ Without --config it runs the built-in task (pipelines/configs/arithmetic.yaml).
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +18,21 @@ import ray
 
 from actors.coordinator import Coordinator
 from actors.learner import Learner
+from actors.learner_rank import TAG
+from actors.member import Recoveries
 from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from cluster.start import connect
 from dps_ray import settings
 from dps_ray.config import Config
+from dps_ray.durable import Manifest, Storage
 from dps_ray.errors import ConfigError, DPSError, RewardError
-from pipelines import checkpoint
+from dps_ray.health import Quarantine
+from pipelines.checkpoint import Checkpoints, check_data, model_folder, storage_of, to_resume
 from pipelines.inputs import Inputs, prepare
 from pipelines.report import build_report
 from pipelines.run_log import RunLog, read_summary
+from pipelines.stopping import Stopping, StopRequested
 from pipelines.summary import summarize
 from pipelines.trainer import Trainer
 from pipelines.view import View, make_view
@@ -35,7 +41,8 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0: done. 2: what was asked for is wrong, said in a line. 130: interrupted."""
+    """Exit code 0: done, or stopped by SIGTERM. 2: what was asked for is wrong, or what failed cannot be
+    mended; said in a line. 130: interrupted."""
     options = _parse(arguments)
     try:
         config = settings.load(_config_file(options.config), options.overrides)
@@ -51,41 +58,41 @@ def main(arguments: Sequence[str]) -> int:
     except DPSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        return 130
+    except (StopRequested, KeyboardInterrupt) as stop:
+        print(f"stopped ({stop}); the same command continues the run", file=sys.stderr)
+        return 0 if isinstance(stop, StopRequested) and stop.signal == signal.SIGTERM else 130
     return 0
 
 
 def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
     """One run, from data to report. Returns the summary, which is also in `folder/summary.json`."""
     config = config.model_copy(update={"folder": config.folder.absolute()})
-    resumed = checkpoint.to_resume(config)
+    storage = storage_of(config)
+    base = to_resume(config, storage, tell=view.message)
     finished = read_summary(config.folder)
-    if resumed is not None and finished is not None and finished["steps"] >= config.loop.steps:
+    if base is not None and finished is not None and finished["steps"] >= config.loop.steps:
         view.message(
             f"{config.folder} is finished after {finished['steps']} steps: a larger loop.steps "
             "continues it, another folder starts anew"
         )
         return finished
     inputs = prepare(config, view)
+    if base is not None:
+        check_data(base, inputs.pool.table.fingerprint, config.data.train)
+        view.message(f"continues from checkpoint {base.name}")
     log = RunLog(config.folder, config.loggers)
     (config.folder / "config.yaml").write_text(settings.dump(config))
     try:
-        trainer = assemble(config, inputs, log, view)
-        if resumed is None:
-            log.resume_at(-1)  # what a run that never reached a checkpoint left behind
-        else:
-            trainer.restore(resumed)
-            view.message(f"continues from {resumed}")
-        trainer.publish()
-        try:
-            trainer.run()
-        except RewardError:
-            # Raised before beliefs or weights were touched: the last step is whole, so keep it.
-            if trainer.progress.step > 0:
-                trainer.save()
-            raise
+        trainer = assemble(config, inputs, storage, base, log, view)
+        with trainer.stopping.installed():
+            trainer.begin_at(base)
+            try:
+                trainer.run()
+            except (StopRequested, RewardError):
+                # Raised where the last step is whole, so keep it.
+                with trainer.stopping.held():
+                    trainer.commit_last()
+                raise
         summary = summary_of(trainer, inputs, command)
     finally:
         log.close()
@@ -96,8 +103,15 @@ def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
     return summary
 
 
-def assemble(config: Config, inputs: Inputs, log: RunLog, view: View) -> Trainer:
-    """Start Ray and every actor, and connect them.
+def assemble(
+    config: Config,
+    inputs: Inputs,
+    storage: Storage,
+    base: Manifest | None,
+    log: RunLog,
+    view: View,
+) -> Trainer:
+    """Claim the run, start Ray and every actor but the learner, which `Trainer.begin_at` starts.
 
     Raises:
         ResourceError: the cluster lacks what the configuration asks for.
@@ -105,24 +119,38 @@ def assemble(config: Config, inputs: Inputs, log: RunLog, view: View) -> Trainer
     """
     view.message("starting Ray, vLLM and DeepSpeed")
     connect(config)
+    checkpoints = Checkpoints(
+        config,
+        storage,
+        base,
+        fingerprint=inputs.pool.table.fingerprint,
+        deepspeed_tag=TAG,
+        tell=view.message,
+    )
+    recoveries = Recoveries(view.message, log.event, config.recovery.restarts)
+    quarantine = Quarantine(config.recovery.prompt_failures)
     transfer = "nccl" if config.resources.rollout.gpus_per_engine else "gloo"
-    rollouts = Rollouts(config, inputs.model, transfer)
-    learner = Learner(config, inputs.model)
-    verifiers = Verifiers(config)
-    coordinator = Coordinator(config, inputs.pool.ids)
-    learner.start()
-    rollouts.wait_until_ready()
-    learner.connect(rollouts.engines, transfer)
+
+    def start_learner(epoch: int, manifest: Manifest | None) -> Learner:
+        learner = Learner(config, inputs.model, transfer, epoch)
+        learner.start(storage, manifest)
+        return learner
+
     return Trainer(
         config,
         pool=inputs.pool,
         test=inputs.test,
-        coordinator=coordinator,
-        rollouts=rollouts,
-        verifiers=verifiers,
-        learner=learner,
+        storage=storage,
+        checkpoints=checkpoints,
+        coordinator=Coordinator(config, storage, inputs.pool.ids, recoveries),
+        rollouts=Rollouts(config, inputs.model, transfer, recoveries, quarantine),
+        verifiers=Verifiers(config, recoveries, quarantine),
+        start_learner=start_learner,
+        quarantine=quarantine,
+        recoveries=recoveries,
         log=log,
         view=view,
+        stopping=Stopping(),
     )
 
 
@@ -130,7 +158,7 @@ def summary_of(trainer: Trainer, inputs: Inputs, command: str) -> dict[str, Any]
     """The closing account of a run, as `summary.json` holds it."""
     config, progress = trainer.config, trainer.progress
     evaluations = progress.accuracy
-    saved = checkpoint.complete(config.folder)
+    newest = trainer.checkpoints.newest
     return {
         "method": _method_name(config),
         "task": str(config.data.train),
@@ -148,7 +176,7 @@ def summary_of(trainer: Trainer, inputs: Inputs, command: str) -> dict[str, Any]
         "seconds": progress.seconds,
         "times_sampled": {str(t): n for t, n in trainer.coordinator.times_sampled().items()},
         "model": inputs.model,
-        "checkpoint": str(saved[-1] / "model") if saved else None,
+        "checkpoint": model_folder(trainer.storage, newest) if newest else None,
         "command": command,
     }
 

@@ -2,6 +2,7 @@
 
     metrics.jsonl   one JSON object a line: step, time (Unix seconds), then the metrics of that step
     samples.jsonl   a few rollouts a step, with score and solve state
+    events.jsonl    what was lost and came back: kind, name, why, seconds until it was back, time
     summary.json    the closing account; there only when the run has finished
     tensorboard/    the same metrics as TensorBoard events
 
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 from dps_ray.errors import ConfigError, DataError
 
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.jsonl", "summary.json"
+EVENTS = "events.jsonl"
 
 # The parts of a step in the order they happen, as in the metrics `timing_s/<phase>`; `timing_s/step`
 # holds the first six. The others come at some steps only, and beside the step.
@@ -69,7 +71,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._events = _EventLog(folder / "tensorboard") if "tensorboard" in loggers else None
-        for name in (METRICS, SAMPLES):
+        for name in (METRICS, SAMPLES, EVENTS):
             _cut_torn_line(folder / name)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -83,6 +85,10 @@ class RunLog:
     def samples(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Appends rollouts: step, prompt_id, data_source, prompt, response, score, acc, state, ground_truth."""
         _append(self._folder / SAMPLES, records)
+
+    def event(self, record: Mapping[str, Any]) -> None:
+        """Appends something that happened beside the steps."""
+        _append(self._folder / EVENTS, [{"time": time.time(), **record}])
 
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Writes the closing account, whole or not at all."""
@@ -156,6 +162,11 @@ class _EventLog:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """What happened beside the steps, in its order."""
+    return _read_lines(folder / EVENTS)
 
 
 def _finite(record: Mapping[str, Any]) -> dict[str, Any]:

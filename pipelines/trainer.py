@@ -8,30 +8,43 @@
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from actors.belief_shard import Moment
 from actors.coordinator import Coordinator
 from actors.learner import Learner
+from actors.member import Recoveries
 from actors.rollout import Rollouts, Sampling
 from actors.verifier import Verifiers
 from dps_ray import PARTIAL
 from dps_ray.config import Config
-from dps_ray.errors import RewardError
+from dps_ray.durable import Manifest, Storage
+from dps_ray.errors import CheckpointError, DPSError, EngineError, LearnerLostError, RewardError
+from dps_ray.failpoints import failpoint
 from dps_ray.groups import ScoredGroup
-from pipelines import checkpoint
+from dps_ray.health import Quarantine
 from pipelines.batch import Batch, to_trajectories
+from pipelines.checkpoint import Checkpoints, records_of
 from pipelines.evaluation import evaluate
 from pipelines.pool import PromptPool
 from pipelines.progress import Progress
+from pipelines.roll_out import roll_out
 from pipelines.run_log import RunLog, held_out_accuracy
+from pipelines.stopping import Stopping
 from pipelines.view import View
 
 _SAMPLES_A_STEP = 2  # responses kept for the report
+
+
+class Probe(NamedTuple):
+    partial: float  # share of partial groups
+    rollouts: int
+    tokens: int
 
 
 class Trainer:
@@ -43,44 +56,68 @@ class Trainer:
         *,
         pool: PromptPool,
         test: PromptPool | None,
+        storage: Storage,
+        checkpoints: Checkpoints,
         coordinator: Coordinator,
         rollouts: Rollouts,
         verifiers: Verifiers,
-        learner: Learner,
+        start_learner: Callable[[int, Manifest | None], Learner],
+        quarantine: Quarantine,
+        recoveries: Recoveries,
         log: RunLog,
         view: View,
+        stopping: Stopping,
     ):
         self.config = config
         self.pool = pool
         self.test = test
+        self.storage = storage
+        self.checkpoints = checkpoints
         self.coordinator = coordinator
         self.rollouts = rollouts
         self.verifiers = verifiers
-        self.learner = learner
+        self.start_learner = start_learner
+        self.quarantine = quarantine
+        self.recoveries = recoveries
         self.log = log
         self.view = view
+        self.stopping = stopping
+        self.learner: Learner  # from `begin_at` on
         self.progress = Progress()
+        self.steps_lost = 0
+        self._began = 0.0
         self._times: dict[str, float] = {}
 
     def run(self) -> None:
         """Train from the step after `progress.step` to the last."""
-        loop = self.config.loop
-        if self.progress.step == 0:
-            self.measure_accuracy(step=0)
-        for step in range(self.progress.step + 1, loop.steps + 1):
-            self._times = {}
-            with self.timed("step"):
-                batch = self.gather(step)
-                with self.timed("observe"):
-                    self.coordinator.observe(batch.observation())
-                metrics = self.learn(batch, step)
-            uniform = self.probe(step)
-            self.record(step, batch, {**metrics, **uniform})
-            last = step == loop.steps
-            if last or _due(step, self.config.eval.every):
-                self.measure_accuracy(step)
-            if last or _due(step, self.config.checkpoint.every):
-                self.save()
+        while True:
+            try:
+                return self.train()
+            except LearnerLostError as error:
+                with self.stopping.held():
+                    self.go_back(error)
+
+    def train(self) -> None:
+        """The algorithm."""
+        while True:
+            self.measure_accuracy()
+            self.save()
+            if self.progress.step >= self.config.loop.steps:
+                return self.commit_last()
+            self.step(self.progress.step + 1)
+
+    def step(self, step: int) -> None:
+        """One training step. Until its observation is written down it can be dropped; from then on it
+        counts, and is finished."""
+        self._times = {}
+        probe = self.probe(step)
+        self._began = time.monotonic()
+        batch = self.gather(step)
+        with self.stopping.held():
+            self.commit()
+            self.observe(batch, step)
+            metrics = self.learn(batch, step)
+            self.record(step, batch, metrics, probe)
 
     def gather(self, step: int) -> Batch:
         """Select prompts, roll them out and score the responses.
@@ -91,28 +128,35 @@ class Trainer:
         loop, k = self.config.loop, self.config.rollout.group_size
         batch = Batch()
         for _ in range(loop.max_gen_batches if loop.filter_groups else 1):
-            size = min(loop.batch_size, len(self.pool.ids) - len(batch.tried))
+            self.coordinator.excluded = self.set_aside()
+            left = len(self.pool.ids) - len(np.union1d(batch.tried, self.set_aside()))
             with self.timed("select"):
-                selection = self.coordinator.select(size, batch.tried if batch.rollouts else None)
+                selection = self.coordinator.select(min(loop.batch_size, left), batch.tried)
             answers = self.roll_out(selection.ids, self._sampling(f"step-{step}"))
             batch.add(selection, answers, k)
-            if batch.partial >= loop.batch_size or len(batch.tried) == len(self.pool.ids):
+            if batch.partial >= loop.batch_size or left <= loop.batch_size:
                 break
         if not batch.scored:
-            raise RewardError(
-                f"step {step}: the rewards of all {len(batch.errors)} groups failed; {batch.errors[0]}"
-            )
+            kind = RewardError if isinstance(batch.errors[0], RewardError) else EngineError
+            raise kind(f"step {step}: all {len(batch.errors)} groups failed; {batch.errors[0]}")
         return batch
 
-    def roll_out(self, ids: np.ndarray, sampling: Sampling) -> list[ScoredGroup | RewardError]:
-        """A scored group, or what was wrong with its rewards, for each prompt."""
-        with self.timed("select"):
-            prompts = self.pool.prompts(ids)
-            requests = self.pool.requests(prompts)
-        with self.timed("generate"):
-            groups = self.rollouts.generate(requests, sampling)
-        with self.timed("score"):
-            return self.verifiers.score(prompts, groups)
+    def roll_out(self, ids: np.ndarray, sampling: Sampling) -> list[ScoredGroup | DPSError]:
+        """A scored group, or why there is none, for each prompt."""
+        return roll_out(self.pool, ids, sampling, self.rollouts, self.verifiers, self.timed)
+
+    def set_aside(self) -> np.ndarray:
+        """Prompts of the pool in quarantine, int64; those of the evaluation are nobody's to select."""
+        ids = self.quarantine.ids
+        return ids if self.test is None else np.setdiff1d(ids, self.test.ids)
+
+    def observe(self, batch: Batch, step: int) -> None:
+        """The beliefs see every group that was scored."""
+        self.coordinator.excluded = self.set_aside()
+        with self.timed("observe"):
+            failpoint("driver.observe.before", step=step)
+            self.coordinator.observe(step, batch.observation())
+            failpoint("driver.observe.after", step=step)
 
     def learn(self, batch: Batch, step: int) -> dict[str, float]:
         """Train on the groups that carry gradient and give the engines the new weights."""
@@ -125,43 +169,40 @@ class Trainer:
         with self.timed("train"):
             trajectories = to_trajectories(useful, self.config.objective)
             metrics = self.learner.train(trajectories, step)
+            self.recoveries.well("learner", "the learner")
         with self.timed("publish"):
-            self.publish()
+            self.rollouts.publish(self.learner)
         return {**metrics, "batch/useful_groups": float(len(useful))}
 
-    def publish(self) -> None:
-        self.learner.publish()
-        self.rollouts.check_version(self.learner.version)
-
-    def probe(self, step: int) -> dict[str, float]:
+    def probe(self, step: int) -> Probe | None:
         """Roll out a uniform sample of the pool: what uniform selection would have found now.
 
-        It is charged to the run. Neither beliefs nor learner see it, so that it stays a measurement.
+        With the weights that the step's own batch is sampled with. It is charged to the run. Neither
+        beliefs nor learner see it, so that it stays a measurement.
         """
         settings = self.config.probe
         if settings.every == 0 or not (step == 1 or _due(step, settings.every)):
-            return {}
+            return None
+        began = time.monotonic()
         rng = np.random.default_rng([self.config.seed, step])
-        size = min(settings.prompts, len(self.pool.ids))
-        with self.timed("probe"):
-            ids = rng.choice(self.pool.ids, size, replace=False)
-            prompts = self.pool.prompts(ids)
-            groups = self.rollouts.generate(
-                self.pool.requests(prompts), self._sampling(f"probe-{step}")
-            )
-            answers = [
-                a for a in self.verifiers.score(prompts, groups) if isinstance(a, ScoredGroup)
-            ]
-        self._charge(size, [r for g in groups for r in g.responses])
-        share = float(np.mean([a.state == PARTIAL for a in answers])) if answers else float("nan")
-        self.progress.uniform.append(share)
-        return {"probe/partial_solve_ratio": share}
+        ids = rng.choice(self.pool.ids, min(settings.prompts, len(self.pool.ids)), replace=False)
+        answers = self.roll_out(
+            np.setdiff1d(ids, self.set_aside()), self._sampling(f"probe-{step}")
+        )
+        self._times = {"probe": time.monotonic() - began}
+        scored = [answer for answer in answers if isinstance(answer, ScoredGroup)]
+        return Probe(
+            partial=float(np.mean([s.state == PARTIAL for s in scored])) if scored else np.nan,
+            rollouts=len(answers) * self.config.rollout.group_size,
+            tokens=sum(len(r.tokens) for s in scored for r in s.group.responses),
+        )
 
-    def measure_accuracy(self, step: int) -> None:
-        """Accuracy on the held-out prompts, logged and kept for the summary."""
-        if self.test is None:
+    def measure_accuracy(self) -> None:
+        """Accuracy on the held-out prompts, when it is due: logged and kept for the summary."""
+        step, settings = self.progress.step, self.config.eval
+        due = step in (0, self.config.loop.steps) or _due(step, settings.every)
+        if self.test is None or not due or self.progress.evaluated == step:
             return
-        settings = self.config.eval
         sampling = Sampling(
             responses=settings.samples,
             temperature=settings.temperature,
@@ -180,6 +221,7 @@ class Trainer:
             self.view.progress,
         )
         metrics["timing_s/eval"] = time.monotonic() - began
+        self.progress.evaluated = step
         self.progress.seconds += metrics["timing_s/eval"]
         accuracy = held_out_accuracy(metrics)
         if accuracy is not None:
@@ -187,61 +229,140 @@ class Trainer:
         self.log.step(step, metrics)
         self.view.step(step, metrics)
 
-    def record(self, step: int, batch: Batch, metrics: dict[str, float]) -> None:
+    def record(
+        self, step: int, batch: Batch, metrics: dict[str, float], probe: Probe | None
+    ) -> None:
         """Count what the step cost and log what it showed."""
         progress = self.progress
         found = batch.metrics()
+        seconds = time.monotonic() - self._began
         progress.step = step
-        progress.seconds += self._times["step"] + self._times.get("probe", 0.0)
+        progress.seconds += seconds + self._times.get("probe", 0.0)
         progress.rollouts += batch.rollouts
         progress.tokens += batch.tokens
         progress.training_rollouts += batch.rollouts
         progress.distinct_prompts += batch.distinct
         progress.effective.append(found["tasksample/partial_solve_ratio"])
+        if probe is not None:
+            progress.rollouts += probe.rollouts
+            progress.tokens += probe.tokens
+            progress.uniform.append(probe.partial)
+            metrics = {**metrics, "probe/partial_solve_ratio": probe.partial}
         if batch.errors:
-            self.view.message(f"step {step}: {len(batch.errors)} groups skipped; {batch.errors[0]}")
+            self.view.message(f"step {step}: {len(batch.errors)} groups dropped; {batch.errors[0]}")
         everything = {
             "training/step": float(step),
             **found,
             **metrics,
             **self.coordinator.metrics,
-            **{f"timing_s/{phase}": seconds for phase, seconds in self._times.items()},
+            **self.verifiers.metrics(),
+            **self.recovery_metrics(),
+            **{f"timing_s/{phase}": each for phase, each in self._times.items()},
+            "timing_s/step": seconds,
             "coverage/distinct_prompts": float(progress.distinct_prompts),
             "perf/total_rollouts": float(progress.rollouts),
             "perf/total_tokens": float(progress.tokens),
-            "perf/throughput": batch.tokens / self._times["step"],
+            "perf/throughput": batch.tokens / seconds,
         }
         self.log.step(step, everything)
         self.log.samples(_samples(step, batch, self.pool))
         self.view.step(step, everything)
 
-    def save(self) -> Path:
-        """A checkpoint of this step."""
+    def recovery_metrics(self) -> dict[str, float]:
+        return {
+            **self.recoveries.metrics(),
+            "recovery/steps_lost": float(self.steps_lost),
+            "recovery/failed_checkpoints": float(self.checkpoints.failed),
+            "recovery/quarantined_prompts": float(self.quarantine.count),
+        }
+
+    # Saving, and going back.
+
+    def save(self) -> None:
+        """Have a checkpoint written while the next batch is rolled out, when it is due."""
+        step, last = self.progress.step, self.config.loop.steps
+        if step == last or _due(step, self.config.checkpoint.every):
+            self.begin_checkpoint()
+
+    def begin_checkpoint(self) -> None:
+        step = self.progress.step
+        if step == self.checkpoints.newest_step:
+            return
         began = time.monotonic()
-        self.view.phase("checkpoint")
+        self.checkpoints.begin(
+            step,
+            self.learner.version,
+            lambda folder: [
+                self.coordinator.save(folder),
+                self.learner.save(self.storage, folder).result,
+            ],
+            {
+                "progress": asdict(self.progress),
+                "quarantine": {str(i): n for i, n in self.quarantine.failures.items()},
+            },
+        )
+        self.log.step(step, {"timing_s/checkpoint": time.monotonic() - began})
 
-        def fill(folder: Path) -> None:
-            self.learner.save(folder)
-            self.coordinator.save(folder / "beliefs")
-            self.progress.save(folder / "progress.json")
+    def commit(self) -> None:
+        """Make a checkpoint of what was written since `begin_checkpoint`."""
+        with self.timed("checkpoint"):
+            manifest = self.checkpoints.complete()
+        if manifest is not None:
+            self.coordinator.committed(manifest.name)
 
-        path = checkpoint.write(self.config.folder, self.progress.step, self.config, fill)
-        self.log.step(self.progress.step, {"timing_s/checkpoint": time.monotonic() - began})
-        return path
+    def commit_last(self) -> None:
+        """Leave a checkpoint of the present step.
 
-    def restore(self, path: Path) -> None:
-        """Continue as if the run had not stopped after the checkpoint's step."""
-        self.progress = Progress.load(path / "progress.json")
-        self.learner.load(path, version=self.progress.step)
-        self.coordinator.load(path / "beliefs")
-        self.log.resume_at(self.progress.step)
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        self.commit()
+        if self.checkpoints.newest_step != self.progress.step:
+            self.begin_checkpoint()
+            self.commit()
+        if self.checkpoints.newest_step != self.progress.step:
+            raise CheckpointError(
+                f"step {self.progress.step} could not be saved; the newest checkpoint is of step "
+                f"{self.checkpoints.newest_step}"
+            )
+
+    def begin_at(self, manifest: Manifest | None) -> None:
+        """Start the learner, and take up the run where this checkpoint left it; None is its beginning."""
+        records = {} if manifest is None else records_of(self.storage, manifest)
+        self.progress = Progress(**records.get("progress", {}))
+        self.quarantine.failures = {int(i): n for i, n in records.get("quarantine", {}).items()}
+        self.learner = self.start_learner(self.checkpoints.epoch, manifest)
+        name = None if manifest is None else manifest.name
+        self.coordinator.go_to(Moment(self.checkpoints.epoch, self.progress.step, name))
+        # What was recorded after it did not happen; without one, nothing did.
+        self.log.resume_at(-1 if manifest is None else manifest.step)
         self.view.resume_at(self.progress.step)
+        self.rollouts.wait_until_ready()
+        self.rollouts.publish(self.learner)
+
+    def go_back(self, error: LearnerLostError) -> None:
+        """The learner is gone, and with it the steps since the last checkpoint: all of the run goes back.
+
+        Raises:
+            EngineError: it was lost too often.
+        """
+        reached = self.progress.step
+        while True:
+            self.recoveries.lost("learner", "the learner", f"was lost: {error}")
+            self.learner.kill()
+            try:
+                self.begin_at(self.checkpoints.go_back())
+                break
+            except LearnerLostError as again:
+                error = again
+        self.steps_lost += reached - self.progress.step
+        self.recoveries.back("learner", "the learner")
+        self.view.message(f"the run goes on after step {self.progress.step}")
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Add the time spent to `timing_s/<phase>` of this step."""
-        if phase != "step":
-            self.view.phase(phase)
+        self.view.phase(phase)
         began = time.monotonic()
         yield
         self._times[phase] = self._times.get(phase, 0.0) + time.monotonic() - began
@@ -256,13 +377,9 @@ class Trainer:
             seed=f"{self.config.seed}/{purpose}",
         )
 
-    def _charge(self, prompts: int, responses: list[Any]) -> None:
-        self.progress.rollouts += prompts * self.config.rollout.group_size
-        self.progress.tokens += sum(len(response.tokens) for response in responses)
-
 
 def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+    return step > 0 and every > 0 and step % every == 0
 
 
 def _samples(step: int, batch: Batch, pool: PromptPool) -> list[dict[str, Any]]:

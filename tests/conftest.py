@@ -1,12 +1,13 @@
 """What several tests share: a policy that takes seconds to make, and arguments for a small real run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import ray
 from hypothesis import settings
 
+from dps_ray.failpoints import VARIABLE, ArmedFailpoint, fail_at
 from pipelines import builtin, start_policy
 
 settings.register_profile("deterministic", derandomize=True, deadline=None)
@@ -31,9 +32,34 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return builtin.ensure_arithmetic(tmp_path_factory.mktemp("chains"), pool=120, test=20)
 
 
+@pytest.fixture(scope="session")
+def able_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny policy that solves some of the easiest chains some of the time."""
+    return start_policy.tiny_policy(tmp_path_factory.mktemp("policies"), steps=150)
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, able_policy: Path, chains: tuple[Path, Path]
+) -> Path:
+    """The folder of a run of 3 steps with two of everything, to which nothing happened."""
+    from tests.runs import TWO_OF_EVERYTHING, run
+
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert run(folder, able_policy, chains, *TWO_OF_EVERYTHING) == 0
+    return folder
+
+
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     """Ray on this machine, for the tests of one file."""
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def failpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ArmedFailpoint]:
+    """`fail_at`, for processes that are started from now on."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "failpoints"))
+    return fail_at

@@ -22,7 +22,13 @@ from dps_ray.durable.manifest import (
 )
 from dps_ray.durable.observations import ObservationLog, committed
 from dps_ray.durable.retention import prune
-from dps_ray.durable.snapshots import read_snapshot, reshard, shard_file, write_snapshot
+from dps_ray.durable.snapshots import (
+    read_shard,
+    read_snapshot,
+    reshard,
+    shard_file,
+    write_snapshot,
+)
 
 __all__ = [
     "Manifest",
@@ -39,6 +45,7 @@ __all__ = [
     "manifests",
     "newest_valid",
     "prune",
+    "read_shard",
     "read_snapshot",
     "reshard",
     "shard_file",

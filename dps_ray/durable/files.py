@@ -143,6 +143,10 @@ class Storage:
                 self._measured(source.relative_to(self.folder).as_posix()) for source in sources
             ]
 
+    def measured(self, path: str) -> Stored:
+        """A file that is there, as it is now: what `write` gave to a caller who was lost."""
+        return self._measured(path)
+
     def delete(self, path: str) -> None:
         """Delete this file, and the folders it leaves empty. No error when it is gone already."""
         with self._failing("deleted", path), suppress(FileNotFoundError):

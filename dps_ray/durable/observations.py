@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from dps_ray.durable.epochs import epoch_name
+from dps_ray.durable.epochs import check_owner, epoch_name
 from dps_ray.durable.files import Storage
 from dps_ray.durable.manifest import Manifest
 from dps_ray.errors import CheckpointError
@@ -46,10 +46,12 @@ class ObservationLog:
 
         Raises:
             ValueError: the ids are not ascending.
+            OwnershipError: a newer driver has claimed the run.
             CheckpointError: another observation of this step is there, or it could not be written.
         """
         if np.any(observation.ids[1:] <= observation.ids[:-1]):
             raise ValueError(f"the observation of step {step} is not ascending by id")
+        check_owner(self._storage, self._epoch)
         path, observation = self._path(step), _of_schema(observation)
         if not self._storage.exists(path):
             self._storage.write(path, _encoded(self._epoch, step, observation))

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dps_ray.durable.files import Storage, Stored
+from dps_ray.durable.manifest import Manifest
 from dps_ray.errors import CheckpointError
 from dps_ray.hashing import shards
 
@@ -92,6 +93,23 @@ def reshard(snapshots: Sequence[Snapshot], count: int) -> list[dict[str, Any]]:
                 for part, mine in zip(parts, rows, strict=True):
                     part[name] = values.take(mine, axis=-1)
     return parts
+
+
+def read_shard(storage: Storage, manifest: Manifest, index: int, count: int) -> dict[str, Any]:
+    """The snapshot for shard `index` of `count` from a checkpoint of any number of shards.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or altered, or the manifest names too few.
+    """
+    then = manifest.belief_shards
+    named = {file.path.rpartition("/")[2]: file for file in manifest.files}
+    wanted = [index] if then == count else range(then)
+    try:
+        files = [named[shard_file(each, then)] for each in wanted]
+    except KeyError as error:
+        raise CheckpointError(f"manifest {manifest.name} does not name {error.args[0]}") from error
+    snapshots = [read_snapshot(storage, file) for file in files]
+    return snapshots[0] if then == count else reshard(snapshots, count)[index]
 
 
 def _groups(snapshot: Snapshot) -> list[str]:

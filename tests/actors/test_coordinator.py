@@ -3,17 +3,25 @@
 import numpy as np
 import pytest
 
-from actors.belief_shard import make_selector
+from actors.belief_shard import Moment, make_selector
 from actors.coordinator import Coordinator
+from actors.member import Recoveries
 from dps_ray import settings
-from dps_ray.errors import CheckpointError
+from dps_ray.durable import Storage
 from dps_ray.states import Observation
 
 IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
 STEPS = 12
 
 
-def config(folder, shards=1, method="dps", *overrides):
+def coordinator(folder, shards=1, method="dps", *overrides):
+    config = config_of(folder, shards, method, *overrides)
+    made = Coordinator(config, Storage.at(folder), IDS, Recoveries())
+    made.go_to(Moment(1, 0, None))
+    return made
+
+
+def config_of(folder, shards=1, method="dps", *overrides):
     return settings.load(
         None,
         [
@@ -36,57 +44,46 @@ def seen(step: int, ids: np.ndarray) -> Observation:
 
 @pytest.mark.parametrize(("method", "shards"), [("dps", (1, 2, 7)), ("uniform", (3,))])
 def test_any_number_of_shards_selects_what_one_store_selects(local_ray, tmp_path, method, shards):
-    single = make_selector(config(tmp_path, method=method), IDS)
-    coordinators = [Coordinator(config(tmp_path, n, method), IDS) for n in shards]
-    for step in range(STEPS):
+    single = make_selector(config_of(tmp_path, method=method), IDS)
+    coordinators = [coordinator(tmp_path / str(n), n, method) for n in shards]
+    for step in range(1, STEPS):
         expected = single.select(16)
-        for coordinator in coordinators:
-            selection = coordinator.select(16)
+        for each in coordinators:
+            selection = each.select(16)
             for field, value in zip(selection, expected, strict=True):
                 np.testing.assert_array_equal(field, value)
-            coordinator.observe(seen(step, selection.ids))
+            each.observe(step, seen(step, selection.ids))
         single.observe(*seen(step, expected.ids)[:2])
     times = dict(zip(*np.unique(single.times_sampled(IDS), return_counts=True), strict=True))
-    assert all(c.times_sampled() == times for c in coordinators)
+    assert all(each.times_sampled() == times for each in coordinators)
 
 
 def test_prompts_that_are_excluded_are_not_selected(local_ray, tmp_path):
-    coordinator = Coordinator(config(tmp_path, 3), IDS)
-    first = coordinator.select(16).ids
-    second = coordinator.select(16, exclude=first).ids
+    three = coordinator(tmp_path, 3)
+    first = three.select(16).ids
+    second = three.select(16, exclude=first).ids
     assert not set(first) & set(second)
-    np.testing.assert_array_equal(np.concatenate([first, second]), coordinator.select(32).ids)
+    np.testing.assert_array_equal(np.concatenate([first, second]), three.select(32).ids)
 
 
-def test_a_saved_coordinator_continues_with_the_same_selections(local_ray, tmp_path):
-    one, other = (Coordinator(config(tmp_path, 2), IDS) for _ in range(2))
-    for step in range(5):
-        one.observe(seen(step, one.select(16).ids))
-    one.save(tmp_path / "beliefs")
-    other.load(tmp_path / "beliefs")
-    for step in range(5, 10):
-        a, b = one.select(16), other.select(16)
-        np.testing.assert_array_equal(a.ids, b.ids)
-        np.testing.assert_array_equal(a.predicted, b.predicted)
-        one.observe(seen(step, a.ids))
-        other.observe(seen(step, b.ids))
-
-
-def test_another_number_of_shards_is_refused_with_the_setting_to_change(local_ray, tmp_path):
-    Coordinator(config(tmp_path, 2), IDS).save(tmp_path / "beliefs")
-    with pytest.raises(CheckpointError, match=r"resources\.beliefs\.shards"):
-        Coordinator(config(tmp_path, 3), IDS).load(tmp_path / "beliefs")
+def test_prompts_that_are_set_aside_are_excluded_from_every_selection(local_ray, tmp_path):
+    two = coordinator(tmp_path, 2)
+    first = two.select(16).ids
+    two.excluded = np.sort(first[:5])
+    two.observe(1, seen(1, first))
+    assert not set(first[:5]) & set(two.select(16).ids)
+    two.excluded = np.sort(first)  # after the shards have proposed
+    assert not set(first) & set(two.select(16).ids)
 
 
 def test_a_random_share_of_the_pool_is_the_same_share_for_any_number_of_shards(local_ray, tmp_path):
-    one, three = (
-        Coordinator(config(tmp_path, n, "dps", "selector.candidates=0.2"), IDS) for n in (1, 3)
-    )
+    share = "selector.candidates=0.2"
+    one, three = (coordinator(tmp_path / str(n), n, "dps", share) for n in (1, 3))
     batches = []
-    for step in range(4):
+    for step in range(1, 5):
         a, b = one.select(16), three.select(16)
         np.testing.assert_array_equal(a.ids, b.ids)
         batches.append(set(a.ids))
-        one.observe(seen(step, a.ids))
-        three.observe(seen(step, b.ids))
+        one.observe(step, seen(step, a.ids))
+        three.observe(step, seen(step, b.ids))
     assert batches[0] != batches[1]

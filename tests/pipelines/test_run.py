@@ -8,60 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipelines.grpo_dps import main
+from pipelines.checkpoint import model_folder
 from pipelines.run_log import read_metrics
+from tests.runs import TWO_OF_EVERYTHING, newest, run
 
 pytestmark = pytest.mark.slow
-
-
-def run(folder: Path, policy: Path, chains: tuple[Path, Path], *overrides: str) -> int:
-    return main(
-        [
-            f"folder={folder}",
-            f"model.path={policy}",
-            f"data.train={chains[0]}",
-            f"data.test={chains[1]}",
-            "loop.batch_size=12",
-            "loop.steps=3",
-            "rollout.group_size=4",
-            "rollout.threads=1",
-            "learner.threads=1",
-            "learner.lr=1e-3",
-            "probe.every=0",
-            "checkpoint.every=2",
-            *overrides,
-        ]
-    )
-
-
-@pytest.fixture(scope="session")
-def able_policy(tmp_path_factory):
-    """A tiny policy that solves some of the easiest chains some of the time."""
-    from pipelines.start_policy import tiny_policy
-
-    return tiny_policy(tmp_path_factory.mktemp("policies"), steps=150)
-
-
-TWO_OF_EVERYTHING = (
-    "resources.beliefs.shards=2",
-    "resources.rollout.engines=2",
-    "resources.learner.ranks=2",
-    "resources.verifiers.workers=2",
-    "learner.zero_stage=2",
-    "objective.kl_coef=0.01",
-    "objective.entropy_coef=0.001",
-)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, able_policy, chains):
-    """A run of 3 steps with two of everything, not interrupted."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert (
-        run(folder, able_policy, chains, *TWO_OF_EVERYTHING, "probe.every=2", "probe.prompts=8")
-        == 0
-    )
-    return folder
 
 
 def test_a_run_leaves_metrics_summary_report_and_events(finished):
@@ -92,7 +43,7 @@ def test_a_run_leaves_metrics_summary_report_and_events(finished):
 
 
 def test_a_checkpoint_loads_in_plain_transformers_and_differs_from_the_start(finished, able_policy):
-    path = finished / "checkpoints" / "step-00000003" / "model"
+    path = model_folder(*newest(finished))
     trained = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     start = AutoModelForCausalLM.from_pretrained(able_policy, dtype=torch.float32)
     moved = [
@@ -102,38 +53,11 @@ def test_a_checkpoint_loads_in_plain_transformers_and_differs_from_the_start(fin
     assert AutoTokenizer.from_pretrained(path).chat_template
 
 
-def test_a_resumed_run_equals_one_without_interruption(tmp_path, finished, able_policy, chains):
-    arguments = (*TWO_OF_EVERYTHING, "probe.every=2", "probe.prompts=8")
-    assert run(tmp_path / "cut", able_policy, chains, *arguments, "loop.steps=2") == 0
-    assert run(tmp_path / "cut", able_policy, chains, *arguments) == 0
-
-    def last_step(folder):
-        metrics = [m for m in read_metrics(folder) if m["step"] == 3 and "training/step" in m]
-        return {
-            k: v for k, v in metrics[0].items() if not k.startswith(("time", "timing", "perf/thr"))
-        }
-
-    whole, cut = last_step(finished), last_step(tmp_path / "cut")
-    assert whole == pytest.approx(cut, rel=1e-4, abs=1e-6)
-    for shard in range(2):
-        name = f"checkpoints/step-00000003/beliefs/beliefs-{shard:05}-of-00002.npz"
-        with np.load(finished / name) as a, np.load(tmp_path / "cut" / name) as b:
-            assert all(np.array_equal(a[key], b[key], equal_nan=True) for key in a.files)
-    models = [
-        AutoModelForCausalLM.from_pretrained(
-            f / "checkpoints/step-00000003/model", dtype=torch.float32
-        )
-        for f in (finished, tmp_path / "cut")
-    ]
-    for a, b in zip(*(m.parameters() for m in models), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
-
-
 def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(
     finished, able_policy, chains, capsys
 ):
     before = (finished / "metrics.jsonl").read_bytes()
-    arguments = (*TWO_OF_EVERYTHING, "probe.every=2", "probe.prompts=8")
+    arguments = TWO_OF_EVERYTHING
     assert run(finished, able_policy, chains, *arguments) == 0
     assert "is finished" in capsys.readouterr().out
     assert run(finished, able_policy, chains, *arguments, "learner.lr=1e-4") == 2
@@ -204,4 +128,6 @@ def test_a_reward_function_that_fails_for_good_stops_the_run_and_loses_no_step(
     said = capsys.readouterr().err
     assert "all 12 groups failed" in said
     assert "ZeroDivisionError: on purpose" in said
-    assert (tmp_path / "run/checkpoints/step-00000001/model/config.json").exists()
+    storage, manifest = newest(tmp_path / "run")
+    assert manifest.step == 1
+    assert Path(model_folder(storage, manifest), "config.json").exists()

@@ -20,7 +20,7 @@ def account(**changed):
         "distinct_prompts": 2310,
         "pool": 3300,
         "seconds": 170.4,
-        "checkpoint": "runs/a/checkpoints/step-60/model",
+        "checkpoint": "runs/a/ckpt/e0001/step=00000060/model",
         **changed,
     }
 
@@ -31,7 +31,7 @@ def test_a_clear_rise_is_told_in_plain_words():
         "The 95% intervals, 20.0% to 28.0% and 47.0% to 55.0%, do not overlap.",
         "72.0% of the rollouts for training carried gradient; prompts drawn uniformly would have given 38.1%.",
         "2,310 of the pool's 3,300 prompts were rolled out in 60 steps and 2m50s: 30,720 rollouts of 720,000 tokens.",
-        "Trained model: runs/a/checkpoints/step-60/model",
+        "Trained model: runs/a/ckpt/e0001/step=00000060/model",
     ]
 
 

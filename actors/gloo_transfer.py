@@ -1,0 +1,267 @@
+"""vLLM's weight transfer on a CPU: a gloo broadcast from the learner's rank 0 to every worker of the engines.
+
+It goes over a process group of its own, so that the default groups of vLLM and DeepSpeed stay untouched.
+Importing the module registers both ends with vLLM's factories, under the name `gloo`.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from vllm.distributed.weight_transfer.base import (
+    ParamMeta,
+    TrainerInitInfo,
+    TrainerWeightTransferEngine,
+    WeightSource,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import (
+    WeightTransferEngineFactory,
+    WeightTransferTrainerFactory,
+)
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+
+from dps_ray.errors import StaleError, TransferError
+
+if TYPE_CHECKING:
+    from actors.weight_transfer import EngineClient
+
+BUCKET_BYTES = 256 * 2**20  # parameters are broadcast in flat buffers of about this size
+
+
+class _Group:
+    """A gloo process group apart from the default one; rank 0 broadcasts.
+
+    Opening it waits for the others and raises what torch.distributed does when they do not come, or are
+    lost. Rank 0 gives up early when `others`, in which they are told to come, has failed.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        rank: int,
+        size: int,
+        timeout: float,
+        others: Future[None] | None = None,
+    ):
+        limit = timedelta(seconds=timeout)
+        store = dist.TCPStore(
+            address, port, size, is_master=rank == 0, timeout=limit, wait_for_workers=False
+        )
+        store.set(f"here/{rank}", "")
+        # Without this, an engine that died on its way would be waited for until the deadline.
+        while others is not None and not store.check([f"here/{r}" for r in range(size)]):
+            if wait([others], timeout=0.01).done:
+                others.result()
+        self._store: Any = store
+        self._group: Any = dist.ProcessGroupGloo(
+            dist.PrefixStore("dps_ray_weights", store), rank, size, limit
+        )
+
+    def broadcast(self, tensor: torch.Tensor, timeout: float) -> None:
+        """Raises RuntimeError at once when a peer closes the connection, or after `timeout` seconds."""
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        options.rootTensor = 0
+        options.timeout = timedelta(seconds=timeout)
+        self._group.broadcast([tensor], options).wait()
+
+    def close(self) -> None:
+        """The others see their connections close."""
+        self._group = self._store = None
+
+
+def _buckets(metadata: list[ParamMeta]) -> Iterator[list[ParamMeta]]:
+    """Runs of parameters of one dtype, of about BUCKET_BYTES; both ends cut the same."""
+    bucket: list[ParamMeta] = []
+    size = 0
+    for meta in metadata:
+        if bucket and (meta.dtype != bucket[0].dtype or size >= BUCKET_BYTES):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(meta)
+        size += torch.Size(meta.shape).numel() * meta.dtype.itemsize
+    if bucket:
+        yield bucket
+
+
+@dataclass
+class GlooInitInfo(WeightTransferInitInfo):
+    master_address: str
+    master_port: int
+    rank_offset: int
+    world_size: int
+    timeout: float  # seconds
+
+
+@dataclass
+class GlooUpdateInfo(WeightTransferUpdateInfo):
+    metadata: list[ParamMeta]
+
+
+class GlooWorkerEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
+    """The engine's end on a CPU."""
+
+    init_info_cls = GlooInitInfo
+    update_info_cls = GlooUpdateInfo
+
+    _group: _Group | None = None
+    _timeout = 0.0
+
+    def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
+        self.shutdown()
+        self._timeout = init_info.timeout
+        self._group = _Group(
+            init_info.master_address,
+            init_info.master_port,
+            init_info.rank_offset + self.parallel_config.rank,
+            init_info.world_size,
+            init_info.timeout,
+        )
+
+    def start_weight_update(self) -> None:
+        # Linear layers are repacked for the CPU's kernels after loading; plain parameters cannot be
+        # written over those, so the layers are first put back into their loadable form.
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class would synchronize an accelerator, and there is none.
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: GlooUpdateInfo) -> None:
+        try:
+            self.model.load_weights(self._stream(update_info.metadata))
+        except BaseException:
+            self.shutdown()  # the sender is not to wait
+            raise
+
+    def _stream(self, metadata: list[ParamMeta]) -> Iterator[tuple[str, torch.Tensor]]:
+        assert self._group is not None, "no transfer group was opened"
+        for bucket in _buckets(metadata):
+            sizes = [torch.Size(meta.shape).numel() for meta in bucket]
+            flat = torch.empty(sum(sizes), dtype=bucket[0].dtype)
+            self._group.broadcast(flat, self._timeout)
+            for meta, part in zip(bucket, flat.split(sizes), strict=True):
+                yield meta.name, part.view(meta.shape)
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        if getattr(self.model_config.hf_config, "tie_word_embeddings", False):
+            self._retie_head()
+
+    def _retie_head(self) -> None:
+        """A tied head is not among the weights that arrive, so its packed copy is stale: tie it to
+        the new embedding and have it packed again."""
+        head = getattr(self.model, "lm_head", None)
+        if head is None:
+            return
+        head.weight = self.model.model.embed_tokens.weight
+        if hasattr(head, "_already_called_process_weights_after_loading"):
+            del head._already_called_process_weights_after_loading
+        head.quant_method.process_weights_after_loading(head)
+
+    def shutdown(self) -> None:
+        if self._group is not None:
+            self._group.close()
+            self._group = None
+
+
+@dataclass
+class GlooTrainerInitInfo(TrainerInitInfo):
+    backend: ClassVar[str] = "gloo"
+
+    master_address: str
+    master_port: int
+    world_size: int
+
+
+class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
+    """The learner's end on a CPU. Every rank iterates the weights, rank 0 sends them.
+
+    Rank 0 opens the group when it first sends: that may fail, and the other ranks must still find it in
+    their collectives.
+    """
+
+    init_info_cls = GlooTrainerInitInfo
+    source: WeightSource
+    client: "EngineClient"
+
+    _init_info: GlooTrainerInitInfo
+    _group: _Group | None = None
+
+    @classmethod
+    def trainer_init(
+        cls, init_info: GlooTrainerInitInfo, *, client: Any, source: WeightSource | None = None
+    ) -> "GlooTrainerEngine":
+        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        engine._init_info = init_info
+        return engine
+
+    def send_weights(self) -> None:
+        """
+        Raises:
+            TransferError: an engine died, failed or was too slow.
+            StaleError: an engine has seen weights of a later epoch.
+        """
+        weights = iter(self.source)
+        try:
+            if self.is_sender:
+                self._send(weights)
+        except (StaleError, TransferError):
+            raise
+        except Exception as error:
+            raise self.client.failed(error) from error
+        finally:
+            for _ in weights:  # the other ranks' collectives want all of it, whatever happened
+                pass
+
+    def _send(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        metadata = self.source.metadata()
+        self.client.begin()
+        with ThreadPoolExecutor(1) as pool:
+            group = self._group = self._group or self._open(pool)
+            self.client.start_weight_update()
+            receiving = pool.submit(self.client.update_weights, {"metadata": metadata})
+            try:
+                for bucket in _buckets(metadata):
+                    parts = [next(weights)[1].reshape(-1) for _ in bucket]
+                    group.broadcast(torch.cat(parts), self.client.seconds_left)
+                receiving.result()
+            except Exception:
+                self.shutdown()  # those that still wait for weights are to give up
+                receiving.result()  # says who was lost
+                raise
+        self.client.finish_weight_update()
+
+    def _open(self, pool: ThreadPoolExecutor) -> _Group:
+        """Both ends must be opening at the same time."""
+        info = self._init_info
+        where = info.master_address, info.master_port
+        left = self.client.seconds_left
+        others = pool.submit(
+            self.client.init_weight_transfer_engine,
+            asdict(GlooInitInfo(*where, rank_offset=1, world_size=info.world_size, timeout=left)),
+        )
+        group = _Group(*where, rank=0, size=info.world_size, timeout=left, others=others)
+        others.result()
+        return group
+
+    def shutdown(self) -> None:
+        if self._group is not None:
+            self._group.close()
+            self._group = None
+
+
+if "gloo" not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine("gloo", GlooWorkerEngine)
+    WeightTransferTrainerFactory.register_engine("gloo", GlooTrainerEngine)

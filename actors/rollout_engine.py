@@ -1,0 +1,197 @@
+"""One rollout engine: vLLM in an actor, which answers prompts k times with the log-probability of every
+token, and takes in new weights."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from actors.process import log_to
+from dps_ray.config import Config
+from dps_ray.errors import StaleError
+from dps_ray.failpoints import failpoint
+from dps_ray.groups import Group, Response
+
+START = "start"  # the name of the start model's weights, until there are others
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to answer: k responses to each prompt."""
+
+    responses: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    # With the prompt's id this seeds its responses, so that they do not depend on which engine
+    # answers, nor on a restart in between.
+    seed: str
+
+
+@dataclass(frozen=True)
+class Request:
+    prompt_id: int
+    tokens: NDArray[np.int32]
+
+
+@ray.remote
+class RolloutEngine:
+    """One vLLM engine. It starts with the weights of the start model, under the name `START`.
+
+    The four weight-update methods are what vLLM's trainer engines call through `EngineClient`.
+    """
+
+    def __init__(self, config: Config, model: str, transfer: str, index: int, incarnation: int):
+        log_to(config.folder / "logs", f"rollout-{index}")
+        self._index = index
+        self._name = f"rollout engine {index}, incarnation {incarnation}"
+        self._epoch = 0  # the latest that weights came from
+        self._incoming: str | None = None  # the weights of an update that has begun
+        from vllm import LLM
+        from vllm.config import WeightTransferConfig
+
+        import actors.weight_transfer  # noqa: F401  registers the CPU backend with vLLM
+
+        gpus = config.resources.rollout.gpus_per_engine
+        self._llm = LLM(
+            model,
+            dtype=config.model.dtype,
+            tensor_parallel_size=max(gpus, 1),
+            # The actor holds all of the engine's GPUs: its workers are its own processes.
+            distributed_executor_backend="mp" if gpus > 1 else None,
+            gpu_memory_utilization=config.rollout.gpu_memory_utilization,
+            # Compiling pays on GPUs; on a CPU it costs ten seconds and gains nothing.
+            enforce_eager=config.rollout.enforce_eager or gpus == 0,
+            max_model_len=config.data.max_prompt_length + config.rollout.max_response_length,
+            max_num_seqs=config.rollout.max_num_seqs,
+            # Of the distribution that is sampled from, temperature and top-p included: what the
+            # learner's ratio is against.
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config=WeightTransferConfig(backend=transfer),
+            seed=config.seed,
+            disable_log_stats=True,
+            # With a generator to each request, vLLM 0.32 cannot split a prefill on a CPU.
+            enable_chunked_prefill=gpus > 0,
+        )
+        self._tokenizer = self._llm.get_tokenizer()
+        self._llm.update_weight_version(START)
+
+    def weights(self) -> str | None:
+        """The name of the weights that vLLM itself says it serves; None when it may hold parts of two."""
+        return None if self._incoming is not None else str(self._llm.get_weight_version())
+
+    def probe(self) -> None:
+        """Generate a single token: what answers to less may still be dead inside."""
+        from vllm import SamplingParams
+
+        self._llm.generate(
+            [{"prompt_token_ids": [0]}],
+            SamplingParams(max_tokens=1, detokenize=False),
+            use_tqdm=False,
+        )
+
+    def generate(self, requests: list[Request], sampling: Sampling, weights: str) -> list[Group]:
+        """A group for each request, in their order.
+
+        Raises:
+            StaleError: it does not serve the weights of this name.
+        """
+        from vllm import SamplingParams
+
+        if self.weights() != weights:
+            raise StaleError(
+                f"{self._name} was to generate with weights {weights} and serves {self.weights()}"
+            )
+        failpoint("engine.generate.before", seed=sampling.seed, engine=self._index)
+        for request in requests:
+            failpoint("engine.prompt", prompt=request.prompt_id)
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": request.tokens.tolist()} for request in requests],
+            [
+                SamplingParams(
+                    n=sampling.responses,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_tokens,
+                    seed=_seed(sampling.seed, request.prompt_id),
+                    logprobs=0,
+                    flat_logprobs=True,
+                    detokenize=False,
+                )
+                for request in requests
+            ],
+            use_tqdm=False,
+        )
+        failpoint("engine.generate.after", seed=sampling.seed, engine=self._index)
+        return [
+            Group(request.prompt_id, request.tokens, self._responses(output), weights)
+            for request, output in zip(requests, outputs, strict=True)
+        ]
+
+    def _responses(self, output: Any) -> list[Response]:
+        texts = self._tokenizer.batch_decode(
+            [list(o.token_ids) for o in output.outputs], skip_special_tokens=True
+        )
+        return [
+            Response(
+                tokens=np.array(o.token_ids, dtype=np.int32),
+                logprobs=np.array(o.logprobs.logprobs, dtype=np.float32),
+                text=text,
+                truncated=o.finish_reason == "length",
+            )
+            for o, text in zip(output.outputs, texts, strict=True)
+        ]
+
+    def init_weight_transfer_engine(self, request: Any, epoch: int) -> None:
+        """Join another transfer group, and leave the one it was in.
+
+        Raises:
+            StaleError: it has had weights of a later epoch.
+        """
+        self._refuse_older_than(epoch)
+        self._llm.shutdown_weight_transfer_engine()
+        self._llm.init_weight_transfer_engine(request)
+
+    def start_weight_update(self, weights: str, epoch: int) -> None:
+        """From now on it serves nothing, until `finish_weight_update` names the same weights.
+
+        Raises:
+            StaleError: it has had weights of a later epoch.
+        """
+        self._refuse_older_than(epoch)
+        self._incoming = weights
+        self._llm.start_weight_update()
+
+    def update_weights(self, request: Any) -> None:
+        failpoint("engine.update", weights=self._incoming, engine=self._index)
+        self._llm.update_weights(request)
+
+    def finish_weight_update(self, weights: str) -> None:
+        """
+        Raises:
+            StaleError: the update that has begun is of other weights.
+        """
+        if weights != self._incoming:
+            raise StaleError(
+                f"{self._name} was to finish an update to weights {weights} and is in one to {self._incoming}"
+            )
+        self._llm.finish_weight_update(weight_version=weights)
+        # An update leaves the cached prefixes as they were computed with the old weights.
+        self._llm.reset_prefix_cache()
+        self._incoming = None
+
+    def _refuse_older_than(self, epoch: int) -> None:
+        """A learner of an earlier epoch may have been frozen, and wake up."""
+        if epoch < self._epoch:
+            raise StaleError(
+                f"{self._name} has had weights of epoch {self._epoch} and takes none of {epoch}"
+            )
+        self._epoch = epoch
+
+
+def _seed(seed: str, prompt_id: int) -> int:
+    digest = hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") >> 1  # vLLM adds the response's index to it

@@ -1,0 +1,54 @@
+"""SIGTERM and Ctrl-C: the step in hand is dropped, or finished if it already counts, and the run is saved.
+
+Ray stops a job by SIGTERM, and by SIGKILL three seconds later.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequested(BaseException):
+    """Raised where a signal found the main thread, or at the end of what it must not interrupt."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal = signal.Signals(signal_number)
+
+
+class Stopping:
+    """Turns the two signals into `StopRequested`."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._received: int | None = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle the signals, until the end. To be entered in the main thread; after Ray was started,
+        which sets a handler of its own."""
+        wanted = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self._receive) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What happens within is finished before a signal takes effect."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+        if self._received is not None and not self._held:
+            received, self._received = self._received, None
+            raise StopRequested(received)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self._held:
+            raise StopRequested(number)
+        self._received = number

@@ -1,0 +1,110 @@
+"""A run of beliefs alone, over real shards, with checkpoints: no engine, no learner."""
+
+import numpy as np
+
+from actors.belief_shard import Moment
+from actors.coordinator import Coordinator
+from actors.member import Recoveries
+from dps_ray import BeliefStore, settings
+from dps_ray.durable import (
+    Manifest,
+    Segment,
+    Storage,
+    checkpoint_folder,
+    claim_epoch,
+    commit,
+    read_shard,
+    reshard,
+)
+from dps_ray.states import Observation
+
+IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
+
+
+def seen(step, ids):
+    ids = np.sort(ids)
+    states = np.array([np.random.default_rng([step, i]).integers(3) for i in ids], dtype=np.int8)
+    counts = np.zeros(len(ids), dtype=np.int16)
+    return Observation(ids, states, counts, counts)
+
+
+def config_of(folder, shards, *overrides):
+    return settings.load(
+        None,
+        [
+            f"folder={folder}",
+            "loop.batch_size=16",
+            f"resources.beliefs.shards={shards}",
+            *overrides,
+        ],
+    )
+
+
+class BeliefsRun:
+    def __init__(self, folder, shards=2, *overrides, base=None, recoveries=None):
+        self.storage = Storage.at(folder)
+        self.epoch = claim_epoch(self.storage)
+        self.base = base
+        self.recoveries = recoveries or Recoveries()
+        self.shards = shards
+        self.coordinator = Coordinator(
+            config_of(folder, shards, *overrides), self.storage, IDS, self.recoveries
+        )
+        start = 0 if base is None else base.step
+        self.coordinator.go_to(Moment(self.epoch, start, base and base.name))
+
+    def steps(self, *steps):
+        """Observe these; the batches that were selected."""
+        batches = []
+        for step in steps:
+            batches.append(self.coordinator.select(16))
+            self.coordinator.observe(step, seen(step, batches[-1].ids))
+        return batches
+
+    def save(self, step):
+        folder = checkpoint_folder(self.epoch, step)
+        before = () if self.base is None else self.base.lineage
+        after = 0 if self.base is None else self.base.step
+        manifest = Manifest(
+            epoch=self.epoch,
+            step=step,
+            files=tuple(self.coordinator.save(folder)()),
+            lineage=(*before, Segment(self.epoch, after)),
+            dataset_fingerprint="",
+            config_hash="",
+            weight_version=step,
+            belief_shards=self.shards,
+            learner_ranks=1,
+            zero_stage=1,
+            deepspeed_tag="",
+        )
+        commit(self.storage, manifest)
+        self.coordinator.committed(manifest.name)
+        return manifest
+
+    def beliefs(self, step):
+        """All of them, as one snapshot."""
+        return beliefs_in(self.storage, self.save(step))
+
+
+def beliefs_in(storage, manifest):
+    shards = range(manifest.belief_shards)
+    return reshard([read_shard(storage, manifest, i, len(shards)) for i in shards], 1)[0]
+
+
+def undisturbed(*steps):
+    """One store in this process: what it selected, and its state."""
+    store, batches = BeliefStore(IDS), []
+    for step in steps:
+        batches.append(store.select(16))
+        store.observe(*seen(step, batches[-1].ids)[:2])
+    return batches, reshard([store.snapshot()], 1)[0]
+
+
+def assert_equal(ours, theirs):
+    (batches, beliefs), (expected, state) = ours, theirs
+    for mine, other in zip(batches, expected, strict=True):
+        np.testing.assert_array_equal(mine.ids, other.ids)
+        np.testing.assert_array_equal(mine.predicted, other.predicted)
+    for name, value in state.items():
+        np.testing.assert_array_equal(beliefs[name], value, err_msg=name)

@@ -1,0 +1,166 @@
+"""A learner goes on from its checkpoint with any number of ranks, after any of them died, on a full disk."""
+
+import time
+
+import numpy as np
+import pytest
+from pyarrow import fs
+from transformers import AutoModelForCausalLM
+
+from actors.learner import Learner
+from actors.learner_rank import TAG
+from dps_ray import settings
+from dps_ray.durable import Manifest, Storage, checkpoint_folder, verify
+from dps_ray.errors import CheckpointError, LearnerLostError
+from dps_ray.failpoints import VARIABLE, fail_at
+from dps_ray.trajectories import concatenate
+
+pytestmark = pytest.mark.slow
+
+
+def config(folder, zero_stage=1, ranks=1, *more):
+    return settings.load(
+        None,
+        [
+            f"folder={folder}",
+            "model.dtype=float32",
+            "data.max_prompt_length=32",
+            "rollout.max_response_length=32",
+            "learner.lr=1e-3",
+            "learner.warmup_steps=10",
+            "learner.max_tokens_per_micro_batch=64",
+            f"learner.zero_stage={zero_stage}",
+            f"resources.learner.ranks={ranks}",
+            "resources.learner.cpus=0.5",
+            *more,
+        ],
+    )
+
+
+def batch(seed: int, n: int = 8):
+    """Hand-made responses of 6 to 13 tokens to prompts of 5."""
+    rng = np.random.default_rng(seed)
+    return concatenate(
+        [
+            (
+                rng.integers(4, 20, 5).astype(np.int32),
+                rng.integers(4, 20, 6 + i).astype(np.int32),
+                np.full(6 + i, -3.0, np.float32),
+                float((-1) ** i),
+            )
+            for i in range(n)
+        ]
+    )
+
+
+FIXED = batch(seed=99)
+
+
+def manifest(stored, step, ranks, zero_stage, epoch=1) -> Manifest:
+    return Manifest(
+        epoch=epoch,
+        step=step,
+        files=tuple(stored),
+        lineage=((epoch, 0),),
+        dataset_fingerprint="",
+        config_hash="",
+        weight_version=step,
+        belief_shards=1,
+        learner_ranks=ranks,
+        zero_stage=zero_stage,
+        deepspeed_tag=TAG,
+    )
+
+
+def started(folder, storage, from_manifest, *, zero_stage, ranks, model, epoch, more=()):
+    learner = Learner(config(folder, zero_stage, ranks, *more), str(model), "gloo", epoch)
+    learner.start(storage, from_manifest)
+    return learner
+
+
+def in_object_store(folder) -> Storage:
+    """A store without folders that other programs could read or write."""
+    folder.mkdir()
+    return Storage("store://run", fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem()), None)
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "numbers_of_ranks", "object_store"),
+    [(1, (1, 2, 1), False), (3, (2, 1), True)],
+)
+def test_state_survives_another_number_of_ranks(
+    local_ray, tmp_path, tiny_policy, zero_stage, numbers_of_ranks, object_store
+):
+    storage = in_object_store(tmp_path / "store") if object_store else Storage.at(tmp_path)
+    saved, logprobs, after = None, None, None
+    for epoch, ranks in enumerate(numbers_of_ranks, 1):
+        learner = started(
+            tmp_path,
+            storage,
+            saved,
+            zero_stage=zero_stage,
+            ranks=ranks,
+            model=tiny_policy,
+            epoch=epoch,
+        )
+        if saved is None:
+            learner.train(batch(seed=1), 1)
+            logprobs = learner.logprobs(FIXED)
+        assert learner.weights == f"e{epoch:04}.00000001"
+        assert learner.logprobs(FIXED) == pytest.approx(logprobs, abs=1e-5)
+        stored = learner.save(storage, checkpoint_folder(epoch, 1)).result()
+        metrics = learner.train(batch(seed=2), 2)
+        assert metrics["actor/lr"] == pytest.approx(1e-3 * 5 / 10)  # four optimizer steps were made
+        if after is None:
+            after = learner.logprobs(FIXED)
+            assert np.abs(np.subtract(after, logprobs)).max() > 1e-3
+        assert learner.logprobs(FIXED) == pytest.approx(after, abs=1e-5)
+        learner.kill()
+        saved = manifest(stored, step=1, ranks=ranks, zero_stage=zero_stage, epoch=epoch)
+        verify(storage, saved)
+        written = set(storage.list(checkpoint_folder(epoch, 1)))
+        assert written == {file.path for file in saved.files}
+        assert not any(path.endswith("latest") for path in written)
+
+
+def test_a_learner_on_a_full_disk_trains_on_and_one_that_lost_a_rank_is_restored(
+    local_ray, tmp_path, tiny_policy, monkeypatch
+):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "failpoints"))
+    storage = Storage.at(tmp_path)
+    common = {"zero_stage": 2, "ranks": 2, "model": tiny_policy}
+    learner = started(tmp_path, storage, None, **common, epoch=1)
+    learner.train(batch(seed=1), 1)
+
+    # A checkpoint that one rank cannot write fails on both, and the learner is as before.
+    full = fail_at("learner.save", "no-space", step=1, rank=1)
+    with pytest.raises(CheckpointError, match=r"step=00000001 .*rank 1: .*No space left"):
+        learner.save(storage, checkpoint_folder(1, 1)).result()
+    assert full.went_off
+    in_the_way = tmp_path / checkpoint_folder(1, 1) / "learner" / TAG
+    (in_the_way / "zero_pp_rank_1_mp_rank_00_optim_states.pt").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"rank 1: .*directory"):
+        learner.save(storage, checkpoint_folder(1, 1)).result()
+    assert storage.list(checkpoint_folder(1, 1)) == []
+
+    learner.train(batch(seed=2), 2)
+    stored = learner.save(storage, checkpoint_folder(1, 2)).result()
+    before = learner.logprobs(FIXED)
+    policy = AutoModelForCausalLM.from_pretrained(tmp_path / checkpoint_folder(1, 2) / "model")
+    assert sum(p.numel() for p in policy.parameters()) > 1e5
+
+    fail_at("learner.train.before", "die", step=3, rank=1)
+    began = time.monotonic()
+    with pytest.raises(LearnerLostError, match=r"learner rank 1 died.*while it was to train"):
+        learner.train(batch(seed=3), 3)
+    assert time.monotonic() - began < 20
+    learner.kill()
+
+    saved = manifest(stored, 2, 2, 2)
+    again = started(tmp_path, storage, saved, **common, epoch=2, more=["timeouts.train=5"])
+    assert again.version == 2
+    assert again.logprobs(FIXED) == before
+    fail_at("learner.train.before", "freeze", step=3, rank=0)
+    with pytest.raises(LearnerLostError, match=r"learner rank.*did not train within 5 s"):
+        again.train(batch(seed=3), 3)
+    again.kill()

@@ -1,0 +1,194 @@
+"""Rollout engines die idle, generating and while they are given weights; every prompt is answered, once, with
+the current weights, as if none had died."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+
+from actors.calls import Lost, answer
+from actors.learner import Learner
+from actors.member import Recoveries
+from actors.rollout import Request, Rollouts, Sampling
+from dps_ray import settings
+from dps_ray.durable import Storage
+from dps_ray.errors import StaleError
+from dps_ray.failpoints import VARIABLE, fail_at
+from dps_ray.health import Quarantine, State
+from dps_ray.trajectories import concatenate
+
+pytestmark = pytest.mark.slow
+
+SAMPLING = Sampling(responses=4, temperature=1.0, top_p=1.0, max_tokens=16, seed="faults")
+PROMPTS = [
+    Request(i, np.array([4 + (7 * i + j) % 10 for j in range(20)], np.int32)) for i in range(8)
+]
+
+
+class Rig:
+    """A learner that has made a step, and two engines with its weights."""
+
+    def __init__(self, folder, model: str) -> None:
+        config = settings.load(
+            None,
+            [
+                f"folder={folder}",
+                "model.dtype=float32",
+                "data.max_prompt_length=32",
+                "rollout.max_response_length=16",
+                "learner.lr=1e-2",
+                "resources.rollout.engines=2",
+                "recovery.restarts=20",  # of the same two engines, in all tests
+                "recovery.prompt_failures=2",
+            ],
+        )
+        self.records: list[dict[str, object]] = []
+        self.quarantine = Quarantine(config.recovery.prompt_failures)
+        recoveries = Recoveries(record=self.records.append, limit=config.recovery.restarts)
+        self.rollouts = Rollouts(config, model, "gloo", recoveries, self.quarantine)
+        self.learner = Learner(config, model, "gloo", epoch=1)
+        self.learner.start(Storage.at(folder), None)
+        self.rollouts.wait_until_ready()
+        self.train(step=1)
+        self.undisturbed = self.generate()
+
+    def train(self, step: int) -> None:
+        """Move the weights away from those that an engine starts with, and from all before."""
+        tokens = np.arange(4, 14, dtype=np.int32)
+        logprobs = np.full(10, -3.0, np.float32)
+        self.learner.train(concatenate([(tokens, tokens, logprobs, a) for a in (1.0, -1.0)]), step)
+        self.rollouts.publish(self.learner)
+        self.all_fresh()
+
+    def all_fresh(self) -> None:
+        self.rollouts.wait_until_ready()
+        self.rollouts.publish(self.learner)
+        assert [e.health.state for e in self.rollouts.engines] == [State.FRESH] * 2
+
+    def generate(self):
+        """All prompts; those answered are scored, and so forgiven what engines did to them."""
+        groups = self.rollouts.generate(PROMPTS, SAMPLING)
+        self.quarantine.succeeded([group.prompt_id for group in groups if group is not None])
+        return groups
+
+    def incarnations(self) -> list[int]:
+        return [e.member.incarnation for e in self.rollouts.engines]
+
+
+@pytest.fixture(scope="module")
+def shared_rig(local_ray, tmp_path_factory, tiny_policy) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp("engines")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(folder / "failpoints"))
+        yield Rig(folder, str(tiny_policy))
+
+
+@pytest.fixture
+def rig(shared_rig) -> Rig:
+    shared_rig.all_fresh()
+    return shared_rig
+
+
+def assert_equal(groups, expected) -> None:
+    """The same prompts in the same order, each once, and the same responses to them."""
+    assert [group.prompt_id for group in groups] == [group.prompt_id for group in expected]
+    for group, other in zip(groups, expected, strict=True):
+        assert group.weights == other.weights
+        assert len(group.responses) == len(other.responses)
+        for response, same in zip(group.responses, other.responses, strict=True):
+            np.testing.assert_array_equal(response.tokens, same.tokens)
+            np.testing.assert_allclose(response.logprobs, same.logprobs, atol=1e-5)
+
+
+def difference_to_learner(groups, learner) -> float:
+    """Largest, between the engines' log-probabilities and the learner's."""
+    sampled = concatenate(
+        [(g.prompt_tokens, r.tokens, r.logprobs, 0.0) for g in groups for r in g.responses]
+    )
+    return float(np.abs(np.array(learner.logprobs(sampled)) - sampled.logprobs).max())
+
+
+def test_an_engine_refuses_weights_it_does_not_have_and_updates_of_an_older_epoch(rig):
+    engine = rig.rollouts.engines[0].member.actor
+    with pytest.raises(StaleError, match=r"serves e0001\.00000001"):
+        answer(engine.generate.remote(PROMPTS[:1], SAMPLING, "e0001.00000000"))
+    with pytest.raises(StaleError, match="has had weights of epoch 1 and takes none of 0"):
+        answer(engine.start_weight_update.remote("e0000.00000009", 0))
+    with pytest.raises(StaleError, match="takes none of 0"):
+        answer(engine.init_weight_transfer_engine.remote(None, 0))
+    assert answer(engine.weights.remote()) == "e0001.00000001"
+
+
+def test_the_prompts_of_an_engine_that_dies_go_to_the_other(rig):
+    before = rig.incarnations()
+    died = fail_at("engine.generate.after", engine=1)
+    assert_equal(rig.generate(), rig.undisturbed)
+    assert died.went_off
+    assert rig.incarnations() == [before[0], before[1] + 1]
+    assert rig.quarantine.failures == {}
+
+
+def test_when_no_engine_is_left_prompts_wait_for_one_with_the_current_weights(rig):
+    before = rig.incarnations()
+    for engine in (0, 1):
+        fail_at("engine.generate.before", engine=engine)
+    groups = rig.generate()
+    assert rig.incarnations() == [before[0] + 1, before[1] + 1]
+    assert {group.weights for group in groups} == {rig.learner.weights}
+    assert difference_to_learner(groups, rig.learner) < 1e-5
+    assert_equal(groups, rig.undisturbed)
+
+
+def test_an_engine_that_dies_idle_costs_no_prompt_an_attempt(rig):
+    engine = rig.rollouts.engines[1].member
+    before = engine.incarnation
+    ray.kill(engine.actor)
+    while not isinstance(answer(engine.actor.weights.remote()), Lost):
+        pass
+    groups = rig.rollouts.generate(PROMPTS, SAMPLING)
+    assert_equal(groups, rig.undisturbed)
+    assert engine.incarnation == before + 1
+    assert rig.quarantine.failures == {}
+
+
+def test_the_work_of_a_silent_engine_goes_to_the_other_and_it_is_replaced(rig, monkeypatch):
+    silent = rig.rollouts.engines[0]
+    before = silent.member.incarnation
+    # No others: the one that is frozen is late however long it is given.
+    short = replace(silent.health.deadlines, work=0.1, probe=0.1)
+    monkeypatch.setattr(silent.health, "deadlines", short)
+    frozen = fail_at("engine.generate.before", "freeze", engine=0)
+    assert_equal(rig.generate(), rig.undisturbed)
+    assert frozen.went_off
+    rig.rollouts.wait_until_ready()
+    assert silent.member.incarnation == before + 1
+    assert rig.records[-1]["why"] == "did not answer in time"
+
+
+def test_a_prompt_that_breaks_engines_is_set_aside_and_its_neighbours_are_answered(rig):
+    deaths = [fail_at("engine.prompt", prompt=3) for _ in range(2)]
+    groups = rig.generate()
+    assert all(death.went_off for death in deaths)
+    assert groups[3] is None
+    rest = [i for i in range(len(PROMPTS)) if i != 3]
+    assert_equal([groups[i] for i in rest], [rig.undisturbed[i] for i in rest])
+    assert rig.quarantine.failures == {3: 2}
+    # No engine is given it again.
+    before = rig.incarnations()
+    fail_at("engine.prompt", prompt=3)
+    assert [i for i, group in enumerate(rig.generate()) if group is None] == [3]
+    assert rig.incarnations() == before
+    rig.quarantine.failures.clear()
+
+
+def test_engines_of_a_failed_update_are_replaced_and_serve_the_new_weights_in_the_end(rig):
+    before = rig.incarnations()
+    died = fail_at("engine.update", engine=0, weights="e0001.00000002")
+    rig.train(step=2)
+    assert died.went_off
+    assert rig.incarnations() == [before[0] + 1, before[1] + 1]
+    groups = rig.generate()
+    assert {group.weights for group in groups} == {"e0001.00000002"}
+    assert difference_to_learner(groups, rig.learner) < 1e-5

@@ -1,0 +1,81 @@
+"""Small real runs of the main job: how tests start them, and how they compare how they ended."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from dps_ray.durable import Storage, newest_valid
+from pipelines.checkpoint import model_folder
+from pipelines.grpo_dps import main
+from pipelines.run_log import read_metrics
+from tests.faults.beliefs_run import beliefs_in
+
+TWO_OF_EVERYTHING = (
+    "resources.beliefs.shards=2",
+    "resources.rollout.engines=2",
+    "resources.learner.ranks=2",
+    "resources.verifiers.workers=2",
+    "learner.zero_stage=2",
+    "objective.kl_coef=0.01",
+    "objective.entropy_coef=0.001",
+    "probe.every=2",
+    "probe.prompts=8",
+)
+
+
+def arguments(folder, policy, chains, *overrides):
+    """Of `python -m pipelines.grpo_dps`, for three steps of a run that takes seconds."""
+    return [
+        f"folder={folder}",
+        f"model.path={policy}",
+        f"data.train={chains[0]}",
+        f"data.test={chains[1]}",
+        "loop.batch_size=12",
+        "loop.steps=3",
+        "rollout.group_size=4",
+        "rollout.threads=1",
+        "learner.threads=1",
+        "learner.lr=1e-3",
+        "probe.every=0",
+        "checkpoint.every=2",
+        *overrides,
+    ]
+
+
+def run(folder, policy, chains, *overrides) -> int:
+    """The exit code."""
+    return main(arguments(folder, policy, chains, *overrides))
+
+
+def newest(folder):
+    """A run's storage, and its newest checkpoint, of which every file is as it was written."""
+    storage = Storage.at(folder)
+    refused = []
+    manifest = newest_valid(storage, refused.append)
+    assert not refused
+    return storage, manifest
+
+
+def last_step(folder):
+    """What was measured at the last step, but for time and for what was lost."""
+    metrics = [m for m in read_metrics(folder) if "training/step" in m][-1]
+    left_out = ("time", "timing", "perf/thr", "recovery/")
+    return {k: v for k, v in metrics.items() if not k.startswith(left_out)}
+
+
+def assert_same_end(folder, other):
+    """Metrics and weights equal within float tolerance, beliefs to the bit."""
+    assert last_step(folder) == pytest.approx(last_step(other), rel=1e-4, abs=1e-6)
+    ends = [newest(each) for each in (folder, other)]
+    assert ends[0][1].step == ends[1][1].step
+    one, two = (beliefs_in(*end) for end in ends)
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    models = [
+        AutoModelForCausalLM.from_pretrained(model_folder(*end), dtype=torch.float32)
+        for end in ends
+    ]
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
