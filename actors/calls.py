@@ -1,7 +1,11 @@
-"""Waiting for actors, with a deadline that names who did not answer."""
+"""Waiting for actors, with a deadline that names who did not answer.
+
+All waiting of the driver goes through `wait`, which looks up now and then and lets whoever handles signals
+have a say: an exception raised in a signal handler while Ray waits comes out of it as a SystemError.
+"""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +13,27 @@ import ray
 
 from dps_ray.errors import EngineError
 
-# A call that is waited for looks up this often, so that a signal to the driver is not kept waiting.
-_LOOK_UP = 0.5
+_LOOK_UP = 0.2  # seconds
+
+_interrupt: Callable[[], None] | None = None
+
+
+def interrupted_by(check: Callable[[], None] | None) -> None:
+    """Have every wait call this now and then; what it raises ends the wait."""
+    global _interrupt
+    _interrupt = check
+
+
+def wait(calls: Sequence[Any], number: int, timeout: float) -> tuple[list[Any], list[Any]]:
+    """`ray.wait`: the calls that are done once `number` are, or `timeout` seconds have passed, and the others."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if _interrupt is not None:
+            _interrupt()
+        left = max(0.0, deadline - time.monotonic())
+        done, others = ray.wait(list(calls), num_returns=number, timeout=min(left, _LOOK_UP))
+        if len(done) >= number or left == 0:
+            return done, others
 
 
 @dataclass(frozen=True)
@@ -26,11 +49,7 @@ def outcomes(calls: Sequence[Any], timeout: float) -> list[Any]:
     Raises:
         Exception: what a call itself raised.
     """
-    deadline = time.monotonic() + timeout
-    waiting = list(calls)
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=min(left, _LOOK_UP))
-    late = set(waiting)
+    late = set(wait(calls, len(calls), timeout)[1]) if calls else set()
     return [
         Lost(f"did not answer within {timeout:.0f} s") if call in late else answer(call)
         for call in calls
@@ -68,7 +87,7 @@ def collect(calls: Sequence[Any], timeout: float, who: str, what: str) -> list[A
     waiting = list(calls)
     found: dict[Any, Any] = {}
     while waiting and (left := deadline - time.monotonic()) > 0:
-        done, waiting = ray.wait(waiting, timeout=min(left, _LOOK_UP))
+        done, waiting = wait(waiting, 1, left)
         for call in done:
             found[call] = answer(call)
             if isinstance(found[call], Lost):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.calls import Lost, answer, collect
+from actors.calls import Lost, answer, collect, wait
 from actors.learner_rank import LearnerRank
 from actors.process import environment
 from dps_ray.config import Config
@@ -168,7 +168,7 @@ def _answers(calls: Sequence[Any], timeout: float, what: str) -> list[Any]:
 
 
 def _first_lost(calls: Sequence[Any]) -> str | None:
-    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_NOTICE)
+    done, _ = wait(calls, len(calls), _NOTICE)
     for rank, call in enumerate(calls):
         with suppress(Exception):  # what a rank raised for want of another
             if call in done and isinstance(found := answer(call), Lost):

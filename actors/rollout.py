@@ -13,9 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ray
-
-from actors.calls import Lost, answer, outcomes
+from actors.calls import Lost, answer, outcomes, wait
 from actors.learner import Learner
 from actors.member import Member, Recoveries
 from actors.process import environment
@@ -27,7 +25,7 @@ from dps_ray.health import Deadlines, Health, Quarantine, State
 
 __all__ = ["Request", "Rollouts", "Sampling"]
 
-# Seconds between looks at deadlines, and at signals to the driver.
+# Seconds between looks at deadlines.
 _LOOK_UP = 0.5
 
 
@@ -167,8 +165,8 @@ class Rollouts:
         """Take in what engines have answered, for which it waits so long, and act on silence."""
         by_call = {engine.call: engine for engine in self.engines if engine.call is not None}
         calls = list(by_call)
-        ray.wait(calls, timeout=seconds)
-        done, _ = ray.wait(calls, num_returns=max(len(calls), 1), timeout=0)
+        wait(calls, 1, seconds)
+        done, _ = wait(calls, len(calls), 0)
         for call in done:
             self._take(by_call[call])
         for engine in self.engines:

@@ -57,6 +57,7 @@ KINDS = {
     "learner": (6, "ray::LearnerRank"),
     "driver": (4, None),
 }
+_ACTORS = tuple(title for _, title in KINDS.values() if title)
 OVERRIDES = [
     "loop.steps=100000",
     "loop.batch_size=16",
@@ -119,7 +120,8 @@ def survive(folder: Path, seconds: float, seed: int, console: Console) -> bool:
         time.sleep(rng.uniform(*PAUSE))
         kind = order[len(kills) % len(order)]
         at = time.time()
-        run.kill(kind, rng)
+        if not run.kill(kind, rng):
+            continue
         kills.append(Kill(kind, at, run.wait_for_a_step()))
         console.print(f"{len(kills):3}  {kind:15} back after {kills[-1].back:.1f} s")
     stopped_in, code = run.stop()
@@ -151,21 +153,24 @@ class Run:
         with (self.folder / "driver.log").open("ab") as log:
             return psutil.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
-    def kill(self, kind: str, rng: random.Random) -> None:
+    def kill(self, kind: str, rng: random.Random) -> bool:
+        """Whether there was such a process: it may just be being replaced."""
         title = KINDS[kind][1]
         below = self._process.children(recursive=True)
         if title is None:
-            before = self._reached()
+            actors = [p for p in below if _title(p).startswith(_ACTORS)]
             self._process.kill()
             self._process.wait()
-            _, left = psutil.wait_procs(below, timeout=30)
+            _, left = psutil.wait_procs(actors, timeout=30)
             assert not left, f"these outlived their driver: {left}"
+            for process in psutil.wait_procs(below, timeout=0)[1]:
+                process.kill()  # Ray's own agents, which look for their parent now and then
             self._process = self._start()
-            self._seen = before
-            return
+            return True
         found = [p for p in below if _title(p).startswith(title)]
-        if found:  # else it is just being replaced
+        if found:
             rng.choice(sorted(found, key=lambda process: process.pid)).kill()
+        return bool(found)
 
     def wait_for_a_step(self) -> float:
         """Seconds until a step is recorded that is not yet: of those that only count from now on."""
@@ -188,9 +193,6 @@ class Run:
         self._process.send_signal(signal.SIGTERM)
         code = self._process.wait(timeout=HANG)
         return time.monotonic() - began, code
-
-    def _reached(self) -> int:
-        return max((int(m["step"]) for m in self._steps()), default=0)
 
     def _steps(self) -> list[dict[str, float]]:
         if not (self.folder / "metrics.jsonl").exists():

@@ -7,6 +7,7 @@ Without --config it runs the built-in task (pipelines/configs/arithmetic.yaml).
 """
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -133,7 +134,11 @@ def assemble(
 
     def start_learner(epoch: int, manifest: Manifest | None) -> Learner:
         learner = Learner(config, inputs.model, transfer, epoch)
-        learner.start(storage, manifest)
+        try:
+            learner.start(storage, manifest)
+        except DPSError:
+            learner.kill()
+            raise
         return learner
 
     return Trainer(
@@ -230,4 +235,7 @@ def _help_lines() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Ray gives a job 3 s to stop, of which taking the interpreter apart would use 2

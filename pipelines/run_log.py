@@ -27,9 +27,10 @@ METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.jsonl", "summary.json"
 EVENTS = "events.jsonl"
 
 # The parts of a step in the order they happen, as in the metrics `timing_s/<phase>`; `timing_s/step`
-# holds the first six. The others come at some steps only, and beside the step.
-IN_STEP = ("select", "generate", "score", "observe", "train", "publish")
-PHASES = (*IN_STEP, "probe", "eval", "checkpoint")
+# holds all but the last two, which come at some steps only, and beside the step. `checkpoint` is the wait for
+# one that was not written by the time the batch was rolled out.
+IN_STEP = ("select", "generate", "score", "checkpoint", "observe", "train", "publish")
+PHASES = (*IN_STEP, "probe", "eval")
 
 _HELD_OUT = "val-core/all/acc/mean@"
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from actors.calls import interrupted_by
+
 
 class StopRequested(BaseException):
-    """Raised where a signal found the main thread, or at the end of what it must not interrupt."""
+    """Raised where the driver waits for actors, or at the end of what must not be interrupted."""
 
     def __init__(self, signal_number: int):
         super().__init__(signal.Signals(signal_number).name)
@@ -30,9 +32,11 @@ class Stopping:
         which sets a handler of its own."""
         wanted = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.signal(number, self._receive) for number in wanted}
+        interrupted_by(self._check)
         try:
             yield
         finally:
+            interrupted_by(None)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -44,11 +48,12 @@ class Stopping:
             yield
         finally:
             self._held -= 1
+        self._check()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    def _check(self) -> None:
         if self._received is not None and not self._held:
             received, self._received = self._received, None
             raise StopRequested(received)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if not self._held:
-            raise StopRequested(number)
-        self._received = number

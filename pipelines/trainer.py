@@ -4,7 +4,8 @@
       ▲ coordinator  engines   verifiers    │beliefs   learner    engines
       └─────────────────────────────────────┘
 
-`Trainer.run` is the algorithm; the methods below it say what each phase consumes and produces.
+`Trainer.train` and `Trainer.step` are the algorithm; the methods below say what each phase consumes and
+produces. What is lost meanwhile is replaced within a phase, but for the learner, with which the run goes back.
 """
 
 import time
@@ -98,7 +99,7 @@ class Trainer:
                     self.go_back(error)
 
     def train(self) -> None:
-        """The algorithm."""
+        """Step by step to the last, with evaluations and checkpoints where they are due."""
         while True:
             self.measure_accuracy()
             self.save()
@@ -288,7 +289,6 @@ class Trainer:
         step = self.progress.step
         if step == self.checkpoints.newest_step:
             return
-        began = time.monotonic()
         self.checkpoints.begin(
             step,
             self.learner.version,
@@ -301,7 +301,6 @@ class Trainer:
                 "quarantine": {str(i): n for i, n in self.quarantine.failures.items()},
             },
         )
-        self.log.step(step, {"timing_s/checkpoint": time.monotonic() - began})
 
     def commit(self) -> None:
         """Make a checkpoint of what was written since `begin_checkpoint`."""
