@@ -8,7 +8,7 @@ import ray
 from dps_ray.config import Config
 from dps_ray.errors import ResourceError
 
-# Of a Ray that is started here: a node that is frozen or cut off is noticed after about 8 seconds. Ray's own
+# Of a Ray that is started here: a node that is frozen or cut off is noticed within ten seconds. Ray's own
 # setting, a check every 3 s, each given 10 s, 5 in a row, notices it after a minute. For a Ray that others
 # start, set RAY_health_check_period_ms and so on in the environment of `ray start --head`.
 HEALTH_CHECKS = {
