@@ -11,7 +11,7 @@ import ray
 from numpy.typing import NDArray
 
 from actors.process import log_to
-from dps_ray import BeliefStore, Selection, UniformSelector
+from dps_ray import Selection, methods
 from dps_ray.config import Config
 from dps_ray.durable import (
     ObservationLog,
@@ -26,7 +26,7 @@ from dps_ray.errors import CheckpointError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.hashing import shards
 from dps_ray.selector import Selector
-from dps_ray.states import Observation
+from dps_ray.states import Observation, totals_of
 
 
 class Moment(NamedTuple):
@@ -43,15 +43,14 @@ class Proposal(NamedTuple):
     metrics: dict[str, float]  # the selector's own
 
 
-def make_selector(config: Config, ids: NDArray[np.int64]) -> Selector:
-    """The selector that `method` names, over these prompts."""
-    if config.method == "uniform":
-        return UniformSelector(ids, seed=config.seed)
-    return BeliefStore(
+def make_selector(config: Config, ids: NDArray[np.int64], pool: int) -> Selector:
+    """The selector that `method` names, over these prompts of a pool of `pool`."""
+    return methods.make(
+        config.method,
         ids,
-        decay=config.selector.decay,
-        prior=config.selector.prior,
-        entropy_weight=config.selector.entropy_weight,
+        pool=pool,
+        settings=config.selector,
+        group_size=config.rollout.group_size,
         seed=config.seed,
     )
 
@@ -66,6 +65,7 @@ class BeliefShard:
         storage: Storage,
         ids: NDArray[np.int64],
         index: int,
+        pool: int,
     ):
         log_to(config.folder / "logs", f"beliefs-{index}")
         self._config = config
@@ -75,7 +75,8 @@ class BeliefShard:
         self._count = config.resources.beliefs.shards
         self._epoch = 0  # of the state it has; there is none yet
         self._step = 0
-        self._selector = make_selector(config, ids)
+        self._pool = pool
+        self._selector = make_selector(config, ids, pool)
         share = config.selector.candidates
         self._options = {} if share is None else {"candidates": share}
 
@@ -85,17 +86,18 @@ class BeliefShard:
         size: int,
         exclude: NDArray[np.int64],
         observation: Observation | None = None,
+        totals: NDArray[np.int64] | None = None,
     ) -> Proposal:
         """This shard's best `size` prompts at a moment, fewer if it has fewer.
 
-        With the observation of the moment's step, which it is to take in unless it has; the log has it
-        already.
+        With the observation of the moment's step, which it is to take in unless it has (the log has it
+        already), and how many prompts of the whole step were found in each state, int64 (3,).
 
         Raises:
             StaleError: the shard has gone on to a later epoch or step, or is more than a step behind.
             CheckpointError: a file that leads to the moment is missing or altered.
         """
-        self._be_at(at, observation)
+        self._be_at(at, observation, totals)
         available = len(self._selector) - len(exclude)
         selection = self._selector.select(min(size, available), exclude=exclude, **self._options)
         return Proposal(self._epoch, selection, self._selector.metrics())
@@ -116,12 +118,17 @@ class BeliefShard:
             return self._storage.measured(path)
         return write_snapshot(self._storage, path, self._selector.snapshot())
 
-    def _be_at(self, at: Moment, observation: Observation | None = None) -> None:
+    def _be_at(
+        self,
+        at: Moment,
+        observation: Observation | None = None,
+        totals: NDArray[np.int64] | None = None,
+    ) -> None:
         if at.epoch > self._epoch:
             self._restore(at)
         elif at.epoch == self._epoch and at.step == self._step + 1 and observation is not None:
             failpoint("shard.apply.before", step=at.step, shard=self._index)
-            self._selector.observe(observation.ids, observation.states)
+            self._selector.observe(*observation, totals)
             self._step = at.step
             failpoint("shard.apply.after", step=at.step, shard=self._index)
         elif (at.epoch, at.step) != (self._epoch, self._step):
@@ -131,7 +138,7 @@ class BeliefShard:
             )
 
     def _restore(self, at: Moment) -> None:
-        selector, step = make_selector(self._config, self._ids), 0
+        selector, step = make_selector(self._config, self._ids, self._pool), 0
         if at.base is not None:
             manifest = load(self._storage, at.base)
             snapshot = read_shard(self._storage, manifest, self._index, self._count)
@@ -139,7 +146,8 @@ class BeliefShard:
         for logged, observation in ObservationLog(self._storage, at.epoch).steps_after(step):
             if logged <= at.step:
                 mine = shards(observation.ids, self._count) == self._index
-                selector.observe(observation.ids[mine], observation.states[mine])
+                part = Observation(*(column[mine] for column in observation))
+                selector.observe(*part, totals_of(observation))
                 step = logged
         if step != at.step:
             raise CheckpointError(

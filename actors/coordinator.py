@@ -23,7 +23,7 @@ from dps_ray import Selection, hashing, merge
 from dps_ray.config import Config
 from dps_ray.durable import ObservationLog, Storage, Stored
 from dps_ray.errors import StaleError
-from dps_ray.states import Observation
+from dps_ray.states import Observation, totals_of
 
 _NONE = np.empty(0, dtype=np.int64)
 
@@ -50,7 +50,7 @@ class Coordinator:
                 resources=config.resources.beliefs.custom,
                 runtime_env=environment(threads=1),
             )
-            return lambda incarnation: options.remote(config, storage, mine, index)
+            return lambda incarnation: options.remote(config, storage, mine, index, len(ids))
 
         self.members = [
             Member("belief_shard", index, start(index), recoveries) for index in range(self._count)
@@ -115,14 +115,16 @@ class Coordinator:
         self, size: int, excluded: NDArray[np.int64], observation: Observation | None = None
     ) -> "_Asked":
         parts: list[Observation | None] = [None] * self._count
+        totals = None
         if observation is not None:
+            totals = totals_of(observation)
             homes = hashing.shards(observation.ids, self._count)
             parts = [
                 Observation(*(column[homes == index] for column in observation))
                 for index in range(self._count)
             ]
         homes = hashing.shards(excluded, self._count)
-        arguments = [(size, excluded[homes == i], part) for i, part in enumerate(parts)]
+        arguments = [(size, excluded[homes == i], part, totals) for i, part in enumerate(parts)]
         asked = self._ask("propose", arguments)
         asked.about = (size, excluded.tobytes())
         return asked

@@ -44,6 +44,7 @@ from dps_ray.durable import (
 )
 from dps_ray.health import Quarantine
 from dps_ray.prompts import PromptTable
+from dps_ray.states import totals_of
 from pipelines import builtin
 from pipelines.grpo_dps import CONFIGS
 from pipelines.run_log import read_events, read_metrics
@@ -236,9 +237,10 @@ def observations_lost(config: settings.Config, storage: Storage, manifest: Manif
     0 only when every array of the one state equals that of the other to the bit.
     """
     train, _ = builtin.ensure_arithmetic(builtin.cache())
-    single = make_selector(config, PromptTable.open(train, None).ids)
+    ids = PromptTable.open(train, None).ids
+    single = make_selector(config, ids, len(ids))
     for _, observation in committed(storage, manifest):
-        single.observe(observation.ids, observation.states)
+        single.observe(*observation, totals_of(observation))
     (expected,) = reshard([single.snapshot()], 1)
     count = manifest.belief_shards
     (found,) = reshard([read_shard(storage, manifest, i, count) for i in range(count)], 1)

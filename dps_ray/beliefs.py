@@ -188,10 +188,18 @@ class BeliefStore:
 
     # --- learning ---------------------------------------------------------------------------------
 
-    def observe(self, ids: ArrayLike, states: ArrayLike) -> None:
+    def observe(
+        self,
+        ids: ArrayLike,
+        states: ArrayLike,
+        successes: ArrayLike | None = None,
+        responses: ArrayLike | None = None,
+        totals: ArrayLike | None = None,
+    ) -> None:
         """One step of the whole pool: these prompts were rolled out and found in these solve states.
 
         ids: int64 (n,), without duplicates; states: int (n,) in {0, 1, 2}. n may be 0: all forget a little.
+        The rest, by which other methods learn, is not looked at.
 
         Raises ValueError, and changes nothing, for an id that is unknown or given twice, and for a state
         that is none.

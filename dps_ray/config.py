@@ -47,12 +47,18 @@ class ModelSettings(Settings):
 
 
 class SelectorSettings(Settings):
+    """Of the methods that are named; others take no notice."""
+
     decay: Share = 0.7
     """DPS: weight of the past in the transition counts (lambda); 1 never forgets, 0 keeps one step."""
     prior: Literal["uniform", "progress", "stability", "local"] = "uniform"
     """DPS: prior transition counts alpha0, by their published names."""
     entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """DPS: adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
+    beta_decay: Share = 0.5
+    """MoPPS and MaPP: weight of the past in the Beta's counts; 1 never forgets."""
+    variance_decay: Share = 0.7
+    """variance_ema: weight of the past in the running mean of the reward's variance."""
     candidates: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """DPS: rank only this share of the pool, a random part, new each step (published
     "candidate_ratio"); null ranks all."""
@@ -262,8 +268,18 @@ class TimeoutSettings(Settings):
 
 
 class Config(Settings):
-    method: Literal["dps", "uniform"] = "dps"
-    """How prompts are chosen: predicted (DPS), or uniformly without replacement."""
+    method: Literal[
+        "dps",
+        "uniform",
+        "history_resampling",
+        "mopps",
+        "mapp",
+        "greso",
+        "variance_ema",
+        "recency",
+    ] = "dps"
+    """How prompts are chosen: predicted (`dps`), uniformly without replacement (`uniform`), or by one of
+    the methods to compare with (`dps_ray/methods/`)."""
     seed: int = 0
     """Decides ties, sampling, shuffling and data."""
     folder: Path = Path("runs/default")

@@ -45,6 +45,11 @@ def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
     return Observation(ordered, _states(successes, responses), successes, responses)
 
 
+def totals_of(observation: Observation) -> NDArray[np.int64]:
+    """How many prompts were found unsolved, partial and solved: int64 (3,)."""
+    return np.bincount(observation.states, minlength=3)
+
+
 def solve_states(accuracies: Sequence[ArrayLike]) -> NDArray[np.int8]:
     """The solve state of each group: int8 (n,).
 

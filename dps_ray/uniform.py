@@ -60,7 +60,14 @@ class UniformSelector:
             tie=order[free],
         )
 
-    def observe(self, ids: ArrayLike, states: ArrayLike) -> None:
+    def observe(
+        self,
+        ids: ArrayLike,
+        states: ArrayLike,
+        successes: ArrayLike | None = None,
+        responses: ArrayLike | None = None,
+        totals: ArrayLike | None = None,
+    ) -> None:
         """These prompts were rolled out; each moves up a level. The states must be states, and are not used."""
         positions = self._index.distinct_positions(ids)
         check_states(states, len(positions))

@@ -187,8 +187,8 @@ def summary_of(trainer: Trainer, inputs: Inputs, command: str) -> dict[str, Any]
 
 
 def _method_name(config: Config) -> str:
-    if config.loop.filter_groups:
-        return "dynamic sampling" if config.method == "uniform" else f"{config.method} with filter"
+    if config.loop.filter_groups and config.loop.max_gen_batches > 1:
+        return "dynamic sampling" if config.method == "uniform" else f"{config.method} with refill"
     return config.method
 
 

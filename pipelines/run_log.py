@@ -1,6 +1,7 @@
 """What a run leaves behind in its folder, and how to read it again.
 
     metrics.jsonl   one JSON object a line: step, time (Unix seconds), then the metrics of that step
+    probes.jsonl    what each uniform probe found: step, ids (ascending), successes, responses
     samples.jsonl   a few rollouts a step, with score and solve state
     events.jsonl    what was lost and came back: kind, name, why, seconds until it was back, time
     summary.json    the closing account; there only when the run has finished
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dps_ray.errors import ConfigError, DataError
+from dps_ray.states import Observation
 
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.jsonl", "summary.json"
-EVENTS = "events.jsonl"
+EVENTS, PROBES = "events.jsonl", "probes.jsonl"
 
 # The parts of a step in the order they happen, as in the metrics `timing_s/<phase>`; `timing_s/step`
 # holds all but the last two, which come at some steps only, and beside the step. `checkpoint` is the wait for
@@ -72,7 +74,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._events = _EventLog(folder / "tensorboard") if "tensorboard" in loggers else None
-        for name in (METRICS, SAMPLES, EVENTS):
+        for name in (METRICS, SAMPLES, PROBES, EVENTS):
             _cut_torn_line(folder / name)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -87,6 +89,16 @@ class RunLog:
         """Appends rollouts: step, prompt_id, data_source, prompt, response, score, acc, state, ground_truth."""
         _append(self._folder / SAMPLES, records)
 
+    def probe(self, step: int, found: Observation) -> None:
+        """Appends what a uniform probe found before a step."""
+        record = {
+            "step": step,
+            "ids": found.ids.tolist(),
+            "successes": found.successes.tolist(),
+            "responses": found.responses.tolist(),
+        }
+        _append(self._folder / PROBES, [record])
+
     def event(self, record: Mapping[str, Any]) -> None:
         """Appends something that happened beside the steps."""
         _append(self._folder / EVENTS, [{"time": time.time(), **record}])
@@ -98,10 +110,11 @@ class RunLog:
 
     def resume_at(self, step: int) -> None:
         """Forgets what was recorded after `step`: the run goes on from its checkpoint at that step."""
-        for name in (METRICS, SAMPLES):
+        for name in (METRICS, SAMPLES, PROBES):
             path = self._folder / name
             kept = [record for record in _read_lines(path) if record["step"] <= step]
-            _replace(path, _encode(kept))
+            if kept or path.is_file():
+                _replace(path, _encode(kept))
         (self._folder / SUMMARY).unlink(missing_ok=True)
         if self._events:
             self._events.restart_after(step)

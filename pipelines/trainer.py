@@ -29,6 +29,7 @@ from dps_ray.errors import CheckpointError, DPSError, EngineError, LearnerLostEr
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import ScoredGroup
 from dps_ray.health import Quarantine
+from dps_ray.states import Observation, observation
 from pipelines.batch import Batch, to_trajectories
 from pipelines.checkpoint import Checkpoints, records_of
 from pipelines.evaluation import evaluate
@@ -43,9 +44,15 @@ _SAMPLES_A_STEP = 2  # responses kept for the report
 
 
 class Probe(NamedTuple):
-    partial: float  # share of partial groups
+    found: Observation
     rollouts: int
     tokens: int
+
+    @property
+    def partial(self) -> float:
+        """Share of partial groups; NaN when no group was scored."""
+        states = self.found.states
+        return float(np.mean(states == PARTIAL)) if len(states) else np.nan
 
 
 class Trainer:
@@ -193,7 +200,7 @@ class Trainer:
         self._times = {"probe": time.monotonic() - began}
         scored = [answer for answer in answers if isinstance(answer, ScoredGroup)]
         return Probe(
-            partial=float(np.mean([s.state == PARTIAL for s in scored])) if scored else np.nan,
+            found=observation([s.group.prompt_id for s in scored], [s.accuracies for s in scored]),
             rollouts=len(answers) * self.config.rollout.group_size,
             tokens=sum(len(r.tokens) for s in scored for r in s.group.responses),
         )
@@ -248,6 +255,7 @@ class Trainer:
             progress.rollouts += probe.rollouts
             progress.tokens += probe.tokens
             progress.uniform.append(probe.partial)
+            self.log.probe(step, probe.found)
             metrics = {**metrics, "probe/partial_solve_ratio": probe.partial}
         if batch.errors:
             self.view.message(f"step {step}: {len(batch.errors)} groups dropped; {batch.errors[0]}")

@@ -8,7 +8,7 @@ from actors.coordinator import Coordinator
 from actors.member import Recoveries
 from dps_ray import settings
 from dps_ray.durable import Storage
-from dps_ray.states import Observation
+from dps_ray.states import Observation, totals_of
 
 IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
 STEPS = 12
@@ -38,13 +38,15 @@ def seen(step: int, ids: np.ndarray) -> Observation:
     """What a policy that slowly gets better would have shown: the same for the same step and ids."""
     ids = np.sort(ids)
     states = np.array([np.random.default_rng([step, i]).integers(3) for i in ids], dtype=np.int8)
-    counts = np.zeros(len(ids), dtype=np.int16)
-    return Observation(ids, states, counts, counts)
+    # None, half, all of eight responses.
+    return Observation(ids, states, (4 * states).astype(np.int16), np.full(len(ids), 8, np.int16))
 
 
-@pytest.mark.parametrize(("method", "shards"), [("dps", (1, 2, 7)), ("uniform", (3,))])
+@pytest.mark.parametrize(
+    ("method", "shards"), [("dps", (1, 2, 7)), ("uniform", (3,)), ("mopps", (2,)), ("greso", (3,))]
+)
 def test_any_number_of_shards_selects_what_one_store_selects(local_ray, tmp_path, method, shards):
-    single = make_selector(config_of(tmp_path, method=method), IDS)
+    single = make_selector(config_of(tmp_path, method=method), IDS, len(IDS))
     coordinators = [coordinator(tmp_path / str(n), n, method) for n in shards]
     for step in range(1, STEPS):
         expected = single.select(16)
@@ -53,7 +55,8 @@ def test_any_number_of_shards_selects_what_one_store_selects(local_ray, tmp_path
             for field, value in zip(selection, expected, strict=True):
                 np.testing.assert_array_equal(field, value)
             each.observe(step, seen(step, selection.ids))
-        single.observe(*seen(step, expected.ids)[:2])
+        found = seen(step, expected.ids)
+        single.observe(*found, totals_of(found))
     times = dict(zip(*np.unique(single.times_sampled(IDS), return_counts=True), strict=True))
     assert all(each.times_sampled() == times for each in coordinators)
 

@@ -24,8 +24,8 @@ IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
 def seen(step, ids):
     ids = np.sort(ids)
     states = np.array([np.random.default_rng([step, i]).integers(3) for i in ids], dtype=np.int8)
-    counts = np.zeros(len(ids), dtype=np.int16)
-    return Observation(ids, states, counts, counts)
+    # None, half, all of eight responses.
+    return Observation(ids, states, (4 * states).astype(np.int16), np.full(len(ids), 8, np.int16))
 
 
 def config_of(folder, shards, *overrides):

@@ -83,7 +83,7 @@ def test_a_shard_that_is_lost_again_and_again_ends_the_run_and_is_named(
 
 def test_a_call_that_is_delivered_twice_has_its_effect_once(local_ray, tmp_path):
     storage = Storage.at(tmp_path)
-    shard = BeliefShard.remote(config_of(tmp_path, 1), storage, IDS, 0)
+    shard = BeliefShard.remote(config_of(tmp_path, 1), storage, IDS, 0, len(IDS))
     first = BeliefStore(IDS).select(16).ids
     ObservationLog(storage, 1).append(1, seen(1, first))
     none = np.empty(0, np.int64)
@@ -96,7 +96,7 @@ def test_a_call_that_is_delivered_twice_has_its_effect_once(local_ray, tmp_path)
 
 def test_a_gap_and_a_call_from_before_are_refused(local_ray, tmp_path):
     storage = Storage.at(tmp_path)
-    shard = BeliefShard.remote(config_of(tmp_path, 1), storage, IDS, 0)
+    shard = BeliefShard.remote(config_of(tmp_path, 1), storage, IDS, 0, len(IDS))
     none = np.empty(0, np.int64)
     ray.get(shard.propose.remote(Moment(2, 0, None), 16, none))
     for late in (Moment(2, 3, None), Moment(1, 0, None)):

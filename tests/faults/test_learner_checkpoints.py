@@ -9,48 +9,12 @@ from transformers import AutoModelForCausalLM
 
 from actors.learner import Learner
 from actors.learner_rank import TAG
-from dps_ray import settings
 from dps_ray.durable import Manifest, Storage, checkpoint_folder, verify
 from dps_ray.errors import CheckpointError, LearnerLostError
 from dps_ray.failpoints import VARIABLE, fail_at
-from dps_ray.trajectories import concatenate
+from tests.faults.learner_alone import batch, config
 
 pytestmark = pytest.mark.slow
-
-
-def config(folder, zero_stage=1, ranks=1, *more):
-    return settings.load(
-        None,
-        [
-            f"folder={folder}",
-            "model.dtype=float32",
-            "data.max_prompt_length=32",
-            "rollout.max_response_length=32",
-            "learner.lr=1e-3",
-            "learner.warmup_steps=10",
-            "learner.max_tokens_per_micro_batch=64",
-            f"learner.zero_stage={zero_stage}",
-            f"resources.learner.ranks={ranks}",
-            "resources.learner.cpus=0.5",
-            *more,
-        ],
-    )
-
-
-def batch(seed: int, n: int = 8):
-    """Hand-made responses of 6 to 13 tokens to prompts of 5."""
-    rng = np.random.default_rng(seed)
-    return concatenate(
-        [
-            (
-                rng.integers(4, 20, 5).astype(np.int32),
-                rng.integers(4, 20, 6 + i).astype(np.int32),
-                np.full(6 + i, -3.0, np.float32),
-                float((-1) ** i),
-            )
-            for i in range(n)
-        ]
-    )
 
 
 FIXED = batch(seed=99)

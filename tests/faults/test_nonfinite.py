@@ -4,51 +4,19 @@ import numpy as np
 import pytest
 
 from actors.learner import Learner
-from dps_ray import settings
 from dps_ray.durable import Storage
 from dps_ray.errors import NonFiniteError
 from dps_ray.failpoints import VARIABLE, fail_at
-from dps_ray.trajectories import concatenate
+from tests.faults.learner_alone import batch, config
 
 pytestmark = pytest.mark.slow
 
 
 def started(folder, model, *, zero_stage, ranks, on_nonfinite="skip"):
-    config = settings.load(
-        None,
-        [
-            f"folder={folder}",
-            "model.dtype=float32",
-            "data.max_prompt_length=32",
-            "rollout.max_response_length=32",
-            "learner.lr=1e-3",
-            "learner.warmup_steps=10",
-            "learner.max_tokens_per_micro_batch=64",
-            f"learner.zero_stage={zero_stage}",
-            f"recovery.on_nonfinite={on_nonfinite}",
-            f"resources.learner.ranks={ranks}",
-            "resources.learner.cpus=0.5",
-        ],
-    )
-    learner = Learner(config, str(model), "gloo", epoch=1)
+    more = [f"recovery.on_nonfinite={on_nonfinite}"]
+    learner = Learner(config(folder, zero_stage, ranks, *more), str(model), "gloo", epoch=1)
     learner.start(Storage.at(folder), None)
     return learner
-
-
-def batch(seed: int, n: int):
-    """Hand-made responses of 6 tokens and more to prompts of 5."""
-    rng = np.random.default_rng(seed)
-    return concatenate(
-        [
-            (
-                rng.integers(4, 20, 5).astype(np.int32),
-                rng.integers(4, 20, 6 + i).astype(np.int32),
-                np.full(6 + i, -3.0, np.float32),
-                float((-1) ** i),
-            )
-            for i in range(n)
-        ]
-    )
 
 
 FIXED = batch(seed=99, n=4)

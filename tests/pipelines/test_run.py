@@ -8,8 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dps_ray import BeliefStore
+from dps_ray.durable import committed, reshard
+from dps_ray.prompts import PromptTable
 from pipelines.checkpoint import model_folder
+from pipelines.comparison.replay import read_probes
 from pipelines.run_log import read_metrics
+from tests.faults.beliefs_run import beliefs_in
 from tests.runs import TWO_OF_EVERYTHING, newest, run
 
 pytestmark = pytest.mark.slow
@@ -51,6 +56,23 @@ def test_a_checkpoint_loads_in_plain_transformers_and_differs_from_the_start(fin
     ]
     assert all(moved)
     assert AutoTokenizer.from_pretrained(path).chat_template
+
+
+def test_the_beliefs_of_a_run_equal_a_replay_of_its_log_through_one_store(finished, chains):
+    storage, manifest = newest(finished)
+    store = BeliefStore(PromptTable.open(chains[0], None).ids, decay=0.7)
+    for _, observation in committed(storage, manifest):
+        store.observe(*observation)
+    (expected,), found = reshard([store.snapshot()], 1), beliefs_in(storage, manifest)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_probes_are_recorded_with_the_prompts_they_drew(finished):
+    probes = read_probes(finished)
+    assert list(probes) == [1, 2]
+    assert all(len(found.ids) == 8 for found in probes.values())
 
 
 def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(

@@ -117,11 +117,7 @@ def test_rewriting_leaves_nothing_aside(log, tmp_path):
     write_rewards(log, [1, 2])
     log.resume_at(1)
     log.summary({"steps": 1})
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "metrics.jsonl",
-        "samples.jsonl",
-        "summary.json",
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "summary.json"}
 
 
 def test_tensorboard_shows_the_resumed_run_and_not_the_lost_steps(tmp_path):

@@ -1,0 +1,56 @@
+"""Random numbers that belong to a prompt, not to a stream: the same whichever shard holds it.
+
+Each is a hash of (key, prompt), or of (key, prompt, counter). NumPy's element-wise functions give an element
+the same bits wherever it stands in a contiguous array, so draws are bit-equal for any split.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dps_ray.hashing import hash_ids, hash_key
+
+Floats = NDArray[np.float64]
+Hashes = NDArray[np.uint64]
+
+_ODD = np.uint64(0xD1342543DE82EF95)  # spreads counters over the words
+
+
+def uniforms(ties: Hashes, key: int, counters: NDArray[np.integer] | None = None) -> Floats:
+    """One number in (0, 1) for each prompt, on a grid of 2^-52: float64 (n,).
+
+    ties: uint64 (n,), hashes that stand for the prompts; counters: int (n,), such as the number of a visit.
+    """
+    words = ties if counters is None else ties + counters.astype(np.uint64) * _ODD
+    drawn = (hash_ids(words.view(np.int64), key) >> np.uint64(12)).astype(np.float64)
+    drawn += 0.5
+    drawn *= 2.0**-52
+    return drawn
+
+
+def betas(a: Floats, b: Floats, ties: Hashes, key: int) -> Floats:
+    """One draw of Beta(a, b) for each prompt, exact: float64 (n,); a, b >= 1.
+
+    Cheng's algorithm BB without its squeeze steps (Generating beta variates with nonintegral shape
+    parameters, 1978): 1 to 1.5 tries of two uniforms. Beta(1, 1) comes out as its first uniform.
+    """
+    total = a + b
+    excess = 2 * a * b - total
+    inverse = np.sqrt(
+        np.divide(total - 2, excess, out=np.ones_like(total), where=excess > 1e-9)
+    )  # its limit where a or b is 1 is 1
+    slope = a + 1 / inverse
+    drawn = np.empty_like(total)
+    left, attempt = np.arange(len(total)), 0
+    while len(left):
+        first = uniforms(ties[left], hash_key(key, attempt, 1))
+        second = uniforms(ties[left], hash_key(key, attempt, 2))
+        logit = np.log(first / (1 - first)) * inverse[left]
+        odds = a[left] * np.exp(logit)
+        share = total[left] / (b[left] + odds)
+        bound = total[left] * np.log(share) + slope[left] * logit - np.log(4.0)
+        accepted = bound >= np.log(first * first * second)
+        if attempt == 0:
+            accepted |= total == 2  # Beta(1, 1): equal but for rounding
+        drawn[left] = odds / (b[left] + odds)
+        left, attempt = left[~accepted], attempt + 1
+    return drawn

@@ -1,0 +1,132 @@
+"""Every selection method in real training, on the same terms:  python -m pipelines.compare
+
+    python -m pipelines.compare --out runs/comparison --config arithmetic --seeds 0,1,2 loop.steps=100
+    python -m pipelines.compare --methods uniform,ds_10,dps --lr ds_10=3e-5
+    python -m pipelines.compare --methods dps --entry dps_d9:method=dps,selector.decay=0.9
+
+Runs are done one after the other; the same command goes on where it was stopped, and `--report` runs nothing.
+The report is `report/comparison.html` in the folder, with figures and numbers beside it; the runs are there too.
+"""
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+
+from dps_ray.errors import ConfigError, DPSError
+from pipelines.comparison.page import build
+from pipelines.comparison.plan import ENTRIES, FAIR, Run, config_file, entry, pairs, plan
+from pipelines.comparison.runner import carry_out, is_finished
+
+METHODS = [name for name in ENTRIES if name != "greso"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0: every run is finished. 1: some failed, and the report is of the others. 2: what was asked
+    for is wrong. 130: stopped."""
+    options = _parse(arguments)
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return compare(
+            options, shlex.join(["python", "-m", "pipelines.compare", *arguments]), console
+        )
+    except DPSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def compare(options: argparse.Namespace, command: str, console: Console) -> int:
+    file = config_file(options.config)
+    entries = dict(map(entry, options.entry))
+    runs = plan(
+        [*options.methods, *entries],
+        options.seeds,
+        options.out,
+        file,
+        rates=pairs(options.lr),
+        entries=entries,
+        overrides=options.overrides,
+    )
+
+    def command_of(run: Run) -> list[str]:
+        program = [sys.executable, "-m", "pipelines.grpo_dps"]
+        return [*program, "--config", str(file), *run.overrides]
+
+    failures = [] if options.report else carry_out(runs, command_of, console)
+    finished = [run for run in runs if is_finished(run)]
+    missing = {run.name: "not run to its end" for run in runs if run not in finished}
+    missing |= {failure.run.name: failure.why for failure in failures}
+    if not finished:
+        raise ConfigError(f"no run in {options.out} is finished: there is nothing to report")
+    console.print(f"report: {build(finished, missing, options.out / 'report', command)}")
+    return 1 if missing else 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/comparison"), metavar="FOLDER")
+    parser.add_argument(
+        "--config",
+        default="arithmetic",
+        metavar="FILE",
+        help="YAML file, or the name of a shipped one",
+    )
+    parser.add_argument(
+        "--methods",
+        type=lambda text: text.split(","),
+        default=METHODS,
+        metavar="A,B",
+        help=f"of {', '.join(ENTRIES)} (default: all but greso)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [int(seed) for seed in text.split(",")],
+        default=[0, 1, 2],
+        metavar="0,1,2",
+    )
+    parser.add_argument(
+        "--lr",
+        action="append",
+        default=[],
+        metavar="METHOD=RATE",
+        help="learning rate of one method",
+    )
+    parser.add_argument(
+        "--entry",
+        action="append",
+        default=[],
+        metavar="NAME:KEY=VALUE,...",
+        help="one more method, by its settings",
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="only the report, of what is finished"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help=f"for all runs; without: {' '.join(FAIR)}",
+    )
+    return parser.parse_args(arguments)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

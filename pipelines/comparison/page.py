@@ -1,0 +1,177 @@
+"""The report of a comparison: CSV files, figures, a table in Markdown, and one page that needs no network."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from pipelines.comparison.drawing import STYLES
+from pipelines.comparison.figures import draw
+from pipelines.comparison.measures import Numbers, measure
+from pipelines.comparison.plan import REFERENCE, Run
+from pipelines.comparison.table import Line, Mean, table, write_table
+from pipelines.run_log import read_summary
+
+HEADER = (
+    "method",
+    "accuracy in the end",
+    "rollouts",
+    "tokens",
+    "seconds",
+    "effective ratio",
+    "distinct prompts",
+    "rollouts to DS's accuracy, of DS's",
+    "select and observe, of step time",
+)
+
+
+def build(runs: Sequence[Run], missing: Mapping[str, str], folder: Path, command: str) -> Path:
+    """Write the report of these finished runs into a folder; returns the page.
+
+    missing: why there is nothing of the other runs, by name.
+    command: what was typed.
+
+    Raises:
+        DataError, CheckpointError: a run's folder is damaged.
+        ResourceError: matplotlib is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = Numbers()
+    for run in _by_method(runs):
+        numbers.add(measure(run.method, run.seed, run.config.folder))
+    lines = table(numbers.runs, numbers.curves)
+    numbers.write(folder)
+    write_table(folder / "table.csv", lines)
+    rows = [cells(line) for line in lines]
+    (folder / "table.md").write_text(markdown(rows))
+    figures = draw(numbers, folder)
+    page = folder / "comparison.html"
+    page.write_text(
+        _template().render(
+            title=_title(runs),
+            words=words(lines),
+            header=HEADER,
+            rows=rows,
+            figures=[figure._replace(svg=Markup(_inline(figure.svg))) for figure in figures],
+            missing=missing,
+            command=command,
+            commands=[(run.name, _command(run)) for run in runs],
+        )
+    )
+    return page
+
+
+def cells(line: Line) -> list[str]:
+    """A row of the table under `HEADER`."""
+    n = line.numbers
+    share = "not reached" if line.share is None else f"{line.share:.0%}"
+    if line.method != REFERENCE:
+        share += f" ({line.reached} of {line.seeds} seeds)"
+    return [
+        label(line.method),
+        _share(n["accuracy"], 1),
+        _count(n["rollouts"]),
+        _count(n["tokens"]),
+        _count(n["seconds"]),
+        _share(n["effective"], 1),
+        _count(n["distinct"]),
+        share,
+        _share(n["choosing"], 2),
+    ]
+
+
+def words(lines: Sequence[Line]) -> list[str]:
+    """What the table says about the targets, a sentence each; nothing where it cannot be said."""
+    by = {line.method: line for line in lines}
+    known = [line for line in lines if line.numbers["accuracy"].mean is not None]
+    if not known:
+        return []
+    best = max(known, key=lambda line: line.numbers["accuracy"].mean or 0.0)
+    said = [
+        f"{label(best.method)} has the highest accuracy in the end, {_share(best.numbers['accuracy'], 1)}, "
+        f"with {_count(best.numbers['rollouts'])} rollouts."
+    ]
+    dps, reference, uniform = by.get("dps"), by.get(REFERENCE), by.get("uniform")
+    if dps and reference and dps in known and reference in known:
+        ours, theirs = dps.numbers, reference.numbers
+        how = (
+            "never reaches it"
+            if dps.share is None
+            else f"reaches it with {dps.share:.0%} of the rollouts {label(REFERENCE)} took"
+        )
+        said.append(
+            f"{label(REFERENCE)} ends at {_share(theirs['accuracy'], 1)} and DPS at "
+            f"{_share(ours['accuracy'], 1)} with {_of(ours, theirs, 'rollouts'):.0%} of its rollouts; DPS {how}."
+        )
+    if dps and uniform:
+        ratio = _of(dps.numbers, uniform.numbers, "effective")
+        said.append(
+            f"The effective ratio of DPS is {_share(dps.numbers['effective'], 1)}, {ratio:.2f} times that of "
+            "uniform sampling."
+        )
+    if dps:
+        said.append(
+            f"Selection and belief update of DPS take {_share(dps.numbers['choosing'], 2)} of step time."
+        )
+    return said
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    lines = [HEADER, ["---"] + ["---:"] * (len(HEADER) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def label(method: str) -> str:
+    return STYLES[method].label if method in STYLES else method
+
+
+def _by_method(runs: Sequence[Run]) -> list[Run]:
+    """All seeds of a method together, methods in their order."""
+    methods = list(dict.fromkeys(run.method for run in runs))
+    return sorted(runs, key=lambda run: methods.index(run.method))
+
+
+def _share(value: Mean, digits: int) -> str:
+    """In percent, with the standard error: 51.2% ± 0.4."""
+    if value.mean is None:
+        return "-"
+    error = "" if value.error is None else f" ± {100 * value.error:.{digits}f}"
+    return f"{100 * value.mean:.{digits}f}%{error}"
+
+
+def _count(value: Mean) -> str:
+    error = "" if value.error is None else f" ± {value.error:,.0f}"
+    return f"{value.mean:,.0f}{error}"
+
+
+def _of(ours: Mapping[str, Mean], theirs: Mapping[str, Mean], name: str) -> float:
+    return (ours[name].mean or 0.0) / (theirs[name].mean or float("nan"))
+
+
+def _title(runs: Sequence[Run]) -> str:
+    config, seeds = runs[0].config, len({run.seed for run in runs})
+    return (
+        f"{config.data.train}, {config.loop.steps} steps of {config.loop.batch_size} prompts x "
+        f"{config.rollout.group_size} responses, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    )
+
+
+def _command(run: Run) -> str:
+    return str((read_summary(run.config.folder) or {}).get("command", ""))
+
+
+def _inline(svg: str) -> str:
+    """Without the XML prologue, which HTML has no place for."""
+    return svg[svg.index("<svg") :]
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")

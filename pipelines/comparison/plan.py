@@ -1,0 +1,176 @@
+"""Which runs a comparison is made of: every method with every seed, alike in all but how prompts are chosen."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dps_ray import settings
+from dps_ray.config import Config
+from dps_ray.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+# What all runs share, unless it is overridden for all of them. Everyone trains on partial groups alone, so
+# that partial credit gives no method more signal than another; only some refill their batch.
+FAIR = (
+    "loop.filter_groups=true",
+    "loop.max_gen_batches=1",
+    "eval.every=10",
+    "probe.every=10",
+    "probe.prompts=64",
+)
+ENTRIES: dict[str, tuple[str, ...]] = {
+    "uniform": ("method=uniform",),
+    "history_resampling": ("method=history_resampling",),
+    "ds_4": ("method=uniform", "loop.max_gen_batches=4"),
+    "ds_10": ("method=uniform", "loop.max_gen_batches=10"),
+    "dps": ("method=dps",),
+    "mopps": ("method=mopps",),
+    "mapp": ("method=mapp",),
+    "variance_ema": ("method=variance_ema",),
+    "recency": ("method=recency",),
+    "greso": ("method=greso", "loop.max_gen_batches=10"),
+}
+REFERENCE = "ds_10"  # whose accuracy the others are to reach
+
+_NOT_FOR_ALL = {"method": "--methods", "seed": "--seeds", "folder": "--out"}
+# What a run may be carried out with and still be the same run.
+_FREE = (
+    "folder",
+    "resume",
+    "loop.steps",
+    "resources",
+    "timeouts",
+    "verifier",
+    "recovery",
+    "checkpoint",
+    "loggers",
+)
+
+
+class Run(NamedTuple):
+    """One run to do, or that was done.
+
+    method:    the name of its entry
+    overrides: `key=value` on top of the configuration file
+    config:    both together; `config.folder` is the run's folder
+    """
+
+    method: str
+    seed: int
+    overrides: tuple[str, ...]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return run_name(self.method, self.seed)
+
+
+def run_name(method: str, seed: int) -> str:
+    return f"{method}-s{seed}"
+
+
+def plan(
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    file: Path,
+    *,
+    rates: Mapping[str, str] | None = None,
+    entries: Mapping[str, tuple[str, ...]] | None = None,
+    overrides: Sequence[str] = (),
+) -> list[Run]:
+    """All runs, in order: every method with the first seed before any with the second, so that what is
+    there can be compared at any time.
+
+    rates:   learning rate by method, for those with one of their own.
+    entries: by name, beside `ENTRIES`: what they override.
+
+    Raises:
+        ConfigError: a method is unknown, a setting is wrong, or is not for all methods.
+    """
+    rates = rates or {}
+    known = {**ENTRIES, **(entries or {})}
+    for what, names in (("--methods", methods), ("--lr", rates)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"{what} {name}: write one of {', '.join(known)}")
+    if unused := set(rates) - set(methods):
+        raise ConfigError(f"--lr {min(unused)}: it is not among the methods to compare")
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in _NOT_FOR_ALL:
+            raise ConfigError(f"{override}: runs differ in it; use {_NOT_FOR_ALL[key]}")
+    runs = []
+    for seed in dict.fromkeys(seeds):
+        for name in dict.fromkeys(methods):
+            rate = (f"learner.lr={rates[name]}",) if name in rates else ()
+            own = (
+                f"seed={seed}",
+                f"folder={(out / run_name(name, seed)).absolute()}",
+                "checkpoint.storage=null",
+                "resume=auto",
+            )
+            all_ = (*FAIR, *overrides, *known[name], *rate, *own)
+            runs.append(Run(name, seed, all_, settings.load(file, all_)))
+    return runs
+
+
+def entry(text: str) -> tuple[str, tuple[str, ...]]:
+    """Name and overrides of an entry written `name:key=value,key=value`.
+
+    Raises:
+        ConfigError: it is not written so, or the name is taken.
+    """
+    name, separator, listed = text.partition(":")
+    parts = tuple(re.split(r",(?=[\w.]+=)", listed))  # a value may be a list
+    if not separator or not re.fullmatch(r"[\w.]+", name) or not all("=" in p for p in parts):
+        raise ConfigError(
+            f"--entry {text}: write name:key=value,key=value, such as dps_d9:method=dps,selector.decay=0.9"
+        )
+    if name in ENTRIES:
+        raise ConfigError(f"--entry {name}: that is a method already; take another name")
+    return name, parts
+
+
+def config_file(name: str) -> Path:
+    """A path, or the name of one of the shipped configurations.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    shipped = CONFIGS / f"{name}.yaml"
+    if shipped.exists() or Path(name).exists():
+        return shipped if shipped.exists() else Path(name)
+    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    raise ConfigError(f"--config {name}: there is no such file; shipped are {names}")
+
+
+def check_same(run: Run, recorded: Config) -> None:
+    """
+    Raises:
+        ConfigError: what is in the run's folder was made with other settings.
+    """
+    now = dict(settings.flatten(run.config))
+    for key, was in settings.flatten(recorded):
+        if not key.startswith(_FREE) and now[key] != was:
+            raise ConfigError(
+                f"{run.config.folder} was made with {key}={was}, and {run.name} has {key}={now[key]}; "
+                "set it back, or give another --out"
+            )
+
+
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """`name=value` each, as a dict.
+
+    Raises:
+        ConfigError: one is not written so.
+    """
+    found = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigError(f"--lr {text}: write method=value, such as dps=3e-5")
+        found[name] = value
+    return found

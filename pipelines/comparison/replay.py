@@ -1,0 +1,110 @@
+"""What a finished run predicted of each prompt before it was rolled out, and what was then found.
+
+Nothing of that is kept in the run's folder but the observations, and they suffice: a method that is told the
+same again in the same order predicts the same. So prompts that it did not choose, those of the uniform
+probe, can be asked about as well.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dps_ray import BeliefStore, methods, settings
+from dps_ray.durable import Storage, committed, load, manifests
+from dps_ray.errors import DataError
+from dps_ray.methods.beta import BetaSelector, group_states
+from dps_ray.selector import Selector
+from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, totals_of
+from pipelines.run_log import PROBES
+
+Where = Literal["batch", "probe"]
+
+
+class Forecast(NamedTuple):
+    """Prompts of one step, by what is known after the step before.
+
+    on:        whether the method chose them (batch) or they were drawn uniformly (probe)
+    predicted: float64 (n, 3), P(unsolved), P(partial), P(solved)
+    states:    int8 (n,), as then found
+    """
+
+    step: int
+    on: Where
+    predicted: NDArray[np.float64]
+    states: NDArray[np.int8]
+
+
+class Replay(NamedTuple):
+    """A run told again.
+
+    selector:     over every prompt that was ever rolled out, after the last step
+    observations: by step
+    forecasts:    ascending by step; none for a method that predicts nothing
+    """
+
+    selector: Selector
+    observations: Mapping[int, Observation]
+    forecasts: list[Forecast]
+
+
+def replayed(folder: Path) -> Replay:
+    """The run in this folder, up to its newest checkpoint.
+
+    Raises:
+        DataError: it has none.
+        CheckpointError: its observation log is damaged.
+    """
+    config = settings.load(folder / "config.yaml")
+    storage = Storage.at(config.checkpoint.storage or folder)  # the folder may have been moved
+    names = manifests(storage)
+    if not names:
+        raise DataError(f"{folder} holds no checkpoint: it is no finished run")
+    observations = dict(committed(storage, load(storage, names[0])))
+    probes = read_probes(folder)
+    ids = np.unique(np.concatenate([o.ids for o in (*observations.values(), *probes.values())]))
+    selector = methods.make(
+        config.method,
+        ids,
+        pool=len(ids),
+        settings=config.selector,
+        group_size=config.rollout.group_size,
+        seed=config.seed,
+    )
+    forecasts = []
+    for step, observation in observations.items():
+        found: dict[Where, Observation | None] = {"batch": observation, "probe": probes.get(step)}
+        for on, outcome in found.items():
+            predicted = None if outcome is None else predictions(selector, outcome.ids)
+            if outcome is not None and predicted is not None:
+                forecasts.append(Forecast(step, on, predicted, outcome.states))
+        selector.observe(*observation, totals_of(observation))
+    return Replay(selector, observations, forecasts)
+
+
+def predictions(selector: Selector, ids: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """P(unsolved), P(partial), P(solved) of each id: float64 (n, 3); None of a method that predicts nothing."""
+    if isinstance(selector, BeliefStore):
+        return selector.predicted(ids)
+    if isinstance(selector, BetaSelector):
+        a, b = selector.parameters(ids).T
+        return group_states(a, b, selector.group_size)
+    return None
+
+
+def read_probes(folder: Path) -> dict[int, Observation]:
+    """What the uniform probes found, by step; none where none were recorded."""
+    path = folder / PROBES
+    if not path.is_file():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {int(line["step"]): _observation(line) for line in lines}
+
+
+def _observation(line: Mapping[str, Any]) -> Observation:
+    right, scored = (np.array(line[name], np.int16) for name in ("successes", "responses"))
+    states = np.select([right == 0, right == scored], [UNSOLVED, SOLVED], PARTIAL)
+    return Observation(np.array(line["ids"], np.int64), states.astype(np.int8), right, scored)

@@ -1,0 +1,165 @@
+"""Every selection method on the same simulated learner.
+
+    python -m pipelines.simulate                                     pools of 2,000 to 1,000,000 prompts
+    python -m pipelines.simulate --prompts 12000 --methods uniform dps oracle --seeds 5 --json figures.json
+    python -m pipelines.simulate --ablations                         DPS's settings, 12,000 prompts, 5 seeds
+
+Prints a table for each pool: mean and standard error over seeds. What the learner is like, and how far it is
+like a real one: docs/simulation.md.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from dps_ray.errors import ConfigError, DPSError
+from pipelines.simulation import REAL, Outcome, simulate
+from pipelines.simulation_entries import ABLATIONS, ENTRIES, Entry
+
+PROMPTS = (2_000, 12_000, 200_000, 1_000_000)
+RATE = 0.045  # uniform selection of 256 prompts gets from 0.23 to 0.60 in 120 steps: room above and below
+EARLY = 30  # steps left out of the effective ratio, while methods still know little
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.simulate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--prompts", type=int, nargs="+", help="sizes of the pool")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(ENTRIES), metavar="METHOD", help=", ".join(ENTRIES)
+    )
+    parser.add_argument("--ablations", action="store_true", help="settings of DPS, not methods")
+    parser.add_argument("--seeds", type=int, help="runs of each: 2, or 5 of an ablation")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument(
+        "--rate", type=float, default=RATE, help=f"skill a step, see Constants; {RATE} as a rule"
+    )
+    parser.add_argument("--hard", type=float, default=0.0, help="share of prompts never solved")
+    parser.add_argument("--easy", type=float, default=0.0, help="share of prompts always solved")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    options = parser.parse_args(arguments)
+    options.seeds = options.seeds or (5 if options.ablations else 2)
+    try:
+        entries = ABLATIONS if options.ablations else _chosen(options.methods)
+        sizes = options.prompts or ((12_000,) if options.ablations else PROMPTS)
+        _check(options, sizes)
+        figures = [row for size in sizes for row in compare(entries, size, options, Console())]
+    except DPSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+def _chosen(names: Sequence[str]) -> dict[str, Entry]:
+    for name in names:
+        if name not in ENTRIES:
+            raise ConfigError(f"--methods {name}: write one of {', '.join(ENTRIES)}")
+    return {name: ENTRIES[name] for name in names}
+
+
+def _check(options: argparse.Namespace, sizes: Sequence[int]) -> None:
+    for name, least in (("seeds", 1), ("steps", EARLY + 1), ("batch_size", 1), ("group_size", 2)):
+        if getattr(options, name) < least:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} {getattr(options, name)}: write {least} or more")
+    if min(sizes) < options.batch_size:
+        raise ConfigError(
+            f"--prompts {min(sizes)}: a batch is {options.batch_size}; give as many, or a smaller --batch-size"
+        )
+    if not options.rate > 0:
+        raise ConfigError(f"--rate {options.rate}: write a positive number")
+    if not (options.hard >= 0 and options.easy >= 0 and options.hard + options.easy <= 1):
+        raise ConfigError(
+            f"--hard {options.hard} --easy {options.easy}: two shares, 1 at the most together"
+        )
+
+
+def compare(
+    entries: Mapping[str, Entry], prompts: int, options: argparse.Namespace, console: Console
+) -> list[dict[str, Any]]:
+    """Runs each with every seed on a pool of this size, prints the table, and returns what was measured."""
+    figures: list[dict[str, Any]] = []
+    table = Table(
+        "method",
+        "effective",
+        "rolled out",
+        "accuracy",
+        "rollouts",
+        "distinct",
+        "seconds",
+        title=f"{prompts:,} prompts, {options.steps} steps of {options.batch_size} x "
+        f"{options.group_size}, {options.seeds} seeds",
+        caption=f"effective: share of partial groups among those trained on, from step {EARLY} on; "
+        "rolled out: among all that were rolled out; accuracy: on other prompts, in the end",
+    )
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task(f"{prompts:,}", total=len(entries) * options.seeds)
+        for name, entry in entries.items():
+            began = time.perf_counter()
+            outcomes = []
+            for seed in range(options.seeds):
+                outcomes.append(run(entry, prompts, seed, options))
+                progress.advance(task)
+            seconds = (time.perf_counter() - began) / options.seeds
+            table.add_row(name, *_summary(outcomes), f"{seconds:.1f}")
+            figures += [
+                {"method": name, "prompts": prompts, "seed": seed, **vars(outcome)}
+                for seed, outcome in enumerate(outcomes)
+            ]
+    console.print(table)
+    return figures
+
+
+def run(entry: Entry, prompts: int, seed: int, options: argparse.Namespace) -> Outcome:
+    """One simulated run."""
+    group_size = entry.group_size or options.group_size
+    return simulate(
+        entry.make(prompts, group_size, seed),
+        steps=options.steps,
+        batch_size=options.batch_size,
+        group_size=group_size,
+        seed=seed,
+        max_gen_batches=entry.max_gen_batches,
+        rest=entry.rest,
+        constants=REAL._replace(rate=options.rate),
+        hard=options.hard,
+        easy=options.easy,
+    )
+
+
+def _summary(outcomes: Sequence[Outcome]) -> list[str]:
+    return [
+        _spread([float(np.mean(o.effective[EARLY:])) for o in outcomes], "{:.3f}"),
+        _spread([float(np.mean(o.rolled_out[EARLY:])) for o in outcomes], "{:.3f}"),
+        _spread([o.accuracy[-1] for o in outcomes], "{:.3f}"),
+        _spread([o.rollouts[-1] for o in outcomes], "{:,.0f}"),
+        _spread([o.distinct for o in outcomes], "{:,.0f}"),
+    ]
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    """Mean, and its standard error where there is one."""
+    mean = form.format(np.mean(values))
+    if len(values) < 2 or np.ptp(values) == 0:
+        return mean
+    return f"{mean} ± {form.format(np.std(values, ddof=1) / np.sqrt(len(values)))}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

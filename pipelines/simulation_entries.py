@@ -1,0 +1,92 @@
+"""The rows of the simulator's tables: which selector, with which settings, and what the loop does with it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dps_ray import methods
+from dps_ray.config import SelectorSettings
+from dps_ray.methods import MaPP
+from dps_ray.methods.partitions import PartitionedHMM
+from dps_ray.selector import Selector
+
+Make = Callable[[int, int, int], Selector]  # of prompts, group size, seed
+
+
+class Entry(NamedTuple):
+    """A row.
+
+    make:             the selector over prompts 0 to N - 1, from N, group size and seed
+    max_gen_batches:  rollout batches a step at the most, until there are B partial groups
+    rest:             steps for which a prompt is left alone once it was rolled out
+    group_size:       responses to a prompt; None: as the command says
+    """
+
+    make: Make
+    max_gen_batches: int = 1
+    rest: int = 0
+    group_size: int | None = None
+
+
+def selector(method: str, **settings: Any) -> Make:
+    """A selector by its name in a configuration, with these of `SelectorSettings`."""
+
+    def make(prompts: int, group_size: int, seed: int) -> Selector:
+        return methods.make(
+            method,
+            np.arange(prompts),
+            pool=prompts,
+            settings=SelectorSettings(**settings),
+            group_size=group_size,
+            seed=seed,
+        )
+
+    return make
+
+
+def mapp_greedy(prompts: int, group_size: int, seed: int) -> Selector:
+    return MaPP(np.arange(prompts), seed, group_size=group_size, greedy=True)
+
+
+def partitioned(states: int) -> Make:
+    def make(prompts: int, group_size: int, seed: int) -> Selector:
+        return PartitionedHMM(np.arange(prompts), seed, states=states)
+
+    return make
+
+
+UNCAPPED = 10**6
+ENTRIES = {
+    "uniform": Entry(selector("uniform")),
+    "history_resampling": Entry(selector("history_resampling")),
+    "greso": Entry(selector("greso"), max_gen_batches=10),
+    "ds_4": Entry(selector("uniform"), max_gen_batches=4),
+    "ds_10": Entry(selector("uniform"), max_gen_batches=10),
+    "ds": Entry(selector("uniform"), max_gen_batches=UNCAPPED),
+    "recency": Entry(selector("recency")),
+    "variance_ema": Entry(selector("variance_ema")),
+    "mopps": Entry(selector("mopps")),
+    "mapp": Entry(selector("mapp")),
+    "mapp_greedy": Entry(mapp_greedy),
+    "dps": Entry(selector("dps")),
+    "dps_rest": Entry(selector("dps"), rest=10),
+    "oracle": Entry(selector("oracle")),
+}
+
+ABLATIONS = {
+    "uniform": ENTRIES["uniform"],
+    "oracle": ENTRIES["oracle"],
+    **{f"decay {d}": Entry(selector("dps", decay=d)) for d in (0, 0.5, 0.7, 0.9, 0.99, 1)},
+    **{
+        f"k={k}, {name}": Entry(selector(name), group_size=k)
+        for k in (4, 8, 16)
+        for name in ("uniform", "dps", "oracle")
+    },
+    **{f"{count} states": Entry(partitioned(count)) for count in (2, 3, 5, 7)},
+    **{
+        f"prior {prior}": Entry(selector("dps", prior=prior))
+        for prior in ("uniform", "progress", "stability", "local")
+    },
+    **{f"entropy {w}": Entry(selector("dps", entropy_weight=w)) for w in (0, 0.1, 0.3)},
+}
