@@ -45,12 +45,11 @@ class TrainedWeights(WeightSource):
         ]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        import deepspeed
+        from actors.learner_files import (
+            whole_weights,  # imports DeepSpeed, which engines do without
+        )
 
-        for name, parameter in self._engine.module.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self._sharded):
-                whole = parameter.detach()
-                yield name, whole.clone() if self._sharded else whole
+        return whole_weights(self._engine)
 
 
 class EngineClient:

@@ -46,7 +46,7 @@ from dps_ray.health import Quarantine
 from dps_ray.prompts import PromptTable
 from dps_ray.states import totals_of
 from pipelines import builtin
-from pipelines.grpo_dps import CONFIGS
+from pipelines.config_files import CONFIGS
 from pipelines.run_log import read_events, read_metrics
 from pipelines.start_policy import ensure_start_policy
 

@@ -39,7 +39,7 @@ from dps_ray.failpoints import failpoint
 
 # What may differ between a run and its continuation: it changes how the run is carried out,
 # or for how long, and not what its state means.
-_FREE = (
+FREE = (
     "folder",
     "resume",
     "loop.steps",
@@ -104,7 +104,7 @@ def _check_same_run(storage: Storage, manifest: Manifest, config: Config) -> Non
         ) from None
     now = dict(settings.flatten(config))
     for key, was in before:
-        if key.startswith(_FREE) or now[key] == was:
+        if key.startswith(FREE) or now[key] == was:
             continue
         raise CheckpointError(
             f"checkpoint {manifest.name} was made with {key}={was}, and the run has {key}={now[key]}; "
@@ -270,6 +270,6 @@ def check_data(manifest: Manifest, fingerprint: str, source: Any) -> None:
 def _hash(config: Config) -> str:
     """Of the settings that may not differ between a run and its continuation."""
     kept = [
-        (key, str(value)) for key, value in settings.flatten(config) if not key.startswith(_FREE)
+        (key, str(value)) for key, value in settings.flatten(config) if not key.startswith(FREE)
     ]
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()

@@ -21,8 +21,9 @@ from rich.console import Console
 
 from dps_ray.errors import ConfigError, DPSError
 from pipelines.comparison.page import build
-from pipelines.comparison.plan import ENTRIES, FAIR, Run, config_file, entry, pairs, plan
+from pipelines.comparison.plan import ENTRIES, FAIR, Run, entry, pairs, plan
 from pipelines.comparison.runner import carry_out, is_finished
+from pipelines.config_files import config_file
 
 METHODS = [name for name in ENTRIES if name != "greso"]
 

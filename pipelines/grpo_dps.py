@@ -12,7 +12,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,9 +26,10 @@ from cluster.start import connect
 from dps_ray import settings
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage
-from dps_ray.errors import ConfigError, DPSError, RewardError
+from dps_ray.errors import DPSError, RewardError
 from dps_ray.health import Quarantine
 from pipelines.checkpoint import Checkpoints, check_data, model_folder, storage_of, to_resume
+from pipelines.config_files import config_file
 from pipelines.inputs import Inputs, prepare
 from pipelines.report import build_report
 from pipelines.run_log import RunLog, read_summary
@@ -38,15 +38,13 @@ from pipelines.summary import summarize
 from pipelines.trainer import Trainer
 from pipelines.view import View, make_view
 
-CONFIGS = Path(__file__).parent / "configs"
-
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0: done, or stopped by SIGTERM. 2: what was asked for is wrong, or what failed cannot be
     mended; said in a line. 130: interrupted."""
     options = _parse(arguments)
     try:
-        config = settings.load(_config_file(options.config), options.overrides)
+        config = settings.load(config_file(options.config or "arithmetic"), options.overrides)
         if options.print_config:
             print(settings.dump(config), end="")
             return 0
@@ -194,19 +192,6 @@ def _method_name(config: Config) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(len(values), 1)
-
-
-def _config_file(name: str | None) -> Path:
-    """A path, or the name of one of the shipped configurations."""
-    if name is None:
-        return CONFIGS / "arithmetic.yaml"
-    shipped = CONFIGS / f"{name}.yaml"
-    if shipped.exists():
-        return shipped
-    if not Path(name).exists():
-        names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-        raise ConfigError(f"--config {name}: there is no such file; shipped are {names}")
-    return Path(name)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

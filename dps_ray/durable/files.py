@@ -139,13 +139,7 @@ class Storage:
             ]
         with self._failing("made durable", path):
             local_files.sync_tree(folder)
-            return [
-                self._measured(source.relative_to(self.folder).as_posix()) for source in sources
-            ]
-
-    def measured(self, path: str) -> Stored:
-        """A file that is there, as it is now: what `write` gave to a caller who was lost."""
-        return self._measured(path)
+            return [self.measured(source.relative_to(self.folder).as_posix()) for source in sources]
 
     def delete(self, path: str) -> None:
         """Delete this file, and the folders it leaves empty. No error when it is gone already."""
@@ -194,7 +188,7 @@ class Storage:
             size = self.files.get_file_info(stored.path).size
         if size is not None and size != stored.bytes:  # spares reading it
             self._compare(stored, Stored(stored.path, size, ""))
-        self._compare(stored, self._measured(stored.path))
+        self._compare(stored, self.measured(stored.path))
 
     def fetch(self, stored: Iterable[Stored], path: str, scratch: Path) -> Path:
         """A local folder with these files, which all stand under `path`, for a program that reads folders.
@@ -212,7 +206,7 @@ class Storage:
             target = scratch / Path(file.path).relative_to(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
-                self._compare(file, self._measured(file.path, out))
+                self._compare(file, self.measured(file.path, out))
         return scratch if local is None else local
 
     # --- steps of these ---------------------------------------------------------------------------
@@ -242,8 +236,9 @@ class Storage:
                 raise
             return self._found(folder, looks - 1)
 
-    def _measured(self, path: str, target: Any = None) -> Stored:
-        """A file as it is now, while it is copied to `target`, if there is one."""
+    def measured(self, path: str, target: Any = None) -> Stored:
+        """A file as it is now, while it is copied to `target`, if there is one: what `write` gave to a caller
+        who was lost."""
         sink = _HashingSink(target)
         with self._failing("read", path), self.files.open_input_stream(path) as stream:
             shutil.copyfileobj(stream, sink, _BLOCK)

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from dps_ray import settings
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError
-
-CONFIGS = Path(__file__).parents[1] / "configs"
+from pipelines.checkpoint import FREE
 
 # What all runs share, unless it is overridden for all of them. Everyone trains on partial groups alone, so
 # that partial credit gives no method more signal than another; only some refill their batch.
@@ -36,17 +35,7 @@ REFERENCE = "ds_10"  # whose accuracy the others are to reach
 
 _NOT_FOR_ALL = {"method": "--methods", "seed": "--seeds", "folder": "--out"}
 # What a run may be carried out with and still be the same run.
-_FREE = (
-    "folder",
-    "resume",
-    "loop.steps",
-    "resources",
-    "timeouts",
-    "verifier",
-    "recovery",
-    "checkpoint",
-    "loggers",
-)
+_FREE = tuple(key for key in FREE if key not in ("eval", "probe"))
 
 
 class Run(NamedTuple):
@@ -132,19 +121,6 @@ def entry(text: str) -> tuple[str, tuple[str, ...]]:
     if name in ENTRIES:
         raise ConfigError(f"--entry {name}: that is a method already; take another name")
     return name, parts
-
-
-def config_file(name: str) -> Path:
-    """A path, or the name of one of the shipped configurations.
-
-    Raises:
-        ConfigError: there is no such file.
-    """
-    shipped = CONFIGS / f"{name}.yaml"
-    if shipped.exists() or Path(name).exists():
-        return shipped if shipped.exists() else Path(name)
-    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-    raise ConfigError(f"--config {name}: there is no such file; shipped are {names}")
 
 
 def check_same(run: Run, recorded: Config) -> None:

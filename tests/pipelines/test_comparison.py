@@ -15,10 +15,11 @@ from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, totals_of
 from pipelines.compare import main
 from pipelines.comparison.measures import Point, brier, calibration, confusions, measure
 from pipelines.comparison.page import build
-from pipelines.comparison.plan import CONFIGS, entry, plan
+from pipelines.comparison.plan import entry, plan
 from pipelines.comparison.replay import Forecast, replayed
 from pipelines.comparison.runner import Done, carry_out, seconds_left
 from pipelines.comparison.table import mean_curve, rollouts_to, table
+from pipelines.config_files import CONFIGS
 from pipelines.run_log import RunLog
 
 ARITHMETIC = CONFIGS / "arithmetic.yaml"
