@@ -32,6 +32,8 @@ class DataSettings(Settings):
     """Longest prompt, in tokens."""
     overlong_prompts: Literal["skip", "error"] = "skip"
     """What to do with longer ones: leave them out of the pool and count them, or stop."""
+    train_max_samples: Count | None = None
+    """Train on only so many of the prompts, drawn by `seed`; null on all of them."""
     reward: str | None = None
     """Reward function as `module:function` or `file.py:function` with verl's signature
     `compute_score(data_source, solution_str, ground_truth, extra_info)`; null uses the task's own."""
@@ -109,6 +111,10 @@ class ObjectiveSettings(Settings):
     """Divide advantages by the group's standard deviation (GRPO); false is Dr. GRPO's choice."""
     aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
     """Every token counts the same, or every response does."""
+    normalize_by: Literal["useful_groups", "batch_size"] = "useful_groups"
+    """The loss is a mean over the groups that carry gradient (DAPO with filter_groups), or over
+    `loop.batch_size` groups, the others of which add nothing (GRPO without a filter): then a batch
+    with fewer useful groups makes a smaller step, as far as Adam lets it."""
     kl_coef: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of the KL (k3 estimate) to the start policy; 0 loads no reference."""
     entropy_coef: Annotated[float, Field(ge=0.0)] = 0.0

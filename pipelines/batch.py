@@ -87,11 +87,18 @@ class Batch:
         }
 
 
-def to_trajectories(groups: Sequence[ScoredGroup], objective: ObjectiveSettings) -> Trajectories:
-    """The groups' responses with their advantages, for the learner; empty responses are left out."""
+def to_trajectories(
+    groups: Sequence[ScoredGroup], objective: ObjectiveSettings, batch_size: int
+) -> Trajectories:
+    """The groups' responses with their advantages, for the learner; empty responses are left out.
+
+    The learner takes the mean over what it is given. The policy's loss is linear in the advantages, so
+    scaled by the share of groups that carry gradient it is the mean over `batch_size` groups.
+    """
+    share = len(groups) / batch_size if objective.normalize_by == "batch_size" else 1.0
     sequences = []
     for scored in groups:
-        advantages = group_advantages(scored.scores, norm_by_std=objective.norm_by_std)
+        advantages = share * group_advantages(scored.scores, norm_by_std=objective.norm_by_std)
         for response, advantage in zip(scored.group.responses, advantages, strict=True):
             if len(response.tokens):
                 prompt = scored.group.prompt_tokens

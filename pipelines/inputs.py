@@ -55,6 +55,8 @@ def prepare(config: Config, view: View) -> Inputs:
     pool = PromptPool(
         PromptTable.open(train, config.data.id_column), tokenizer, config, view.progress
     )
+    if config.data.train_max_samples is not None:
+        pool.keep(config.data.train_max_samples, config.seed)
     _check_pool(pool, config)
     held_out = None
     if test is not None:

@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 from actors.rollout import Request
 from dps_ray.config import Config
 from dps_ray.errors import DataError, ModelError
+from dps_ray.hashing import hash_ids, hash_key
 from dps_ray.prompts import Prompt, PromptTable
 
 Progress = Callable[[int, int, str], None]
+_KEEP = 0x6B656570  # keeps this draw apart from others of the same seed
 _CHUNK = 4096  # prompts tokenized at a time while their lengths are checked
 
 
 class PromptPool:
-    """A `PromptTable` and a tokenizer. `ids` are those of the prompts that fit the length limit."""
+    """A `PromptTable` and a tokenizer.
+
+    `ids`, int64, are those of the prompts that fit the length limit, in file order; `skipped` did not fit.
+    """
 
     def __init__(self, table: PromptTable, tokenizer: Any, config: Config, progress: Progress):
         self.table = table
@@ -42,6 +47,12 @@ class PromptPool:
             Request(prompt.id, np.array(row, dtype=np.int32))
             for prompt, row in zip(prompts, tokens, strict=True)
         ]
+
+    def keep(self, size: int, seed: int) -> None:
+        """Only `size` of the prompts, if there are more; which ones depends on the seed and their ids."""
+        if size < len(self.ids):
+            hashes = hash_ids(self.ids, hash_key(seed, _KEEP))
+            self.ids = self.ids[np.sort(np.argsort(hashes)[:size])]
 
     def _within_the_limit(
         self, config: Config, progress: Progress

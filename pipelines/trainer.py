@@ -175,7 +175,7 @@ class Trainer:
             self.view.message(f"step {step}: no group carries gradient; the weights stay")
             return {"batch/useful_groups": 0.0}
         with self.timed("train"):
-            trajectories = to_trajectories(useful, self.config.objective)
+            trajectories = to_trajectories(useful, self.config.objective, loop.batch_size)
             metrics = self.learner.train(trajectories, step)
             self.recoveries.well("learner", "the learner")
         with self.timed("publish"):
