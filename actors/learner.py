@@ -15,12 +15,12 @@ import numpy as np
 import ray
 
 from actors.calls import Lost, answer, collect, wait
-from actors.learner_rank import LearnerRank
+from actors.learner_rank import LearnerRank, Trained
 from actors.process import environment
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage, Stored
-from dps_ray.durable.epochs import epoch_name
 from dps_ray.errors import DPSError, EngineError, LearnerLostError, NonFiniteError, TransferError
+from dps_ray.groups import weights_name
 from dps_ray.trajectories import Trajectories
 
 # Seconds for Ray to notice that a rank died, once another has failed for want of it.
@@ -42,6 +42,31 @@ class Saving:
             LearnerLostError: a rank died, or did not finish within timeouts.checkpoint.
         """
         return [stored for part in _answers(self._calls, self._timeout, "save") for stored in part]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A batch that the learner is training on."""
+
+    _learner: "Learner"
+    _calls: Sequence[Any]
+    _timeout: float
+    _step: int
+
+    def result(self) -> Trained:
+        """Wait for it; the weights are then version `step`. Asked again, it answers the same.
+
+        Raises:
+            NonFiniteError: a loss or gradient is NaN or infinite, with recovery.on_nonfinite=stop.
+            LearnerLostError: a rank died, or did not finish within timeouts.train.
+        """
+        try:
+            trained: Trained = _answers(self._calls, self._timeout, "train")[0]
+        finally:
+            if self._learner.training is self:
+                self._learner.training = None
+        self._learner.version = self._step
+        return trained
 
 
 class Learner:
@@ -72,12 +97,13 @@ class Learner:
             for rank in range(pool.ranks)
         ]
         self._connected: list[Any] = []
+        self.training: Training | None = None  # the batch in hand, if there is one
         self.version = 0  # of the weights: the training step that made them
 
     @property
     def weights(self) -> str:
-        """The name of the current weights, which no others ever have: `e0007.00000040`."""
-        return f"{epoch_name(self._epoch)}.{self.version:08}"
+        """The name of the current weights, which no others ever have."""
+        return weights_name(self._epoch, self.version)
 
     def start(self, storage: Storage, manifest: Manifest | None) -> None:
         """Start the ranks with a checkpoint's state, or with the start policy if there is none.
@@ -89,29 +115,31 @@ class Learner:
         self._call("start", *self._meeting_point(), storage, manifest, timeout=timeout)
         self.version = manifest.weight_version if manifest else 0
 
-    def train(self, trajectories: Trajectories, step: int) -> dict[str, float]:
-        """Train on one batch; the weights are then version `step`.
+    def train(self, trajectories: Trajectories, step: int) -> Training:
+        """Begin to train on one batch; see `Training`. Its result has
 
-        Returns:
-            verl's `actor/...` metrics, `actor/nonfinite_minibatches` left out, and
-            `rollout/logprob_diff_mean`: how far the engines' log-probabilities are from the learner's, in
-            nats a token. Without a single optimizer step there are no means.
+            verl's `actor/...` metrics, `actor/nonfinite_minibatches` left out, and of the log-probabilities of the
+            engines beside the learner's own before the batch: `rollout/logprob_diff_mean` in nats a token, and
+            mean, largest and share at the cap of the weights that correct for it, `rollout/importance_...`.
+            Without a single optimizer step there are no means.
 
         Raises:
-            NonFiniteError: an advantage or a log-probability is NaN or infinite; or a loss or gradient is,
-                with recovery.on_nonfinite=stop.
+            NonFiniteError: an advantage or a log-probability is NaN or infinite.
         """
         _check_finite(trajectories, step)
-        metrics = self._call("train", ray.put(trajectories), step, timeout=self._timeouts.train)
-        self.version = step
-        return dict(metrics[0])
+        shared = ray.put(trajectories)
+        calls = [rank.train.remote(shared, step) for rank in self._ranks]
+        self.training = Training(self, calls, self._timeouts.train, step)
+        return self.training
 
     def send(self, engines: list[Any]) -> None:
-        """Give these engines the current weights, under the name `weights`.
+        """Give these engines the current weights, under the name `weights`: once trained, if it is training.
 
         Raises:
             TransferError: they did not reach all engines.
         """
+        if self.training is not None:
+            self.training.result()
         meet = None if engines == self._connected else engines
         where = self._meeting_point() if meet else ("", 0)
         self._connected = []  # until it is known that the connection holds

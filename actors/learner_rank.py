@@ -1,20 +1,37 @@
 """One rank of the learner: a DeepSpeed engine, trained on its share of each minibatch."""
 
 import math
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from actors.process import free_port, log_to
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage, Stored
 from dps_ray.errors import NonFiniteError
 from dps_ray.failpoints import failpoint
-from dps_ray.trajectories import PaddedBatch, Trajectories, micro_batches, minibatches, pad
+from dps_ray.trajectories import (
+    PaddedBatch,
+    Trajectories,
+    micro_batches,
+    minibatches,
+    pad,
+    unpad,
+)
 
 TAG = "state"
 """DeepSpeed's name of a checkpoint within its folder; manifests say it (`deepspeed_tag`)."""
+
+
+class Trained(NamedTuple):
+    """A batch was trained on: metrics, and from when to when (Unix seconds, this node's clock)."""
+
+    metrics: dict[str, float]
+    began: float
+    ended: float
 
 
 @ray.remote
@@ -114,7 +131,7 @@ class LearnerRank:
 
     # Training.
 
-    def train(self, trajectories: Trajectories, step: int) -> dict[str, float]:
+    def train(self, trajectories: Trajectories, step: int) -> Trained:
         """Make the optimizer steps of one batch; metrics are means over its tokens and steps.
 
         Raises:
@@ -122,12 +139,12 @@ class LearnerRank:
                 raise it; the optimizer steps before it are made, and nothing is left of the one it is about.
         """
         failpoint("learner.train.before", step=step, rank=self._rank)
+        began = time.time()
         totals = _Totals()
         self._engine.train()
-        for epoch in range(self._config.learner.epochs):
-            rng = np.random.default_rng([self._config.seed, step, epoch])
-            count = self._config.learner.minibatches
-            cut = minibatches(len(trajectories.advantages), count, rng)
+        cuts = self._minibatches(len(trajectories.advantages), step)
+        trajectories = self._with_proximal(trajectories, cuts)
+        for cut in cuts:
             for number, rows in enumerate(cut, 1):
                 if self._step(trajectories, rows, step, totals):
                     continue
@@ -139,14 +156,65 @@ class LearnerRank:
                     )
         self._version = step
         failpoint("learner.train.after", step=step, rank=self._rank)
-        return totals.reduced(self._learning_rate())
+        return Trained(totals.reduced(self._learning_rate()), began, time.time())
+
+    def _minibatches(self, n: int, step: int) -> list[list[NDArray[np.int64]]]:
+        """How a batch of n trajectories is cut, for each pass over it."""
+        settings = self._config.learner
+        return [
+            minibatches(
+                n, settings.minibatches, np.random.default_rng([self._config.seed, step, epoch])
+            )
+            for epoch in range(settings.epochs)
+        ]
+
+    def _with_proximal(
+        self, trajectories: Trajectories, cuts: list[list[NDArray[np.int64]]]
+    ) -> Trajectories:
+        """The trajectories with the policy's log-probabilities before the batch's first update, as far as
+        the objective wants them: the first minibatch's own forward pass still has them."""
+        import torch
+
+        from dps_ray.objective import to_tensors, token_logprobs
+
+        _, *later = [rows for cut in cuts for rows in cut]
+        if self._config.objective.importance_cap is None or not later:
+            return trajectories
+        rows = np.unique(np.concatenate(later))
+        found = np.zeros_like(trajectories.logprobs)
+        for packed in self._my_micro_batches(trajectories, rows):
+            tensors = to_tensors(pad(trajectories, packed), self._device)
+            with torch.no_grad():
+                logits = self._logits(tensors)[:, :-1]
+            # The first position, which nothing predicts, is never part of a response.
+            here = torch.zeros_like(tensors.logprobs)
+            here[:, 1:] = token_logprobs(
+                logits, tensors.tokens[:, 1:], self._config.rollout.temperature
+            )
+            unpad(here.cpu().numpy(), trajectories, packed, found)
+        # Every rank has its share, and zeros elsewhere; with several passes it needs the others' too.
+        everywhere = torch.from_numpy(found).to(self._device)
+        torch.distributed.all_reduce(everywhere)
+        return trajectories._replace(proximal=everywhere.cpu().numpy())
+
+    def _my_micro_batches(
+        self, trajectories: Trajectories, rows: NDArray[np.int64]
+    ) -> list[NDArray[np.int64]]:
+        """This rank's share of these rows, packed; as many packs as every other rank has."""
+        budget = self._config.learner.max_tokens_per_micro_batch
+        packs = micro_batches(trajectories.lengths[rows], budget, self._ranks)[self._rank]
+        return [rows[packed] for packed in packs]
+
+    def _logits(self, tensors: Any) -> Any:
+        return self._engine(
+            input_ids=tensors.tokens, attention_mask=tensors.attention, use_cache=False
+        ).logits
 
     def _step(self, trajectories: Trajectories, rows: Any, step: int, totals: "_Totals") -> bool:
         """One optimizer step on a minibatch; False if all ranks dropped it, since it is not finite."""
         import torch
 
-        budget = self._config.learner.max_tokens_per_micro_batch
-        mine = micro_batches(trajectories.lengths[rows], budget, self._ranks)[self._rank]
+        mine = self._my_micro_batches(trajectories, rows)
         size = {
             "minibatch_tokens": int(trajectories.response_lengths[rows].sum()),
             "minibatch_sequences": len(rows),
@@ -156,7 +224,7 @@ class LearnerRank:
         found = _Sums()
         for index, packed in enumerate(mine):
             self._engine.set_gradient_accumulation_boundary(index == len(mine) - 1)
-            batch = pad(trajectories, rows[packed])
+            batch = pad(trajectories, packed)
             loss = self._loss(batch, size, found, first=not totals.stepped)
             if failpoint("learner.loss", step=step, rank=self._rank) or not torch.isfinite(loss):
                 # All of the gradient is NaN then, and after the reduction that of every rank, by which
@@ -201,33 +269,30 @@ class LearnerRank:
         """The part of the minibatch's loss that this micro-batch contributes, a scalar tensor.
 
         Args:
-            first: the weights are still those that sampled.
+            first: the batch has made no update yet.
         """
         import torch
 
         from dps_ray.objective import grpo_loss, to_tensors
 
         tensors = to_tensors(batch, self._device)
-        inputs = {"input_ids": tensors.tokens, "attention_mask": tensors.attention}
-        logits = self._engine(**inputs, use_cache=False).logits
+        logits = self._logits(tensors)
         reference = None
         if self._reference is not None:
             with torch.no_grad():
-                reference = self._reference(**inputs, use_cache=False).logits
+                reference = self._reference(
+                    input_ids=tensors.tokens, attention_mask=tensors.attention, use_cache=False
+                ).logits
         loss, per_token = grpo_loss(
             logits,
             reference,
             tensors,
             settings=self._config.objective,
             temperature=self._config.rollout.temperature,
+            first=first,
             **size,
         )
-        mask = tensors.response[:, 1:]
-        difference = per_token.pop("rollout/logprob_diff_mean")
-        if first:
-            # Before the first update both sides hold the same weights: what differs is the engine.
-            sums.add(mask, {"rollout/logprob_diff_mean": difference})
-        sums.add(mask, per_token)
+        sums.add(tensors.response[:, 1:], per_token)
         return loss
 
     def _learning_rate(self) -> float:
@@ -301,19 +366,25 @@ class LearnerRank:
 
 
 class _Sums:
-    """Of values over the response tokens of a minibatch, on this rank."""
+    """Of values over the response tokens of a minibatch, on this rank; what is named `..._max` has its largest."""
 
     def __init__(self) -> None:
-        self.of: dict[
-            str, Any
-        ] = {}  # by name a tensor (2,) float64: of values, and how many tokens
+        # By name a tensor (2,) float64: of values, and how many tokens.
+        self.of: dict[str, Any] = {}
+        self.largest: dict[str, Any] = {}
 
     def add(self, mask: Any, per_token: dict[str, Any]) -> None:
         import torch
 
         for name, values in per_token.items():
-            both = torch.stack([(values.detach() * mask).double().sum(), mask.double().sum()])
-            self.of[name] = self.of.get(name, 0.0) + both
+            masked = (values.detach() * mask).double()
+            if name.endswith("_max"):
+                self.largest[name] = torch.maximum(
+                    masked.max(), self.largest.get(name, masked.max())
+                )
+            else:
+                both = torch.stack([masked.sum(), mask.double().sum()])
+                self.of[name] = self.of.get(name, 0.0) + both
 
 
 class _Totals:
@@ -322,6 +393,7 @@ class _Totals:
     def __init__(self) -> None:
         self.dropped = 0  # minibatches
         self._sums: dict[str, Any] = {}
+        self._largest: list[dict[str, Any]] = []
         self._grad_norms: list[float] = []
 
     @property
@@ -333,6 +405,7 @@ class _Totals:
         self._grad_norms.append(grad_norm)
         for name, both in found.of.items():
             self._sums[name] = self._sums.get(name, 0.0) + both
+        self._largest.append(found.largest)
 
     def reduced(self, lr: float) -> dict[str, float]:
         import torch
@@ -344,6 +417,10 @@ class _Totals:
         torch.distributed.all_reduce(sums)
         for name, (total, tokens) in zip(self._sums, sums.tolist(), strict=True):
             metrics[name] = total / tokens
+        for name in self._largest[0]:
+            largest = torch.stack([found[name] for found in self._largest]).max()
+            torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+            metrics[name] = float(largest)
         return {**metrics, "actor/grad_norm": float(np.mean(self._grad_norms))}
 
 

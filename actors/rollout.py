@@ -1,16 +1,17 @@
 """Rollout engines as the driver uses them: it deals prompts to those that serve the current weights, and
 collects groups. An engine may die or fall silent at any time.
 
-    generate(requests) ──> pieces ──> engines that are fresh ──> groups
-                             ▲                │
-                             └── taken back ──┘ died or silent: replaced; it serves nothing before
-                                                the learner has sent it the current weights
+    generate(requests) ──> engines that are fresh ──> groups, each as soon as it is done
+                  ▲                │
+                  └── taken back ──┘ died or silent: replaced; it serves nothing before the learner has
+                                     sent it the current weights
 """
 
 import math
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from actors.calls import Lost, answer, outcomes, wait
@@ -38,7 +39,9 @@ class _Engine:
         # What it is to answer: to its start, to work, or to a probe. An answer to any other call, as of an
         # earlier incarnation, is not looked at.
         self.call: Any = member.actor.weights.remote()
-        self.work: list[Request] = []
+        self.work: dict[int, Request] = {}  # by prompt id, what it has not answered yet
+        self.number = 0  # of its call to `generate`
+        self.takes_more = False  # work may be added to what it has
 
 
 class Rollouts:
@@ -67,9 +70,15 @@ class Rollouts:
         self._probe_timeout = config.timeouts.probe
         self._learner: Learner | None = None
         self._weights = START  # the only ones that are served
-        self._waiting: deque[list[Request]] = deque()  # pieces that no engine has
+        # What no engine has: prompts that never failed, and those that did, in pieces to be tried apart.
+        self._waiting: deque[Request] = deque()
+        self._pieces: deque[list[Request]] = deque()
         self._answers: dict[int, Group | None] = {}  # by prompt id
         self._sampling: Sampling | None = None
+        self._on_group: Callable[[Group], None] = lambda group: None
+        self._slots = (
+            config.rollout.max_num_seqs
+        )  # responses that an engine decodes at the same time
         deadlines = Deadlines(
             start=config.resources.wait,
             update=config.timeouts.publish,
@@ -106,60 +115,104 @@ class Rollouts:
             self._look()
             self._refresh()
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Group | None]:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        on_group: Callable[[Group], None] = lambda group: None,
+    ) -> list[Group | None]:
         """A group for each request, in their order; None for a prompt that is set aside.
 
-        The work is dealt to the engines evenly. That of an engine that fails is dealt again, in smaller
-        pieces each time, so that a prompt that breaks engines is alone when it is set aside.
+        An engine is given what it can decode at the same time and half as much again; the rest goes to whichever
+        has least left to do. The work of an engine that fails is dealt again, in smaller pieces each time,
+        so that a prompt that breaks engines is alone when it is set aside.
+
+        Args:
+            on_group: called with each group as soon as it is done.
         """
-        self._sampling = sampling
+        self._sampling, self._on_group = sampling, on_group
         self._answers = {r.prompt_id: None for r in requests if r.prompt_id in self._quarantine}
         try:
             self._look(0)
             self._ask_for_weights(self._in(State.FRESH, State.STALE, State.UPDATING))
-            starting = len(self._in(State.STARTING))
-            self._wait_for_engines(requests, parts=len(self.engines) - starting)
+            self._put_back(r for r in requests if r.prompt_id not in self._answers)
+            self._serve()
         finally:
             # After an error or a signal an engine may go on with work that nobody wants.
             self._waiting.clear()
+            self._pieces.clear()
             for engine in self.engines:
-                engine.work = []
+                engine.work = {}
+            self._on_group = lambda group: None
         return [self._answers[request.prompt_id] for request in requests]
 
-    def _wait_for_engines(self, requests: Sequence[Request], parts: int) -> None:
-        """Have every request answered that is not."""
-        wanted = [request for request in requests if request.prompt_id not in self._answers]
-        self._waiting.extend(self._pieces(wanted, parts))
-        while self._waiting or any(engine.work for engine in self.engines):
-            if self._waiting:
+    @property
+    def waiting(self) -> int:
+        """Prompts that no engine has yet."""
+        return len(self._waiting) + sum(map(len, self._pieces))
+
+    def _serve(self) -> None:
+        """Have everything answered that is waiting, and all engines done."""
+        starting = len(self._in(State.STARTING))
+        even = math.ceil(len(self._waiting) / max(len(self.engines) - starting, 1))
+        while self.waiting or self._in(State.BUSY):
+            if self.waiting:
                 self._refresh()
-            for engine in self._in(State.FRESH):
-                if self._waiting:
-                    self._assign(engine, self._waiting.popleft())
+                self._deal(even)
             self._look()
 
-    def _pieces(self, requests: Sequence[Request], parts: int = 1) -> list[list[Request]]:
-        """How requests are dealt: in so many parts those that never failed. Of s that failed f times in a
-        row, ceil(s ** ((N - 1 - f) / (N - f))) together, where N sets a prompt aside: the N-th try, by
-        this, has a prompt alone."""
+    def _deal(self, even: int) -> None:
+        """Give work to engines that have none, and more to those that will soon have none.
+
+        Args:
+            even: prompts that each has if all are dealt at once.
+        """
+        for engine in self._in(State.FRESH):
+            if self._pieces:
+                self._assign(engine, self._pieces.popleft(), takes_more=False)
+            elif self._waiting:
+                self._assign(engine, self._next(min(even, self._most)), takes_more=True)
+        for engine in sorted(self._in(State.BUSY), key=lambda engine: len(engine.work)):
+            room = self._most - len(engine.work)
+            if engine.takes_more and self._waiting and room > self._most // 4:
+                more = self._next(room)
+                engine.work |= {request.prompt_id: request for request in more}
+                engine.member.actor.also.remote(more, engine.number)
+
+    @property
+    def _most(self) -> int:
+        """Prompts that an engine has at the same time. One that is alone has all: vLLM itself has a queue."""
+        if len(self.engines) == 1:
+            return sys.maxsize
+        assert self._sampling is not None
+        return math.ceil(1.5 * self._slots / self._sampling.responses)
+
+    def _next(self, count: int) -> list[Request]:
+        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+
+    def _put_back(self, requests: Iterable[Request]) -> None:
+        """To be dealt: those that never failed; and the others apart, of s that failed f times in a row
+        ceil(s ** ((N - 1 - f) / (N - f))) together, where N sets a prompt aside: the N-th try, by this, has a
+        prompt alone."""
         by_failures: dict[int, list[Request]] = {}
         for request in requests:
             failures = self._quarantine.failures.get(request.prompt_id, 0)
             by_failures.setdefault(failures, []).append(request)
-        pieces = []
+        self._waiting.extend(by_failures.pop(0, ()))
         for failures, group in sorted(by_failures.items()):
-            if failures:
-                left = self._limit - failures
-                size = math.ceil(len(group) ** ((left - 1) / left) - 1e-9)
-                parts = math.ceil(len(group) / size)
-            parts = min(max(parts, 1), len(group))
-            pieces += [group[i::parts] for i in range(parts)]
-        return pieces
+            left = self._limit - failures
+            size = math.ceil(len(group) ** ((left - 1) / left) - 1e-9)
+            parts = math.ceil(len(group) / size)
+            self._pieces.extend(group[i::parts] for i in range(parts))
 
-    def _assign(self, engine: _Engine, piece: list[Request]) -> None:
+    def _assign(self, engine: _Engine, requests: list[Request], takes_more: bool) -> None:
         engine.health.assigned(time.monotonic())
-        engine.work = piece
-        engine.call = engine.member.actor.generate.remote(piece, self._sampling, self._weights)
+        engine.work = {request.prompt_id: request for request in requests}
+        engine.takes_more = takes_more
+        engine.number += 1
+        engine.call = engine.member.actor.generate.remote(
+            requests, self._sampling, self._weights, engine.number
+        )
 
     def _look(self, seconds: float = _LOOK_UP) -> None:
         """Take in what engines have answered, for which it waits so long, and act on silence."""
@@ -177,23 +230,39 @@ class Rollouts:
         """Take in what it answered."""
         now, health = time.monotonic(), engine.health
         try:
-            found = answer(engine.call)
+            found = answer(next(engine.call) if health.state is State.BUSY else engine.call)
+        except StopIteration:
+            self._finished(engine)
+            return
         except Exception as error:  # vLLM cannot be relied on after any
             found = Lost(f"failed: {type(error).__name__}: {error}")
-        engine.call = None
         if isinstance(found, Lost):
+            engine.call = None
             self._replace(engine, found.why)
+        elif health.state is State.BUSY:
+            health.progressed(now)
+            self._got(engine, found)
         elif health.state is State.STARTING:
+            engine.call = None
             health.started(found, now)
             self._recoveries.back(engine.member.kind, engine.member.name)
-        elif health.state is State.SUSPECT:
-            health.answered(now)
         else:
-            health.finished(now)
-            engine.member.well()
-            wanted = {request.prompt_id for request in engine.work}
-            self._answers |= {g.prompt_id: g for g in found if g.prompt_id in wanted}
-            engine.work = []
+            engine.call = None
+            health.answered(now)
+
+    def _got(self, engine: _Engine, groups: Sequence[Group]) -> None:
+        for group in groups:
+            if engine.work.pop(group.prompt_id, None) is not None:
+                self._answers[group.prompt_id] = group
+                self._on_group(group)
+
+    def _finished(self, engine: _Engine) -> None:
+        """What was added too late for it to take is dealt again."""
+        engine.call = None
+        engine.health.finished(time.monotonic())
+        engine.member.well()
+        self._put_back(engine.work.values())
+        engine.work = {}
 
     def _suspect(self, engine: _Engine) -> None:
         """It was silent for too long, and is now either suspected or given up."""
@@ -213,17 +282,28 @@ class Rollouts:
 
     def _take_back(self, engine: _Engine) -> None:
         """Its work failed: it is dealt again, without the prompts that failed too often."""
-        failed, engine.work = engine.work, []
-        aside = {r.prompt_id for r in failed if self._quarantine.failed(r.prompt_id)}
+        failed, engine.work = engine.work, {}
+        aside = {prompt_id for prompt_id in failed if self._quarantine.failed(prompt_id)}
         self._answers |= dict.fromkeys(aside)
-        self._waiting.extend(self._pieces([r for r in failed if r.prompt_id not in aside]))
+        self._put_back(request for prompt_id, request in failed.items() if prompt_id not in aside)
 
     def _refresh(self) -> None:
-        """Give the current weights to the engines that are up and do not have them."""
+        """Give the current weights to the engines that are up and do not have them.
+
+        While the learner trains it has neither the old weights nor the new. Then such an engine has to wait
+        for the next `publish`; if no other serves, all wait for the learner, and go on with the new.
+        """
         stale = self._in(State.STALE)
         if not stale:
             return
         assert self._learner is not None, "an engine is stale and there was never another's weights"
+        if self._learner.training is not None:
+            if self._in(State.FRESH, State.BUSY):
+                return
+            self._learner.training.result()
+            self._weights = self._learner.weights
+            for engine in self.engines:
+                engine.health.wants(self._weights, time.monotonic())
         for engine in stale:
             engine.health.updating(time.monotonic())
         try:

@@ -2,6 +2,8 @@
 token, and takes in new weights."""
 
 import hashlib
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +39,8 @@ class Request:
     tokens: NDArray[np.int32]
 
 
-@ray.remote
+# One call at a time, as vLLM wants it; but more work may be handed in meanwhile.
+@ray.remote(concurrency_groups={"intake": 1})
 class RolloutEngine:
     """One vLLM engine. It starts with the weights of the start model, under the name `START`.
 
@@ -50,6 +53,7 @@ class RolloutEngine:
         self._name = f"rollout engine {index}, incarnation {incarnation}"
         self._epoch = 0  # the latest that weights came from
         self._incoming: str | None = None  # the weights of an update that has begun
+        self._intake = _Intake()
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 
@@ -93,43 +97,69 @@ class RolloutEngine:
             use_tqdm=False,
         )
 
-    def generate(self, requests: list[Request], sampling: Sampling, weights: str) -> list[Group]:
-        """A group for each request, in their order.
+    @ray.method(num_returns="streaming")
+    def generate(
+        self, requests: list[Request], sampling: Sampling, weights: str, call: int
+    ) -> Iterator[list[Group]]:
+        """Groups as they are done, some at a time, for these requests and those handed in by `also`.
+
+        Every response decodes beside all others that there is room for, whichever prompt it answers.
+
+        Args:
+            call: a number that no other call to this actor has.
 
         Raises:
             StaleError: it does not serve the weights of this name.
         """
-        from vllm import SamplingParams
-
         if self.weights() != weights:
             raise StaleError(
                 f"{self._name} was to generate with weights {weights} and serves {self.weights()}"
             )
         failpoint("engine.generate.before", seed=sampling.seed, engine=self._index)
-        for request in requests:
-            failpoint("engine.prompt", prompt=request.prompt_id)
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": request.tokens.tolist()} for request in requests],
-            [
-                SamplingParams(
-                    n=sampling.responses,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    max_tokens=sampling.max_tokens,
-                    seed=_seed(sampling.seed, request.prompt_id),
-                    logprobs=0,
-                    flat_logprobs=True,
-                    detokenize=False,
-                )
-                for request in requests
-            ],
-            use_tqdm=False,
-        )
+        engine, asked = self._llm.llm_engine, dict[str, Request]()
+        self._intake.open(call, requests)
+        while True:
+            for request in self._intake.take(close=not asked):
+                failpoint("engine.prompt", prompt=request.prompt_id)
+                asked[self._ask(request, sampling)] = request
+            if not asked:
+                break
+            ended = [output for output in engine.step() if output.finished]
+            if ended:
+                yield [self._group(asked.pop(o.request_id), o, weights) for o in ended]
         failpoint("engine.generate.after", seed=sampling.seed, engine=self._index)
-        return [
-            Group(request.prompt_id, request.tokens, self._responses(output), weights)
-            for request, output in zip(requests, outputs, strict=True)
-        ]
+
+    @ray.method(concurrency_group="intake")
+    def also(self, requests: list[Request], call: int) -> None:
+        """Answer these as well, in this call to `generate`. If it has ended nothing happens: what it did not
+        answer is to be asked for again."""
+        self._intake.add(call, requests)
+
+    def _ask(self, request: Request, sampling: Sampling) -> str:
+        """Have vLLM begin with a request; returns the name it has there."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        name = str(request.prompt_id)
+        self._llm.llm_engine.add_request(
+            name,
+            {"prompt_token_ids": request.tokens.tolist()},
+            SamplingParams(
+                n=sampling.responses,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                seed=_seed(sampling.seed, request.prompt_id),
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            ),
+        )
+        return name
+
+    def _group(self, request: Request, output: Any, weights: str) -> Group:
+        return Group(request.prompt_id, request.tokens, self._responses(output), weights)
 
     def _responses(self, output: Any) -> list[Response]:
         texts = self._tokenizer.batch_decode(
@@ -190,6 +220,32 @@ class RolloutEngine:
                 f"{self._name} has had weights of epoch {self._epoch} and takes none of {epoch}"
             )
         self._epoch = epoch
+
+
+class _Intake:
+    """Requests on their way from the thread that takes them in to the one that generates."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._call: int | None = None  # that takes requests
+        self._requests: list[Request] = []
+
+    def open(self, call: int, requests: list[Request]) -> None:
+        with self._lock:
+            self._call, self._requests = call, list(requests)
+
+    def add(self, call: int, requests: list[Request]) -> None:
+        with self._lock:
+            if call == self._call:
+                self._requests += requests
+
+    def take(self, close: bool) -> list[Request]:
+        """What has come in. If that is nothing, and `close`, nothing is taken in from now on."""
+        with self._lock:
+            taken, self._requests = self._requests, []
+            if close and not taken:
+                self._call = None
+            return taken
 
 
 def _seed(seed: str, prompt_id: int) -> int:

@@ -1,22 +1,22 @@
 """Verifiers: actors that turn responses into rewards with the task's or the user's function.
 
-`Verifier` is the actor, `Verifiers` the driver's view of all of them. The function runs in a process below the
+`Verifier` is the actor, `Verifiers` the driver's view of all of them, `Scoring` what they do with a batch. The function runs in a process below the
 actor (`dps_ray/sandbox.py`), which ends when a response is too much for it; the actor itself may be lost too.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ray
 
-from actors.calls import Lost, outcomes
+from actors.calls import Lost, answer, outcomes, wait
 from actors.member import Member, Recoveries
 from actors.process import environment, log_to
 from dps_ray.config import Config
 from dps_ray.errors import RewardError
 from dps_ray.failpoints import failpoint
-from dps_ray.groups import Group, ScoredGroup
+from dps_ray.groups import Group, ScoredGroup, Scores
 from dps_ray.health import Quarantine
 from dps_ray.prompts import Prompt
 from dps_ray.rewards import NonFiniteRewardError
@@ -34,6 +34,8 @@ class Verifier:
         self._sandbox = Sandbox(config.data.reward, config.verifier, config.resources.wait)
         # Half, so that failures do not make a verifier that works look like one that is silent.
         self._patience = config.timeouts.score / 2
+        self._batch = -1
+        self._wasted = 0.0  # seconds, in this batch
 
     def start(self) -> None:
         """Load the reward function.
@@ -43,45 +45,42 @@ class Verifier:
         """
         self._sandbox.start()
 
-    def score(self, groups: list[tuple[Prompt, Group]]) -> list[Answer]:
-        """A scored group, or what was wrong with its rewards, for each group in their order.
+    def score(self, prompt: Prompt, texts: list[str], batch: int) -> Scores | RewardError:
+        """The rewards of the responses to a prompt, or what was wrong with them.
+
+        Args:
+            batch: a number; when failures of one batch have taken too long, the rest of it is not scored.
 
         Raises:
             RewardError: the reward function cannot be loaded.
         """
         failpoint("verifier.score", verifier=self._index)
         self.start()
-        answers: list[Answer] = []
-        wasted = 0.0
-        for prompt, group in groups:
-            began = time.monotonic()
-            answers.append(self._score(prompt, group, wasted))
-            if isinstance(answers[-1], RewardError):
-                wasted += time.monotonic() - began
-        return answers
-
-    def _score(self, prompt: Prompt, group: Group, wasted: float) -> Answer:
-        if wasted > self._patience:
+        if batch != self._batch:
+            self._batch, self._wasted = batch, 0.0
+        if self._wasted > self._patience:
             return RewardError(
-                f"prompt {prompt.id} was not scored, as groups that failed took {wasted:.0f} s before it; "
+                f"prompt {prompt.id} was not scored, as groups that failed took {self._wasted:.0f} s before it; "
                 "lower verifier.seconds, or raise timeouts.score"
             )
+        began = time.monotonic()
         try:
-            texts = [response.text for response in group.responses]
-            scores, accuracies = self._sandbox.score(prompt, texts)
+            return Scores(*self._sandbox.score(prompt, texts))
         except RewardError as error:
+            self._wasted += time.monotonic() - began
             return error
-        return ScoredGroup(group, scores, accuracies, int(solve_states([accuracies])[0]))
 
 
 class Verifiers:
     """All verifiers, as the driver uses them."""
 
     def __init__(self, config: Config, recoveries: Recoveries, quarantine: Quarantine):
-        self._timeouts = config.resources.wait, config.timeouts.score  # to start, to score
+        self._to_start = config.resources.wait
+        self.timeout = config.timeouts.score
         self._stop_on_nonfinite = config.recovery.on_nonfinite == "stop"
         self._quarantine = quarantine
         self._failed = 0
+        self._batches = 0
         self._starts: dict[int, Any] = {}  # by index, the call that loads the function
 
         def start(index: int) -> Callable[[int], Any]:
@@ -103,51 +102,127 @@ class Verifiers:
             for index in range(config.resources.verifiers.workers)
         ]
 
+    def wait_until_started(self, indices: Iterable[int]) -> None:
+        """Until these have loaded the reward function, or it is clear that they do not."""
+        outcomes([self._starts[index] for index in indices], self._to_start)
+
+    def scoring(self) -> "Scoring":
+        """To score a batch with, group by group as they come."""
+        self._batches += 1
+        return Scoring(self, self._batches)
+
     def score(self, prompts: Sequence[Prompt], groups: Sequence[Group]) -> list[Answer]:
-        """Score each group against its prompt, in their order.
+        """Score each group against its prompt, in their order; see `Scoring`."""
+        scoring = self.scoring()
+        for prompt, group in zip(prompts, groups, strict=True):
+            scoring.add(prompt, group)
+        return scoring.result()
 
-        A group yields the error in its place when the reward function failed on one of its responses: it is
-        no wrong answer. When the function did not even return (ResponseError) that counts towards the
-        prompt's quarantine; a prompt that is scored got through engine and verifier.
+    def metrics(self) -> dict[str, float]:
+        """`verifier/failed_responses`: on how many the reward function did not return, so far."""
+        return {"verifier/failed_responses": float(self._failed)}
 
-        A verifier that dies, or gives no answer within `timeouts.score` seconds of its start, is replaced
-        and its groups are sent again.
+    def judge(self, prompt: Prompt, answer: Answer) -> None:
+        """Keep account of what a group came to.
+
+        Raises:
+            NonFiniteRewardError: a reward is NaN or infinite, unless recovery.on_nonfinite=skip.
+        """
+        if isinstance(answer, NonFiniteRewardError) and self._stop_on_nonfinite:
+            raise answer
+        if isinstance(answer, ResponseError):
+            self._failed += 1
+            self._quarantine.failed(prompt.id)
+        elif isinstance(answer, ScoredGroup):
+            self._quarantine.succeeded([prompt.id])
+
+
+class Scoring:
+    """The scoring of one batch: groups go to whichever verifier has least to do, as soon as they come.
+
+    A group yields an error in its place when the reward function failed on one of its responses: it is no wrong
+    answer. When the function did not even return (ResponseError) that counts towards the prompt's
+    quarantine; a prompt that is scored got through engine and verifier.
+
+    A verifier that dies, or gives no answer for `timeouts.score` seconds, is replaced and asked again.
+    """
+
+    def __init__(self, verifiers: Verifiers, number: int) -> None:
+        self._verifiers = verifiers
+        self._number = number
+        self._work: list[tuple[Prompt, Group]] = []
+        self._answers: dict[int, Answer] = {}  # by place in `_work`
+        # By index of the member, what it has not answered: the call, and the place of its group.
+        self._asked: list[dict[Any, int]] = [{} for _ in verifiers.members]
+
+    def add(self, prompt: Prompt, group: Group) -> None:
+        """Begin to score a group."""
+        self._collect(0, 0.0)
+        self._work.append((prompt, group))
+        index = min(range(len(self._asked)), key=lambda i: len(self._asked[i]))
+        self._ask(index, len(self._work) - 1)
+
+    @property
+    def prompts(self) -> list[int]:
+        """Ids of the prompts, in the order their groups were added."""
+        return [prompt.id for prompt, _ in self._work]
+
+    @property
+    def waiting(self) -> int:
+        """Groups not scored yet."""
+        return len(self._work) - len(self._answers)
+
+    def result(self) -> list[Answer]:
+        """Wait for all: a scored group, or what was wrong with it, for each in the order they were added.
 
         Raises:
             EngineError: a verifier was lost too often.
             RewardError: the reward function cannot be loaded.
             NonFiniteRewardError: a reward is NaN or infinite, unless recovery.on_nonfinite=skip.
         """
-        answers = self._answers(list(zip(prompts, groups, strict=True)))
-        for prompt, answer in zip(prompts, answers, strict=True):
-            if isinstance(answer, NonFiniteRewardError) and self._stop_on_nonfinite:
-                raise answer
-            if isinstance(answer, ResponseError):
-                self._failed += 1
-                self._quarantine.failed(prompt.id)
-            elif isinstance(answer, ScoredGroup):
-                self._quarantine.succeeded([prompt.id])
+        while self.waiting:
+            self._verifiers.wait_until_started(i for i, asked in enumerate(self._asked) if asked)
+            if not self._collect(1, self._verifiers.timeout):
+                why = f"did not answer within {self._verifiers.timeout:.0f} s"
+                for index, asked in enumerate(self._asked):
+                    if asked:
+                        self._replace(index, why)
+        answers = [self._answers[place] for place in range(len(self._work))]
+        for (prompt, _), each in zip(self._work, answers, strict=True):
+            self._verifiers.judge(prompt, each)
         return answers
 
-    def metrics(self) -> dict[str, float]:
-        """`verifier/failed_responses`: on how many the reward function did not return, so far."""
-        return {"verifier/failed_responses": float(self._failed)}
+    def _collect(self, number: int, timeout: float) -> bool:
+        """Take in what is answered, once `number` are or the time is over; whether anything was."""
+        calls = [call for asked in self._asked for call in asked]
+        done = set(wait(calls, number, timeout)[0]) if calls else set()
+        for index, asked in enumerate(self._asked):
+            for call in [call for call in asked if call in done]:
+                found = answer(call)
+                if isinstance(found, Lost):
+                    self._replace(index, found.why)
+                    break
+                self._take(asked.pop(call), found)
+                self._verifiers.members[index].well()
+        return bool(done)
 
-    def _answers(self, work: list[tuple[Prompt, Group]]) -> list[Answer]:
-        count = len(self.members)
-        answers: list[Answer] = [RewardError()] * len(work)
-        waiting = self.members[: len(work)]
-        start, score = self._timeouts
-        while waiting:
-            outcomes([self._starts[member.index] for member in waiting], start)
-            calls = [member.actor.score.remote(work[member.index :: count]) for member in waiting]
-            lost = []
-            for member, answer in zip(waiting, outcomes(calls, score), strict=True):
-                if isinstance(answer, Lost):
-                    member.replace(answer.why)
-                    lost.append(member)
-                else:
-                    answers[member.index :: count] = answer
-                    member.well()
-            waiting = lost
-        return answers
+    def _take(self, place: int, found: Scores | RewardError) -> None:
+        group = self._work[place][1]
+        if isinstance(found, Scores):
+            state = int(solve_states([found.accuracies])[0])
+            self._answers[place] = ScoredGroup(group, found.scores, found.accuracies, state)
+        else:
+            self._answers[place] = found
+
+    def _ask(self, index: int, place: int) -> None:
+        prompt, group = self._work[place]
+        texts = [response.text for response in group.responses]
+        call = self._verifiers.members[index].actor.score.remote(prompt, texts, self._number)
+        self._asked[index][call] = place
+
+    def _replace(self, index: int, why: str) -> None:
+        """Have another in its place, and ask that for all it had not answered."""
+        self._verifiers.members[index].replace(why)
+        places, self._asked[index] = list(self._asked[index].values()), {}
+        for place in places:
+            self._ask(index, place)

@@ -76,6 +76,9 @@ class LoopSettings(Settings):
     `method=uniform` this is Dynamic Sampling (DAPO)."""
     max_gen_batches: Count = 10
     """With filter_groups: rollout batches a step at the most; then it trains on what it has."""
+    max_staleness: Literal[0, 1] = 0
+    """0: each batch is sampled with the newest weights, and engines and learner take turns. 1: the next
+    batch is sampled while the learner trains, with weights one step older; see `objective.importance_cap`."""
 
 
 class RolloutSettings(Settings):
@@ -102,11 +105,16 @@ class RolloutSettings(Settings):
 
 class ObjectiveSettings(Settings):
     clip_low: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
-    """The ratio to the sampling policy is clipped below at 1 - clip_low,"""
+    """The ratio of the policy to that before the batch is clipped below at 1 - clip_low,"""
     clip_high: Annotated[float, Field(ge=0.0)] = 0.28
     """and above at 1 + clip_high (DAPO's clip-higher)."""
     dual_clip: Annotated[float, Field(gt=1.0)] = 10.0
     """Bound on the loss of a negative advantage, in multiples of it."""
+    importance_cap: Annotated[float, Field(gt=0.0)] | None = 2.0
+    """Each token's loss is weighted by how much likelier the learner held it, before the batch's first
+    update, than the engine that sampled it did, but by no more than this: it corrects for older weights
+    (`loop.max_staleness`) and for the engine's arithmetic. null weighs nothing, and clips the ratio to the
+    engine's own probabilities: a forward pass less for all minibatches but the first."""
     norm_by_std: bool = True
     """Divide advantages by the group's standard deviation (GRPO); false is Dr. GRPO's choice."""
     aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"

@@ -6,6 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def weights_name(epoch: int, version: int) -> str:
+    """The name of a learner's weights, which no others ever have: `e0007.00000040`.
+
+    Args:
+        epoch: of the driver: one more after every resume and every rollback.
+        version: the training step that made them.
+    """
+    return f"e{epoch:04}.{version:08}"
+
+
+def weights_version(name: str) -> int:
+    """The version in a name made by `weights_name`."""
+    return int(name.rpartition(".")[2])
+
+
 class Response(NamedTuple):
     tokens: NDArray[np.int32]  # (n,) the end-of-sequence token included
     logprobs: NDArray[np.float32]  # (n,) of the tokens, under the policy that sampled them

@@ -1,7 +1,7 @@
 """Health of an actor that may die and come back, such as a rollout engine: what it may be asked to do now.
 
     DEAD ──restarted──> STARTING ──started──> STALE ──updating──> UPDATING ──refreshed──> FRESH
-    FRESH ──assigned──> BUSY ──finished──> FRESH
+    FRESH ──assigned──> BUSY ──progressed──> BUSY ──finished──> FRESH
     FRESH ──wants (other weights)──> STALE
     UPDATING, FRESH, BUSY ──silent too long──> SUSPECT ──answered──> FRESH
     STARTING, SUSPECT ──silent too long──> DEAD;   any ──died──> DEAD
@@ -39,6 +39,7 @@ class Deadlines:
     start: float
     update: float
     work: float
+    """Since it was given work, or did some of it."""
     idle: float
     """Then it is probed, though nothing is wanted from it."""
     probe: float
@@ -94,6 +95,11 @@ class Health:
     def assigned(self, now: float) -> None:
         """It was given work."""
         self._only("be given work", State.FRESH)
+        self._enter(State.BUSY, now)
+
+    def progressed(self, now: float) -> None:
+        """It did part of its work, and has as long again for the next."""
+        self._only("do a part of its work", State.BUSY)
         self._enter(State.BUSY, now)
 
     def finished(self, now: float) -> None:

@@ -23,6 +23,7 @@ class PaddedTensors(NamedTuple):
     attention: Tensor  # (b, t) int64
     response: Tensor  # (b, t) float32
     logprobs: Tensor  # (b, t) float32
+    proximal: Tensor  # (b, t) float32
     advantages: Tensor  # (b, 1) float32
 
 
@@ -78,7 +79,7 @@ def policy_loss(
 
     Args:
         logprobs: (b, t) of the policy in training; carries the gradient.
-        old_logprobs: (b, t) of the policy that sampled.
+        old_logprobs: (b, t) of the policy that the ratio is against.
         advantages: (b, t) or (b, 1).
     """
     ratio = (logprobs - old_logprobs).clamp(-20.0, 20.0).exp()
@@ -92,6 +93,21 @@ def policy_loss(
         clipped=bounded > plain,
         dual_clipped=negative & (surrogate > ceiling),
     )
+
+
+def importance_weights(proximal: Tensor, sampled: Tensor, cap: float) -> Tensor:
+    """Truncated importance sampling: ``min(proximal / sampled, cap)`` a token, without gradient.
+
+    It corrects for a policy that sampled with older weights, or computes in another precision, than the
+    learner's: IMPALA's truncation (arXiv 1802.01561, eq. 1), with the proximal policy apart from the one
+    that sampled (decoupled PPO, arXiv 2110.00641, eq. 7), as verl and OpenRLHF do for their engines.
+
+    Args:
+        proximal, sampled: (b, t) log-probabilities of the learner's policy before the batch's first update,
+            and of the engine's.
+        cap: above 0.
+    """
+    return (proximal - sampled).clamp(-20.0, 20.0).exp().clamp(max=cap).detach()
 
 
 def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
@@ -137,6 +153,7 @@ def grpo_loss(
     temperature: float,
     minibatch_tokens: int,
     minibatch_sequences: int,
+    first: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What one micro-batch contributes to its minibatch's loss.
 
@@ -144,16 +161,20 @@ def grpo_loss(
         logits: (b, t, vocabulary) of the policy in training; position i predicts token i + 1.
         reference_logits: likewise of the reference policy; needed when ``kl_coef > 0``.
         minibatch_tokens, minibatch_sequences: of the whole minibatch, see `token_weights`.
+        first: the batch has made no update yet, so that the policy in training is the proximal one.
 
     Returns:
         The loss, a scalar, and verl's metrics for each predicted token, (b, t - 1).
     """
     logits, targets = logits[:, :-1], batch.tokens[:, 1:]
-    mask, sampled = batch.response[:, 1:], batch.logprobs[:, 1:]
+    mask, sampled, proximal = batch.response[:, 1:], batch.logprobs[:, 1:], batch.proximal[:, 1:]
     logprobs = token_logprobs(logits, targets, temperature)
+    corrected = settings.importance_cap is not None
+    if first and corrected:
+        proximal = logprobs.detach()
     policy = policy_loss(
         logprobs,
-        sampled,
+        proximal,
         batch.advantages,
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
@@ -161,15 +182,24 @@ def grpo_loss(
     )
     with torch.set_grad_enabled(settings.entropy_coef > 0):
         entropy = token_entropy(logits, temperature)
-    per_token = policy.loss - settings.entropy_coef * entropy
+    loss = policy.loss
     metrics = {
-        "actor/pg_loss": policy.loss,
         "actor/pg_clipfrac": policy.clipped,
         "actor/pg_clipfrac_lower": policy.dual_clipped,
-        "actor/ppo_kl": sampled - logprobs,
+        "actor/ppo_kl": proximal - logprobs,
         "actor/entropy": entropy,
-        "rollout/logprob_diff_mean": (sampled - logprobs).abs(),
     }
+    if first or corrected:
+        before = logprobs if first else proximal
+        metrics["rollout/logprob_diff_mean"] = (sampled - before).abs()
+    if settings.importance_cap is not None:
+        weights = importance_weights(proximal, sampled, settings.importance_cap)
+        loss = weights * loss
+        metrics["rollout/importance_mean"] = weights
+        metrics["rollout/importance_max"] = weights
+        metrics["rollout/importance_clipfrac"] = weights >= settings.importance_cap
+    metrics["actor/pg_loss"] = loss
+    per_token = loss - settings.entropy_coef * entropy
     if reference_logits is not None:
         kl = kl_k3(logprobs, token_logprobs(reference_logits[:, :-1], targets, temperature))
         per_token = per_token + settings.kl_coef * kl

@@ -20,6 +20,9 @@ class Trajectories(NamedTuple):
     prompt_lengths: NDArray[np.int64]  # (n,)
     response_lengths: NDArray[np.int64]  # (n,), at least 1
     advantages: NDArray[np.float32]  # (n,)
+    # (sum of response lengths,) of the policy as it was before the first update of this batch, which is
+    # what the clipped ratio is against; None: of the policy that sampled.
+    proximal: NDArray[np.float32] | None = None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -34,6 +37,7 @@ class PaddedBatch(NamedTuple):
     attention: NDArray[np.int64]  # (b, t), 1 on tokens, 0 on padding
     response: NDArray[np.float32]  # (b, t), 1 on response tokens
     logprobs: NDArray[np.float32]  # (b, t), 0 off the response
+    proximal: NDArray[np.float32]  # (b, t), likewise
     advantages: NDArray[np.float32]  # (b, 1)
 
 
@@ -88,7 +92,7 @@ def pad(trajectories: Trajectories, rows: NDArray[np.int64]) -> PaddedBatch:
     if len(rows) == 0:
         blank = np.zeros((1, 2), dtype=np.int64)
         nothing = np.zeros((1, 2), dtype=np.float32)
-        return PaddedBatch(blank, np.ones_like(blank), nothing, nothing, nothing[:, :1])
+        return PaddedBatch(blank, np.ones_like(blank), nothing, nothing, nothing, nothing[:, :1])
     lengths = trajectories.lengths
     starts = np.concatenate([[0], np.cumsum(lengths)])
     response_starts = np.concatenate([[0], np.cumsum(trajectories.response_lengths)])
@@ -97,15 +101,32 @@ def pad(trajectories: Trajectories, rows: NDArray[np.int64]) -> PaddedBatch:
     attention = np.zeros(shape, dtype=np.int64)
     response = np.zeros(shape, dtype=np.float32)
     logprobs = np.zeros(shape, dtype=np.float32)
+    proximal = np.zeros(shape, dtype=np.float32)
+    of_proximal = trajectories.logprobs if trajectories.proximal is None else trajectories.proximal
     for line, row in enumerate(rows):
         first, end = int(trajectories.prompt_lengths[row]), int(lengths[row])
         tokens[line, :end] = trajectories.tokens[starts[row] : starts[row + 1]]
         attention[line, :end] = 1
         response[line, first:end] = 1
-        logprobs[line, first:end] = trajectories.logprobs[
-            response_starts[row] : response_starts[row + 1]
-        ]
-    return PaddedBatch(tokens, attention, response, logprobs, trajectories.advantages[rows, None])
+        here = slice(response_starts[row], response_starts[row + 1])
+        logprobs[line, first:end] = trajectories.logprobs[here]
+        proximal[line, first:end] = of_proximal[here]
+    advantages = trajectories.advantages[rows, None]
+    return PaddedBatch(tokens, attention, response, logprobs, proximal, advantages)
+
+
+def unpad(
+    padded: NDArray[np.float32],
+    trajectories: Trajectories,
+    rows: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None:
+    """Write what a micro-batch gave for each token, (b, t) as `pad` laid it out, to the places of these
+    trajectories' response tokens in `out`, (sum of response lengths,)."""
+    response_starts = np.concatenate([[0], np.cumsum(trajectories.response_lengths)])
+    for line, row in enumerate(rows):
+        first, end = int(trajectories.prompt_lengths[row]), int(trajectories.lengths[row])
+        out[response_starts[row] : response_starts[row + 1]] = padded[line, first:end]
 
 
 def concatenate(

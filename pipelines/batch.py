@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dps_ray import PARTIAL, SOLVED, UNSOLVED, Selection
 from dps_ray.advantages import carries_gradient, group_advantages
 from dps_ray.config import ObjectiveSettings
 from dps_ray.errors import DPSError
-from dps_ray.groups import ScoredGroup
+from dps_ray.groups import ScoredGroup, weights_version
 from dps_ray.prediction import prediction_metrics
 from dps_ray.states import Observation, observation
 from dps_ray.trajectories import Trajectories, concatenate
@@ -49,6 +50,20 @@ class Batch:
     def partial(self) -> int:
         return sum(group.state == PARTIAL for group in self.scored)
 
+    @property
+    def effective(self) -> float:
+        """Share of partial groups among those scored."""
+        return self.partial / len(self.scored)
+
+    def staleness(self, version: int) -> NDArray[np.int64]:
+        """(groups scored,) weight versions between the one that sampled a group and this one.
+
+        Args:
+            version: of the weights that are about to be trained.
+        """
+        sampled = [weights_version(scored.group.weights) for scored in self.scored]
+        return version - np.array(sampled, dtype=np.int64)
+
     def observation(self) -> Observation:
         """What the beliefs learn: every group that was scored, before any filter."""
         ids = np.array([scored.group.prompt_id for scored in self.scored], dtype=np.int64)
@@ -78,7 +93,7 @@ class Batch:
             "acc/mean": float(accuracies.mean()),
             "batch/solve_none": float((states == UNSOLVED).mean()),
             "batch/solve_all": float((states == SOLVED).mean()),
-            "tasksample/partial_solve_ratio": float((states == PARTIAL).mean()),
+            "tasksample/partial_solve_ratio": self.effective,
             "response_length/mean": float(lengths.mean()),
             "response_length/max": float(lengths.max()),
             "response_length/clip_ratio": float(np.mean([r.truncated for r in responses])),

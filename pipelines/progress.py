@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from pipelines.batch import Batch
+from pipelines.probe import Probe
+
 
 @dataclass
 class Progress:
@@ -16,3 +19,25 @@ class Progress:
     effective: list[float] = field(default_factory=list)  # effective ratio of each step's batch
     uniform: list[float] = field(default_factory=list)  # and of each probe
     accuracy: list[dict[str, float]] = field(default_factory=list)  # mean, low, high of evaluations
+
+    def add(
+        self, step: int, batch: Batch, probe: Probe | None, trained: int, seconds: float
+    ) -> None:
+        """A step is completed.
+
+        Args:
+            trained: responses in groups that were sent to the learner.
+            seconds: that it took, its probe included.
+        """
+        self.step = step
+        self.seconds += seconds
+        self.rollouts += batch.rollouts
+        self.tokens += batch.tokens
+        self.training_rollouts += batch.rollouts
+        self.trained_rollouts += trained
+        self.distinct_prompts += batch.distinct
+        self.effective.append(batch.effective)
+        if probe is not None:
+            self.rollouts += probe.rollouts
+            self.tokens += probe.tokens
+            self.uniform.append(probe.partial)

@@ -23,20 +23,24 @@ def roll_out(
 ) -> list[ScoredGroup | DPSError]:
     """Generate and score k responses to each prompt; a group, or why there is none, in their order.
 
+    A group is scored as soon as its k responses are there, while others are generated.
+
     Args:
-        timed: entered with "select", "generate" and "score" around the three parts.
+        timed: entered with "select", "generate", and "score" around what is left to score then.
     """
     with timed("select"):
-        prompts = pool.prompts(ids)
-        requests = pool.requests(prompts)
+        prompts = {prompt.id: prompt for prompt in pool.prompts(ids)}
+        requests = pool.requests(list(prompts.values()))
+    scoring = verifiers.scoring()
     with timed("generate"):
-        groups = rollouts.generate(requests, sampling)
-    answered = [(p, g) for p, g in zip(prompts, groups, strict=True) if g is not None]
+        groups = rollouts.generate(
+            requests, sampling, lambda group: scoring.add(prompts[group.prompt_id], group)
+        )
     with timed("score"):
-        scored = iter(verifiers.score([p for p, _ in answered], [g for _, g in answered]))
+        answers = dict(zip(scoring.prompts, scoring.result(), strict=True))
     return [
-        EngineError(f"prompt {prompt.id} was set aside: every engine that had it died")
+        EngineError(f"prompt {request.prompt_id} was set aside: every engine that had it died")
         if group is None
-        else next(scored)
-        for prompt, group in zip(prompts, groups, strict=True)
+        else answers[request.prompt_id]
+        for request, group in zip(requests, groups, strict=True)
     ]

@@ -4,6 +4,11 @@
       ▲ coordinator  engines   verifiers    │beliefs   learner    engines
       └─────────────────────────────────────┘
 
+With loop.max_staleness=1 the next batch is rolled out between `train` and `publish`:
+
+    engines   batch 1 ──┐ batch 2 ────┐ batch 3 ────┐         batch t + 1 has the weights that
+    learner             └─ train on 1 ┘─ train on 2 ┘─ ...    the learner begins step t with
+
 `Trainer.train` and `Trainer.step` are the algorithm; the methods below say what each phase consumes and
 produces. What is lost meanwhile is replaced within a phase, but for the learner, with which the run goes back.
 """
@@ -18,22 +23,28 @@ import numpy as np
 
 from actors.belief_shard import Moment
 from actors.coordinator import Coordinator
-from actors.learner import Learner
+from actors.learner import Learner, Training
 from actors.member import Recoveries
 from actors.rollout import Rollouts, Sampling
 from actors.verifier import Verifiers
-from dps_ray import PARTIAL
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage
-from dps_ray.errors import CheckpointError, DPSError, EngineError, LearnerLostError, RewardError
+from dps_ray.errors import (
+    CheckpointError,
+    DPSError,
+    EngineError,
+    LearnerLostError,
+    RewardError,
+    StaleError,
+)
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import ScoredGroup
 from dps_ray.health import Quarantine
-from dps_ray.states import Observation, observation
 from pipelines.batch import Batch, to_trajectories
 from pipelines.checkpoint import Checkpoints, records_of
 from pipelines.evaluation import evaluate
 from pipelines.pool import PromptPool
+from pipelines.probe import Probe, drawn, probe_of
 from pipelines.progress import Progress
 from pipelines.roll_out import roll_out
 from pipelines.run_log import RunLog, held_out_accuracy
@@ -43,16 +54,19 @@ from pipelines.view import View
 _SAMPLES_A_STEP = 2  # responses kept for the report
 
 
-class Probe(NamedTuple):
-    found: Observation
-    rollouts: int
-    tokens: int
+class Prepared(NamedTuple):
+    """What the engines have done for a step: all that it needs to be observed and trained on."""
 
-    @property
-    def partial(self) -> float:
-        """Share of partial groups; NaN when no group was scored."""
-        states = self.found.states
-        return float(np.mean(states == PARTIAL)) if len(states) else np.nan
+    step: int
+    batch: Batch
+    probe: Probe | None
+
+
+class Learning(NamedTuple):
+    """What the learner was given."""
+
+    staleness: np.ndarray  # (groups scored,) weight versions between sampling and training
+    training: Training | None  # None when no group carries gradient
 
 
 class Trainer:
@@ -92,6 +106,7 @@ class Trainer:
         self.stopping = stopping
         self.learner: Learner  # from `begin_at` on
         self.progress = Progress()
+        self.ahead: Prepared | None = None  # the next step's, rolled out while the learner trained
         self.steps_lost = 0
         self._began = 0.0
         self._times: dict[str, float] = {}
@@ -115,17 +130,31 @@ class Trainer:
             self.step(self.progress.step + 1)
 
     def step(self, step: int) -> None:
-        """One training step. Until its observation is written down it can be dropped; from then on it
-        counts, and is finished."""
-        self._times = {}
+        """One training step; with `max_staleness` the next one's batch is rolled out while this one's is trained on.
+
+        Until its observation is written down a step can be dropped; from then on it counts, and is finished.
+        """
+        self._began, self._times = time.monotonic(), {}
+        now, self.ahead = self.ahead or self.prepare(step), None
+        with self.stopping.held():
+            self.observe(now)
+            learning = self.begin_to_learn(now)
+        try:
+            if self.config.loop.max_staleness > 0 and step < self.config.loop.steps:
+                self.ahead = self.prepare(step + 1)
+        finally:
+            with self.stopping.held():
+                metrics = self.learn(learning)
+                self.record(now, metrics)
+
+    def prepare(self, step: int) -> Prepared:
+        """All that engines and verifiers do for a step. A checkpoint that was being written meanwhile is
+        committed."""
         probe = self.probe(step)
-        self._began = time.monotonic()
         batch = self.gather(step)
         with self.stopping.held():
             self.commit()
-            self.observe(batch, step)
-            metrics = self.learn(batch, step)
-            self.record(step, batch, metrics, probe)
+        return Prepared(step, batch, probe)
 
     def gather(self, step: int) -> Batch:
         """Select prompts, roll them out and score the responses.
@@ -158,32 +187,52 @@ class Trainer:
         ids = self.quarantine.ids
         return ids if self.test is None else np.setdiff1d(ids, self.test.ids)
 
-    def observe(self, batch: Batch, step: int) -> None:
+    def observe(self, now: Prepared) -> None:
         """The beliefs see every group that was scored."""
         self.coordinator.excluded = self.set_aside()
         with self.timed("observe"):
-            failpoint("driver.observe.before", step=step)
-            self.coordinator.observe(step, batch.observation())
-            failpoint("driver.observe.after", step=step)
+            failpoint("driver.observe.before", step=now.step)
+            self.coordinator.observe(now.step, now.batch.observation())
+            failpoint("driver.observe.after", step=now.step)
 
-    def learn(self, batch: Batch, step: int) -> dict[str, float]:
-        """Train on the groups that carry gradient and give the engines the new weights."""
-        loop = self.config.loop
-        useful = batch.useful(only_partial=loop.filter_groups, limit=loop.batch_size)
-        self.progress.trained_rollouts += sum(len(g.group.responses) for g in useful)
-        if not useful:
-            self.view.message(f"step {step}: no group carries gradient; the weights stay")
-            return {"batch/useful_groups": 0.0}
+    def begin_to_learn(self, now: Prepared) -> Learning:
+        """Have the learner train on the groups that carry gradient, if there are any."""
+        loop, groups = self.config.loop, self.useful(now.batch)
+        staleness = now.batch.staleness(self.learner.version)
+        if staleness.max() > loop.max_staleness:
+            raise StaleError(
+                f"step {now.step}: a group was sampled {staleness.max()} weight versions ago, and "
+                f"loop.max_staleness={loop.max_staleness}"
+            )
+        if not groups:
+            self.view.message(f"step {now.step}: no group carries gradient; the weights stay")
+            return Learning(staleness, None)
         with self.timed("train"):
-            trajectories = to_trajectories(useful, self.config.objective, loop.batch_size)
-            metrics = self.learner.train(trajectories, step)
+            trajectories = to_trajectories(groups, self.config.objective, loop.batch_size)
+            return Learning(staleness, self.learner.train(trajectories, now.step))
+
+    def learn(self, learning: Learning) -> dict[str, float]:
+        """Wait for the learner, and give the engines the new weights."""
+        metrics = {
+            "staleness/mean": float(learning.staleness.mean()),
+            "staleness/max": float(learning.staleness.max()),
+        }
+        if learning.training is None:
+            return metrics
+        with self.timed("train"):
+            trained = learning.training.result()
             self.recoveries.well("learner", "the learner")
         with self.timed("publish"):
             self.rollouts.publish(self.learner)
-        return {**metrics, "batch/useful_groups": float(len(useful))}
+        return {**metrics, **trained.metrics}
+
+    def useful(self, batch: Batch) -> list[ScoredGroup]:
+        """The groups to train on."""
+        loop = self.config.loop
+        return batch.useful(only_partial=loop.filter_groups, limit=loop.batch_size)
 
     def probe(self, step: int) -> Probe | None:
-        """Roll out a uniform sample of the pool: what uniform selection would have found now.
+        """Roll out a uniform sample of the pool, when it is due.
 
         With the weights that the step's own batch is sampled with. It is charged to the run. Neither
         beliefs nor learner see it, so that it stays a measurement.
@@ -192,18 +241,13 @@ class Trainer:
         if settings.every == 0 or not (step == 1 or _due(step, settings.every)):
             return None
         began = time.monotonic()
-        rng = np.random.default_rng([self.config.seed, step])
-        ids = rng.choice(self.pool.ids, min(settings.prompts, len(self.pool.ids)), replace=False)
-        answers = self.roll_out(
-            np.setdiff1d(ids, self.set_aside()), self._sampling(f"probe-{step}")
-        )
-        self._times = {"probe": time.monotonic() - began}
-        scored = [answer for answer in answers if isinstance(answer, ScoredGroup)]
-        return Probe(
-            found=observation([s.group.prompt_id for s in scored], [s.accuracies for s in scored]),
-            rollouts=len(answers) * self.config.rollout.group_size,
-            tokens=sum(len(r.tokens) for s in scored for r in s.group.responses),
-        )
+        with self._untimed():
+            ids = drawn(self.pool.ids, settings.prompts, seed=self.config.seed, step=step)
+            answers = self.roll_out(
+                np.setdiff1d(ids, self.set_aside()), self._sampling(f"probe-{step}")
+            )
+        self._times["probe"] = time.monotonic() - began
+        return probe_of(answers, self.config.rollout.group_size)
 
     def measure_accuracy(self) -> None:
         """Accuracy on the held-out prompts, when it is due: logged and kept for the summary."""
@@ -237,40 +281,32 @@ class Trainer:
         self.log.step(step, metrics)
         self.view.step(step, metrics)
 
-    def record(
-        self, step: int, batch: Batch, metrics: dict[str, float], probe: Probe | None
-    ) -> None:
+    def record(self, now: Prepared, metrics: dict[str, float]) -> None:
         """Count what the step cost and log what it showed."""
-        progress = self.progress
-        found = batch.metrics()
+        step, batch, probe = now
         seconds = time.monotonic() - self._began
-        progress.step = step
-        progress.seconds += seconds + self._times.get("probe", 0.0)
-        progress.rollouts += batch.rollouts
-        progress.tokens += batch.tokens
-        progress.training_rollouts += batch.rollouts
-        progress.distinct_prompts += batch.distinct
-        progress.effective.append(found["tasksample/partial_solve_ratio"])
+        groups = self.useful(batch)
+        trained = sum(len(scored.group.responses) for scored in groups)
+        self.progress.add(step, batch, probe, trained, seconds)
         if probe is not None:
-            progress.rollouts += probe.rollouts
-            progress.tokens += probe.tokens
-            progress.uniform.append(probe.partial)
             self.log.probe(step, probe.found)
             metrics = {**metrics, "probe/partial_solve_ratio": probe.partial}
         if batch.errors:
             self.view.message(f"step {step}: {len(batch.errors)} groups dropped; {batch.errors[0]}")
+        seconds -= self._times.get("probe", 0.0)
         everything = {
             "training/step": float(step),
-            **found,
+            **batch.metrics(),
+            "batch/useful_groups": float(len(groups)),
             **metrics,
             **self.coordinator.metrics,
             **self.verifiers.metrics(),
             **self.recovery_metrics(),
             **{f"timing_s/{phase}": each for phase, each in self._times.items()},
             "timing_s/step": seconds,
-            "coverage/distinct_prompts": float(progress.distinct_prompts),
-            "perf/total_rollouts": float(progress.rollouts),
-            "perf/total_tokens": float(progress.tokens),
+            "coverage/distinct_prompts": float(self.progress.distinct_prompts),
+            "perf/total_rollouts": float(self.progress.rollouts),
+            "perf/total_tokens": float(self.progress.tokens),
             "perf/throughput": batch.tokens / seconds,
         }
         self.log.step(step, everything)
@@ -338,6 +374,7 @@ class Trainer:
         records = {} if manifest is None else records_of(self.storage, manifest)
         self.progress = Progress(**records.get("progress", {}))
         self.quarantine.failures = {int(i): n for i, n in records.get("quarantine", {}).items()}
+        self.ahead = None
         self.learner = self.start_learner(self.checkpoints.epoch, manifest)
         name = None if manifest is None else manifest.name
         self.coordinator.go_to(Moment(self.checkpoints.epoch, self.progress.step, name))
@@ -373,6 +410,15 @@ class Trainer:
         began = time.monotonic()
         yield
         self._times[phase] = self._times.get(phase, 0.0) + time.monotonic() - began
+
+    @contextmanager
+    def _untimed(self) -> Iterator[None]:
+        """Phases within count for nothing."""
+        times, self._times = self._times, {}
+        try:
+            yield
+        finally:
+            self._times = times
 
     def _sampling(self, purpose: str) -> Sampling:
         rollout = self.config.rollout

@@ -74,7 +74,7 @@ def test_engine_and_learner_agree_after_every_publish(
     for step in (1, 2):
         groups = rollouts.generate(PROMPTS, SAMPLING)
         assert {group.weights for group in groups} == {f"e0001.{step - 1:08}"}
-        learner.train(trajectories(groups), step)
+        learner.train(trajectories(groups), step).result()
         # The policy has moved, so an engine with the old weights disagrees ...
         assert largest_difference(rollouts, learner) > 1e-2
         # ... until it is given the new ones.

@@ -10,6 +10,7 @@ from dps_ray.advantages import carries_gradient, group_advantages
 from dps_ray.config import ObjectiveSettings
 from dps_ray.objective import (
     grpo_loss,
+    importance_weights,
     kl_k3,
     policy_loss,
     to_tensors,
@@ -17,7 +18,7 @@ from dps_ray.objective import (
     token_logprobs,
     token_weights,
 )
-from dps_ray.trajectories import concatenate, micro_batches, pad
+from dps_ray.trajectories import concatenate, micro_batches, pad, unpad
 
 
 def test_advantages_are_centred_and_divided_by_the_sample_deviation():
@@ -171,3 +172,66 @@ def test_the_gradient_does_not_depend_on_micro_batches_or_ranks(aggregation, kl_
     # `token_logprobs` computes in float32, hence the tolerance.
     for max_tokens, ranks in ((40, 1), (100, 2), (300, 3)):
         torch.testing.assert_close(gradient(max_tokens, ranks), whole, atol=2e-6, rtol=1e-4)
+
+
+def test_importance_weights_are_the_ratio_to_the_engine_truncated_from_above():
+    sampled = torch.full((1, 3), -1.0)
+    proximal = sampled + torch.tensor([[0.5, 1.5, 4.0]]).log()
+    torch.testing.assert_close(
+        importance_weights(proximal, sampled, cap=2.0), torch.tensor([[0.5, 1.5, 2.0]])
+    )
+
+
+def _loss_of_old_samples(settings, first):
+    """Loss and gradient on trajectories that another policy sampled, with `proximal` recorded before."""
+    trajectories = _random_trajectories()
+    rows = np.arange(len(trajectories.advantages))
+    policy = _TinyPolicy()
+    batch = to_tensors(pad(trajectories, rows), torch.device("cpu"))
+    proximal = np.zeros_like(trajectories.logprobs)
+    if not first:
+        found = torch.zeros_like(batch.logprobs)
+        found[:, 1:] = token_logprobs(policy(batch.tokens)[:, :-1], batch.tokens[:, 1:]).detach()
+        unpad(found.numpy(), trajectories, rows, proximal)
+        batch = to_tensors(pad(trajectories._replace(proximal=proximal), rows), torch.device("cpu"))
+    loss, metrics = grpo_loss(
+        policy(batch.tokens),
+        None,
+        batch,
+        settings=settings,
+        temperature=1.0,
+        minibatch_tokens=int(trajectories.response_lengths.sum()),
+        minibatch_sequences=len(rows),
+        first=first,
+    )
+    loss.backward()
+    return loss, policy.head.weight.grad, metrics, batch.response[:, 1:] > 0
+
+
+def test_before_the_first_update_the_proximal_policy_need_not_be_recorded():
+    settings = ObjectiveSettings()
+    one, two = _loss_of_old_samples(settings, True), _loss_of_old_samples(settings, False)
+    torch.testing.assert_close(one[0], two[0])
+    torch.testing.assert_close(one[1], two[1])
+
+
+def test_an_uncapped_correction_makes_the_gradient_that_of_the_plain_ratio_to_the_sampler():
+    # While nothing is clipped: d(rho * pi/proximal) = d(pi/sampled).
+    wide = {"clip_low": 0.999, "clip_high": 1e6, "dual_clip": 1e9}
+    corrected = _loss_of_old_samples(ObjectiveSettings(importance_cap=1e6, **wide), True)
+    plain = _loss_of_old_samples(ObjectiveSettings(importance_cap=None, **wide), True)
+    kept = (plain[2]["actor/pg_clipfrac"] == 0) & plain[3]
+    assert kept.any()
+    torch.testing.assert_close(
+        corrected[2]["actor/pg_loss"][kept], plain[2]["actor/pg_loss"][kept], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_cap_bounds_what_a_token_counts_for_and_is_counted():
+    _, _, metrics, response = _loss_of_old_samples(ObjectiveSettings(importance_cap=1.5), True)
+    weights = metrics["rollout/importance_max"][response]
+    assert weights.max() == 1.5
+    capped = metrics["rollout/importance_clipfrac"][response]
+    assert capped.any()
+    assert not capped.all()
+    torch.testing.assert_close(capped, weights >= 1.5)

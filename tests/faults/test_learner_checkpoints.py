@@ -68,12 +68,12 @@ def test_state_survives_another_number_of_ranks(
             epoch=epoch,
         )
         if saved is None:
-            learner.train(batch(seed=1), 1)
+            learner.train(batch(seed=1), 1).result()
             logprobs = learner.logprobs(FIXED)
         assert learner.weights == f"e{epoch:04}.00000001"
         assert learner.logprobs(FIXED) == pytest.approx(logprobs, abs=1e-5)
         stored = learner.save(storage, checkpoint_folder(epoch, 1)).result()
-        metrics = learner.train(batch(seed=2), 2)
+        metrics = learner.train(batch(seed=2), 2).result().metrics
         assert metrics["actor/lr"] == pytest.approx(1e-3 * 5 / 10)  # four optimizer steps were made
         if after is None:
             after = learner.logprobs(FIXED)
@@ -94,7 +94,7 @@ def test_a_learner_on_a_full_disk_trains_on_and_one_that_lost_a_rank_is_restored
     storage = Storage.at(tmp_path)
     common = {"zero_stage": 2, "ranks": 2, "model": tiny_policy}
     learner = started(tmp_path, storage, None, **common, epoch=1)
-    learner.train(batch(seed=1), 1)
+    learner.train(batch(seed=1), 1).result()
 
     # A checkpoint that one rank cannot write fails on both, and the learner is as before.
     full = fail_at("learner.save", "no-space", step=1, rank=1)
@@ -107,7 +107,7 @@ def test_a_learner_on_a_full_disk_trains_on_and_one_that_lost_a_rank_is_restored
         learner.save(storage, checkpoint_folder(1, 1)).result()
     assert storage.list(checkpoint_folder(1, 1)) == []
 
-    learner.train(batch(seed=2), 2)
+    learner.train(batch(seed=2), 2).result()
     stored = learner.save(storage, checkpoint_folder(1, 2)).result()
     before = learner.logprobs(FIXED)
     policy = AutoModelForCausalLM.from_pretrained(tmp_path / checkpoint_folder(1, 2) / "model")
@@ -116,7 +116,7 @@ def test_a_learner_on_a_full_disk_trains_on_and_one_that_lost_a_rank_is_restored
     fail_at("learner.train.before", "die", step=3, rank=1)
     began = time.monotonic()
     with pytest.raises(LearnerLostError, match=r"learner rank 1 died.*while it was to train"):
-        learner.train(batch(seed=3), 3)
+        learner.train(batch(seed=3), 3).result()
     assert time.monotonic() - began < 20
     learner.kill()
 
@@ -126,5 +126,5 @@ def test_a_learner_on_a_full_disk_trains_on_and_one_that_lost_a_rank_is_restored
     assert again.logprobs(FIXED) == before
     fail_at("learner.train.before", "freeze", step=3, rank=0)
     with pytest.raises(LearnerLostError, match=r"learner rank.*did not train within 5 s"):
-        again.train(batch(seed=3), 3)
+        again.train(batch(seed=3), 3).result()
     again.kill()

@@ -35,7 +35,7 @@ def unaware(local_ray, failpoints, tmp_path_factory, tiny_policy):
     learner = started(
         tmp_path_factory.mktemp("run"), tiny_policy, zero_stage=1, ranks=1, on_nonfinite="stop"
     )
-    learner.train(batch(seed=2, n=8), 2)
+    learner.train(batch(seed=2, n=8), 2).result()
     yield learner, learner.logprobs(FIXED)
     learner.kill()
 
@@ -44,7 +44,7 @@ def test_stop_names_step_and_minibatch_and_leaves_the_weights(unaware):
     learner, logprobs = unaware
     fail_at("learner.loss", "nan", step=3)
     with pytest.raises(NonFiniteError, match=r"step 3, minibatch 1 of 2.*on_nonfinite=skip"):
-        learner.train(batch(seed=3, n=8), 3)
+        learner.train(batch(seed=3, n=8), 3).result()
     assert learner.version == 2
     assert learner.logprobs(FIXED) == logprobs
 
@@ -56,7 +56,7 @@ def test_trajectories_that_are_not_finite_are_refused(unaware, field):
     bad = getattr(good, field).copy()
     bad[1] = np.inf
     with pytest.raises(NonFiniteError, match=r"step 3: 1 of the batch's \d+ .* infinite"):
-        learner.train(good._replace(**{field: bad}), 3)
+        learner.train(good._replace(**{field: bad}), 3).result()
     assert learner.logprobs(FIXED) == logprobs
 
 
@@ -68,16 +68,16 @@ def test_skip_leaves_the_minibatch_out_as_if_it_had_not_been(
     start = learner.logprobs(FIXED)
     # Losses that are finite, in several micro-batches a rank, with gradients of which the norm is not.
     bad = batch(seed=1, n=12)
-    metrics = learner.train(bad._replace(advantages=bad.advantages * 3e38), 1)
+    metrics = learner.train(bad._replace(advantages=bad.advantages * 3e38), 1).result().metrics
     assert metrics == {"actor/nonfinite_minibatches": 2.0, "actor/lr": pytest.approx(1e-4)}
     assert learner.logprobs(FIXED) == start
 
-    metrics = learner.train(batch(seed=2, n=8), 2)
+    metrics = learner.train(batch(seed=2, n=8), 2).result().metrics
     assert learner.logprobs(FIXED) == pytest.approx(unaware[1], abs=1e-5)
     assert metrics["actor/nonfinite_minibatches"] == 0.0
 
     fail_at("learner.loss", "nan", step=3, rank=1)  # in the first minibatch, on one rank
-    metrics = learner.train(batch(seed=3, n=12), 3)
+    metrics = learner.train(batch(seed=3, n=12), 3).result().metrics
     assert metrics["actor/nonfinite_minibatches"] == 1.0
     assert {"actor/grad_norm", "actor/pg_loss", "rollout/logprob_diff_mean"} <= set(metrics)
     assert np.isfinite(list(metrics.values())).all()

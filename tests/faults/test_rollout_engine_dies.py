@@ -58,7 +58,9 @@ class Rig:
         """Move the weights away from those that an engine starts with, and from all before."""
         tokens = np.arange(4, 14, dtype=np.int32)
         logprobs = np.full(10, -3.0, np.float32)
-        self.learner.train(concatenate([(tokens, tokens, logprobs, a) for a in (1.0, -1.0)]), step)
+        self.learner.train(
+            concatenate([(tokens, tokens, logprobs, a) for a in (1.0, -1.0)]), step
+        ).result()
         self.rollouts.publish(self.learner)
         self.all_fresh()
 
@@ -113,7 +115,7 @@ def difference_to_learner(groups, learner) -> float:
 def test_an_engine_refuses_weights_it_does_not_have_and_updates_of_an_older_epoch(rig):
     engine = rig.rollouts.engines[0].member.actor
     with pytest.raises(StaleError, match=r"serves e0001\.00000001"):
-        answer(engine.generate.remote(PROMPTS[:1], SAMPLING, "e0001.00000000"))
+        answer(next(engine.generate.remote(PROMPTS[:1], SAMPLING, "e0001.00000000", 0)))
     with pytest.raises(StaleError, match="has had weights of epoch 1 and takes none of 0"):
         answer(engine.start_weight_update.remote("e0000.00000009", 0))
     with pytest.raises(StaleError, match="takes none of 0"):
@@ -181,6 +183,15 @@ def test_a_prompt_that_breaks_engines_is_set_aside_and_its_neighbours_are_answer
     assert [i for i, group in enumerate(rig.generate()) if group is None] == [3]
     assert rig.incarnations() == before
     rig.quarantine.failures.clear()
+
+
+def test_an_engine_that_runs_low_is_given_more_until_all_is_answered(rig, monkeypatch):
+    # An engine has 2 prompts at the most, so 4 of the 8 come later.
+    monkeypatch.setattr(rig.rollouts, "_slots", 4)
+    seen = []
+    groups = rig.rollouts.generate(PROMPTS, SAMPLING, seen.append)
+    assert_equal(groups, rig.undisturbed)
+    assert sorted(group.prompt_id for group in seen) == list(range(8))
 
 
 def test_engines_of_a_failed_update_are_replaced_and_serve_the_new_weights_in_the_end(rig):
