@@ -315,8 +315,9 @@ class Config(Settings):
     checkpoint: CheckpointSettings = CheckpointSettings()
     resources: ResourceSettings = ResourceSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
-    loggers: list[Literal["tensorboard"]] = ["tensorboard"]
-    """Where metrics go besides metrics.jsonl."""
+    loggers: list[Literal["tensorboard", "ray", "wandb", "mlflow"]] = ["tensorboard", "ray"]
+    """Where metrics go besides metrics.jsonl: event files, gauges in Ray's dashboard, and services that
+    are to be installed first (`pipelines/loggers.py`)."""
 
     @model_validator(mode="after")
     def _a_sequence_fits_a_micro_batch(self) -> "Config":

@@ -31,6 +31,7 @@ from dps_ray.health import Quarantine
 from pipelines.checkpoint import Checkpoints, check_data, model_folder, storage_of, to_resume
 from pipelines.config_files import config_file
 from pipelines.inputs import Inputs, prepare
+from pipelines.loggers import check_installed, make_loggers
 from pipelines.report import build_report
 from pipelines.run_log import RunLog, read_summary
 from pipelines.stopping import Stopping, StopRequested
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
     """One run, from data to report. Returns the summary, which is also in `folder/summary.json`."""
     config = config.model_copy(update={"folder": config.folder.absolute()})
+    check_installed(config.loggers)
     storage = storage_of(config)
     base = to_resume(config, storage, tell=view.message)
     finished = read_summary(config.folder)
@@ -79,7 +81,8 @@ def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
     if base is not None:
         check_data(base, inputs.pool.table.fingerprint, config.data.train)
         view.message(f"continues from checkpoint {base.name}")
-    log = RunLog(config.folder, config.loggers)
+    settings_tree = config.model_dump(mode="json")
+    log = RunLog(config.folder, make_loggers(config.loggers, config.folder, settings_tree))
     (config.folder / "config.yaml").write_text(settings.dump(config))
     try:
         trainer = assemble(config, inputs, storage, base, log, view)

@@ -1,6 +1,7 @@
 """A run folder becomes one HTML page that needs no network.
 
-metrics.jsonl, samples.jsonl, summary.json, config.yaml ─> charts.py ─> build.py + report.html ─> report.html
+metrics.jsonl, samples.jsonl, summary.json, config.yaml ─> charts.py ─┐
+timeline.jsonl                                          ─> pools.py ──┴> build.py + report.html ─> report.html
 """
 
 from pipelines.report.build import build_report

@@ -12,8 +12,10 @@ from plotly.offline import get_plotlyjs
 
 from dps_ray.errors import DataError
 from pipelines.report import charts
+from pipelines.report.pools import when_pools_worked
 from pipelines.run_log import held_out_accuracy, read_metrics, read_samples, read_summary
 from pipelines.summary import details, duration, headline, percent
+from pipelines.timeline import read_timeline
 
 STATES = ("unsolved", "partial", "solved")
 
@@ -58,6 +60,7 @@ def build_report(run_folder: Path) -> Path:
         sampled=charts.times_sampled(summary["times_sampled"]) if summary else None,
         update=charts.update_charts(records),
         times=charts.phase_times(records),
+        pools=when_pools_worked(read_timeline(run_folder)),
         samples=pick_samples(read_samples(run_folder)),
         states=STATES,
         config=config.read_text() if config.is_file() else "",

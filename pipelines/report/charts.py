@@ -21,7 +21,7 @@ from pipelines.report.drawing import (
 from pipelines.run_log import IN_STEP, PHASES, held_out_accuracy
 
 _BAND = "rgba(53, 112, 158, 0.16)"
-_PHASE_COLOURS = {
+PHASE_COLOURS = {
     "select": PLUM,
     "generate": BLUE,
     "score": "#b39bbb",
@@ -284,7 +284,7 @@ def phase_times(records: Sequence[Record]) -> Chart | None:
             x=[rows[b[0]]["step"] for b in bins],
             y=[float(values[b].mean()) for b in bins],
             name=phase,
-            marker={"color": _PHASE_COLOURS[phase], "line": {"width": 0}},
+            marker={"color": PHASE_COLOURS[phase], "line": {"width": 0}},
             hovertemplate="%{y:.2f} s",
         )
     figure.update_layout(barmode="stack", bargap=0.15)
@@ -294,5 +294,5 @@ def phase_times(records: Sequence[Record]) -> Chart | None:
         f"Engine and learner took {1 - own:.1%} of the time; choosing, scoring, beliefs, passing weights and "
         f"the rest of the system {own:.1%}. Parts under a thousandth are not drawn.",
         figure,
-        [(phase, _PHASE_COLOURS[phase]) for phase in shown],
+        [(phase, PHASE_COLOURS[phase]) for phase in shown],
     )

@@ -12,8 +12,10 @@ from pipelines.report import build_report
 from pipelines.report.browser import headless_browser, open_report
 from pipelines.report.build import confusions, key_numbers, pick_samples
 from pipelines.report.charts import batch_states, effective_ratio, phase_times, times_sampled
+from pipelines.report.pools import when_pools_worked
 from pipelines.run_log import RunLog, read_metrics, read_samples, read_summary
 from pipelines.summary import details, headline
+from pipelines.timeline import Span, Timeline
 
 RECORDED = Path(__file__).parents[1] / "data" / "run"
 ATTACK = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'>"
@@ -75,7 +77,20 @@ def complete(run):
     """As it was recorded."""
 
 
-CASES = [complete, without_predictions, one_step, unfinished, before_the_first_step]
+def with_a_timeline(run):
+    timeline = Timeline(run)
+    for span in spans(steps=30):
+        timeline.add(*span)
+
+
+CASES = [
+    complete,
+    with_a_timeline,
+    without_predictions,
+    one_step,
+    unfinished,
+    before_the_first_step,
+]
 
 
 def shown(browser, run, width=1200):
@@ -295,6 +310,71 @@ def test_the_states_of_a_batch_stack_to_the_whole():
     charts = batch_states(read_metrics(RECORDED))
     totals = [sum(shares) for shares in zip(*(bar.y for bar in charts.figure.data), strict=True)]
     assert totals == pytest.approx([1.0] * len(totals), abs=1e-4)
+
+
+def spans(steps, pieces=1):
+    """A generate of two seconds in each of two lanes and a train of one second, `pieces` times a step."""
+    made = []
+    for i in range(steps * pieces):
+        step, began = 1 + i // pieces, 1.8e9 + 3 * i
+        made += [Span(f"rollout/{lane}", "generate", step, began, began + 2) for lane in (0, 1)]
+        made.append(Span("learner", "train", step, began + 2, began + 3))
+    return made
+
+
+def bars(chart):
+    """(lane, began, seconds, step) of all that is drawn."""
+    return [
+        (lane, base, seconds, custom[1])
+        for part in chart.figure.data
+        for lane, base, seconds, custom in zip(
+            part.y, part.base, part.x, part.customdata, strict=True
+        )
+    ]
+
+
+def test_work_is_drawn_on_its_lane_from_the_first_second():
+    chart = when_pools_worked(spans(steps=2))
+    assert bars(chart) == [
+        ("rollout/0", 0, 2, 1),
+        ("rollout/1", 0, 2, 1),
+        ("rollout/0", 3, 2, 2),
+        ("rollout/1", 3, 2, 2),
+        ("learner", 2, 1, 1),
+        ("learner", 5, 1, 2),
+    ]
+    assert chart.figure.layout.yaxis.categoryarray == ("learner", "rollout/0", "rollout/1")
+    assert [name for name, _ in chart.legend] == ["generate", "train"]
+    assert chart.caption.startswith("The whole run.")
+    assert "learner 33%, rollout 67% of this time" in chart.caption
+
+
+def test_of_a_long_run_the_last_twenty_steps_are_drawn():
+    chart = when_pools_worked(spans(steps=60))
+    assert {step for *_, step in bars(chart)} == set(range(41, 61))
+    assert chart.caption.startswith("The last 20 of 60 steps.")
+
+
+def test_of_very_many_pieces_of_work_the_last_two_thousand_are_drawn():
+    everything = spans(steps=10, pieces=100)
+    chart = when_pools_worked(everything)
+    assert len(bars(chart)) == 2000
+    assert chart.caption.startswith("Only the last 2,000 pieces of work are drawn, those of step 4")
+    assert len(chart.figure.to_json()) < 200_000
+
+
+def test_work_that_the_report_does_not_know_is_drawn_as_other():
+    chart = when_pools_worked([Span("driver", "thinking", 1, 0.0, 1.0)])
+    assert [name for name, _ in chart.legend] == ["other"]
+    assert chart.figure.data[0].customdata[0][0] == "thinking"
+
+
+def test_only_a_run_with_a_timeline_shows_when_its_pools_worked(run):
+    assert "When did each pool work?" not in build_report(run).read_text()
+    timeline = Timeline(run)
+    for span in spans(steps=3):
+        timeline.add(*span)
+    assert "When did each pool work?" in build_report(run).read_text()
 
 
 def command(*arguments):

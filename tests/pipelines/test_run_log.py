@@ -2,9 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dps_ray.errors import ConfigError, DataError
+from dps_ray.errors import DataError
 from pipelines.run_log import (
     Accuracy,
     RunLog,
@@ -120,29 +119,49 @@ def test_rewriting_leaves_nothing_aside(log, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "summary.json"}
 
 
-def test_tensorboard_shows_the_resumed_run_and_not_the_lost_steps(tmp_path):
-    killed = RunLog(tmp_path, ["tensorboard"])
-    for step in (1, 2, 3):
-        killed.step(step, {"critic/rewards/mean": 0.0})
-    killed.close()
-    resumed = RunLog(tmp_path, ["tensorboard"])
-    resumed.resume_at(1)
-    for step in (2, 3):
-        resumed.step(step, {"critic/rewards/mean": 1.0})
-    resumed.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    points = [(event.step, event.value) for event in events.Scalars("critic/rewards/mean")]
-    assert points == [(1, 0.0), (2, 1.0), (3, 1.0)]
+class Listener:
+    """Writes down what a logger is told."""
+
+    def __init__(self):
+        self.heard = []
+
+    def scalars(self, step, now, metrics):
+        self.heard.append((step, dict(metrics)))
+
+    def restart_after(self, step):
+        self.heard.append(("restart after", step))
+
+    def close(self):
+        self.heard.append("close")
 
 
-def test_without_the_logger_there_is_no_tensorboard_folder(log, tmp_path):
-    write_rewards(log, [1])
-    assert not (tmp_path / "tensorboard").exists()
+class Deaf(Listener):
+    def scalars(self, step, now, metrics):
+        super().scalars(step, now, metrics)
+        raise ConnectionError("the server is away")
 
 
-def test_an_unknown_logger_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="'wandb'"):
-        RunLog(tmp_path, ["tensorboard", "wandb"])
+def test_every_logger_hears_of_steps_of_going_back_and_of_the_end(tmp_path):
+    listeners = [Listener(), Listener()]
+    log = RunLog(tmp_path, listeners)
+    log.step(1, {"good": np.float32(0.5), "nan": float("nan")})
+    log.resume_at(0)
+    log.close()
+    for listener in listeners:
+        assert listener.heard == [(1, {"good": 0.5}), ("restart after", 0), "close"]
+
+
+def test_a_logger_that_fails_is_dropped_and_the_rest_goes_on(tmp_path, caplog):
+    deaf, listener = Deaf(), Listener()
+    log = RunLog(tmp_path, [deaf, listener])
+    write_rewards(log, [1, 2])
+    log.close()
+    assert [step for step, _ in deaf.heard] == [1]
+    assert [step for step, _ in listener.heard[:2]] == [1, 2]
+    assert rewards(tmp_path) == [(1, 0.125), (2, 0.25)]
+    (warning,) = caplog.messages
+    assert "Deaf failed" in warning
+    assert "the server is away" in warning
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
