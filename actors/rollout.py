@@ -41,6 +41,7 @@ class _Engine:
         self.call: Any = member.actor.weights.remote()
         self.work: dict[int, Request] = {}  # by prompt id, what it has not answered yet
         self.number = 0  # of its call to `generate`
+        self.began = 0.0  # that call, in Unix seconds
         self.takes_more = False  # work may be added to what it has
 
 
@@ -76,6 +77,8 @@ class Rollouts:
         self._answers: dict[int, Group | None] = {}  # by prompt id
         self._sampling: Sampling | None = None
         self._on_group: Callable[[Group], None] = lambda group: None
+        self._worked: dict[int, list[tuple[float, float]]] = {}  # by index of the engine
+        self._most_waiting = 0
         self._slots = (
             config.rollout.max_num_seqs
         )  # responses that an engine decodes at the same time
@@ -146,6 +149,16 @@ class Rollouts:
             self._on_group = lambda group: None
         return [self._answers[request.prompt_id] for request in requests]
 
+    def worked(self) -> dict[int, list[tuple[float, float]]]:
+        """From when to when each engine generated since this was last asked, by index, in Unix seconds."""
+        worked, self._worked = self._worked, {}
+        return worked
+
+    def metrics(self) -> dict[str, float]:
+        """`queue/rollout`: the most prompts that waited for an engine, since this was last asked."""
+        most, self._most_waiting = self._most_waiting, 0
+        return {"queue/rollout": float(most)}
+
     @property
     def waiting(self) -> int:
         """Prompts that no engine has yet."""
@@ -159,6 +172,7 @@ class Rollouts:
             if self.waiting:
                 self._refresh()
                 self._deal(even)
+                self._most_waiting = max(self._most_waiting, self.waiting)
             self._look()
 
     def _deal(self, even: int) -> None:
@@ -210,6 +224,7 @@ class Rollouts:
         engine.work = {request.prompt_id: request for request in requests}
         engine.takes_more = takes_more
         engine.number += 1
+        engine.began = time.time()
         engine.call = engine.member.actor.generate.remote(
             requests, self._sampling, self._weights, engine.number
         )
@@ -259,6 +274,7 @@ class Rollouts:
     def _finished(self, engine: _Engine) -> None:
         """What was added too late for it to take is dealt again."""
         engine.call = None
+        self._worked.setdefault(engine.member.index, []).append((engine.began, time.time()))
         engine.health.finished(time.monotonic())
         engine.member.well()
         self._put_back(engine.work.values())

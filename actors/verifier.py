@@ -81,6 +81,7 @@ class Verifiers:
         self._quarantine = quarantine
         self._failed = 0
         self._batches = 0
+        self.left_behind = 0  # groups that the last batch had to wait for
         self._starts: dict[int, Any] = {}  # by index, the call that loads the function
 
         def start(index: int) -> Callable[[int], Any]:
@@ -119,8 +120,12 @@ class Verifiers:
         return scoring.result()
 
     def metrics(self) -> dict[str, float]:
-        """`verifier/failed_responses`: on how many the reward function did not return, so far."""
-        return {"verifier/failed_responses": float(self._failed)}
+        """`verifier/failed_responses`: on how many the reward function did not return, so far; `queue/score`:
+        groups of the last batch that were not scored when the last of them came."""
+        return {
+            "verifier/failed_responses": float(self._failed),
+            "queue/score": float(self.left_behind),
+        }
 
     def judge(self, prompt: Prompt, answer: Answer) -> None:
         """Keep account of what a group came to.
@@ -180,6 +185,8 @@ class Scoring:
             RewardError: the reward function cannot be loaded.
             NonFiniteRewardError: a reward is NaN or infinite, unless recovery.on_nonfinite=skip.
         """
+        self._collect(0, 0.0)
+        self._verifiers.left_behind = self.waiting
         while self.waiting:
             self._verifiers.wait_until_started(i for i, asked in enumerate(self._asked) if asked)
             if not self._collect(1, self._verifiers.timeout):

@@ -14,8 +14,7 @@ produces. What is lost meanwhile is replaced within a phase, but for the learner
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -48,6 +47,7 @@ from pipelines.probe import Probe, drawn, probe_of
 from pipelines.progress import Progress
 from pipelines.roll_out import roll_out
 from pipelines.run_log import RunLog, held_out_accuracy
+from pipelines.step_clock import StepClock
 from pipelines.stopping import Stopping
 from pipelines.view import View
 
@@ -108,8 +108,7 @@ class Trainer:
         self.progress = Progress()
         self.ahead: Prepared | None = None  # the next step's, rolled out while the learner trained
         self.steps_lost = 0
-        self._began = 0.0
-        self._times: dict[str, float] = {}
+        self.clock = StepClock(config.folder, view.phase)
 
     def run(self) -> None:
         """Train from the step after `progress.step` to the last."""
@@ -134,7 +133,7 @@ class Trainer:
 
         Until its observation is written down a step can be dropped; from then on it counts, and is finished.
         """
-        self._began, self._times = time.monotonic(), {}
+        self.clock.begin(step)
         now, self.ahead = self.ahead or self.prepare(step), None
         with self.stopping.held():
             self.observe(now)
@@ -167,9 +166,9 @@ class Trainer:
         for _ in range(loop.max_gen_batches if loop.filter_groups else 1):
             self.coordinator.excluded = self.set_aside()
             left = len(self.pool.ids) - len(np.union1d(batch.tried, self.set_aside()))
-            with self.timed("select"):
+            with self.clock.timed("select"):
                 selection = self.coordinator.select(min(loop.batch_size, left), batch.tried)
-            answers = self.roll_out(selection.ids, self._sampling(f"step-{step}"))
+            answers = self.roll_out("generate", step, selection.ids)
             batch.add(selection, answers, k)
             if batch.partial >= loop.batch_size or left <= loop.batch_size:
                 break
@@ -178,9 +177,29 @@ class Trainer:
             raise kind(f"step {step}: all {len(batch.errors)} groups failed; {batch.errors[0]}")
         return batch
 
-    def roll_out(self, ids: np.ndarray, sampling: Sampling) -> list[ScoredGroup | DPSError]:
-        """A scored group, or why there is none, for each prompt."""
-        return roll_out(self.pool, ids, sampling, self.rollouts, self.verifiers, self.timed)
+    def roll_out(self, what: str, step: int, ids: np.ndarray) -> list[ScoredGroup | DPSError]:
+        """A scored group, or why there is none, for each prompt.
+
+        Args:
+            what: "generate" for a batch, or "probe".
+        """
+        rollout = self.config.rollout
+        sampling = Sampling(
+            responses=rollout.group_size,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            max_tokens=rollout.max_response_length,
+            seed=f"{self.config.seed}/{'step' if what == 'generate' else what}-{step}",
+        )
+        answers = roll_out(
+            self.pool, ids, sampling, self.rollouts, self.verifiers, self.clock.timed
+        )
+        self._note_rollouts(what, step)
+        return answers
+
+    def _note_rollouts(self, what: str, step: int) -> None:
+        for index, spans in self.rollouts.worked().items():
+            self.clock.worked(f"rollout/{index}", what, step, spans)
 
     def set_aside(self) -> np.ndarray:
         """Prompts of the pool in quarantine, int64; those of the evaluation are nobody's to select."""
@@ -190,7 +209,7 @@ class Trainer:
     def observe(self, now: Prepared) -> None:
         """The beliefs see every group that was scored."""
         self.coordinator.excluded = self.set_aside()
-        with self.timed("observe"):
+        with self.clock.timed("observe"):
             failpoint("driver.observe.before", step=now.step)
             self.coordinator.observe(now.step, now.batch.observation())
             failpoint("driver.observe.after", step=now.step)
@@ -207,7 +226,7 @@ class Trainer:
         if not groups:
             self.view.message(f"step {now.step}: no group carries gradient; the weights stay")
             return Learning(staleness, None)
-        with self.timed("train"):
+        with self.clock.timed("train"):
             trajectories = to_trajectories(groups, self.config.objective, loop.batch_size)
             return Learning(staleness, self.learner.train(trajectories, now.step))
 
@@ -219,10 +238,13 @@ class Trainer:
         }
         if learning.training is None:
             return metrics
-        with self.timed("train"):
+        with self.clock.timed("train"):
             trained = learning.training.result()
             self.recoveries.well("learner", "the learner")
-        with self.timed("publish"):
+        self.clock.worked(
+            "learner", "train", self.learner.version, [(trained.began, trained.ended)]
+        )
+        with self.clock.timed("publish"):
             self.rollouts.publish(self.learner)
         return {**metrics, **trained.metrics}
 
@@ -240,13 +262,9 @@ class Trainer:
         settings = self.config.probe
         if settings.every == 0 or not (step == 1 or _due(step, settings.every)):
             return None
-        began = time.monotonic()
-        with self._untimed():
+        with self.clock.only("probe"):
             ids = drawn(self.pool.ids, settings.prompts, seed=self.config.seed, step=step)
-            answers = self.roll_out(
-                np.setdiff1d(ids, self.set_aside()), self._sampling(f"probe-{step}")
-            )
-        self._times["probe"] = time.monotonic() - began
+            answers = self.roll_out("probe", step, np.setdiff1d(ids, self.set_aside()))
         return probe_of(answers, self.config.rollout.group_size)
 
     def measure_accuracy(self) -> None:
@@ -273,6 +291,7 @@ class Trainer:
             self.view.progress,
         )
         metrics["timing_s/eval"] = time.monotonic() - began
+        self._note_rollouts("eval", step)
         self.progress.evaluated = step
         self.progress.seconds += metrics["timing_s/eval"]
         accuracy = held_out_accuracy(metrics)
@@ -284,7 +303,7 @@ class Trainer:
     def record(self, now: Prepared, metrics: dict[str, float]) -> None:
         """Count what the step cost and log what it showed."""
         step, batch, probe = now
-        seconds = time.monotonic() - self._began
+        seconds = self.clock.seconds
         groups = self.useful(batch)
         trained = sum(len(scored.group.responses) for scored in groups)
         self.progress.add(step, batch, probe, trained, seconds)
@@ -293,7 +312,7 @@ class Trainer:
             metrics = {**metrics, "probe/partial_solve_ratio": probe.partial}
         if batch.errors:
             self.view.message(f"step {step}: {len(batch.errors)} groups dropped; {batch.errors[0]}")
-        seconds -= self._times.get("probe", 0.0)
+        times = self.clock.metrics()
         everything = {
             "training/step": float(step),
             **batch.metrics(),
@@ -302,12 +321,12 @@ class Trainer:
             **self.coordinator.metrics,
             **self.verifiers.metrics(),
             **self.recovery_metrics(),
-            **{f"timing_s/{phase}": each for phase, each in self._times.items()},
-            "timing_s/step": seconds,
+            **self.rollouts.metrics(),
+            **times,
             "coverage/distinct_prompts": float(self.progress.distinct_prompts),
             "perf/total_rollouts": float(self.progress.rollouts),
             "perf/total_tokens": float(self.progress.tokens),
-            "perf/throughput": batch.tokens / seconds,
+            "perf/throughput": batch.tokens / times["timing_s/step"],
         }
         self.log.step(step, everything)
         self.log.samples(_samples(step, batch, self.pool))
@@ -348,7 +367,7 @@ class Trainer:
 
     def commit(self) -> None:
         """Make a checkpoint of what was written since `begin_checkpoint`."""
-        with self.timed("checkpoint"):
+        with self.clock.timed("checkpoint"):
             manifest = self.checkpoints.complete()
         if manifest is not None:
             self.coordinator.committed(manifest.name)
@@ -380,6 +399,7 @@ class Trainer:
         self.coordinator.go_to(Moment(self.checkpoints.epoch, self.progress.step, name))
         # What was recorded after it did not happen; without one, nothing did.
         self.log.resume_at(-1 if manifest is None else manifest.step)
+        self.clock.resume_at(self.progress.step)
         self.view.resume_at(self.progress.step)
         self.rollouts.wait_until_ready()
         self.rollouts.publish(self.learner)
@@ -402,33 +422,6 @@ class Trainer:
         self.steps_lost += reached - self.progress.step
         self.recoveries.back("learner", "the learner")
         self.view.message(f"the run goes on after step {self.progress.step}")
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the time spent to `timing_s/<phase>` of this step."""
-        self.view.phase(phase)
-        began = time.monotonic()
-        yield
-        self._times[phase] = self._times.get(phase, 0.0) + time.monotonic() - began
-
-    @contextmanager
-    def _untimed(self) -> Iterator[None]:
-        """Phases within count for nothing."""
-        times, self._times = self._times, {}
-        try:
-            yield
-        finally:
-            self._times = times
-
-    def _sampling(self, purpose: str) -> Sampling:
-        rollout = self.config.rollout
-        return Sampling(
-            responses=rollout.group_size,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            max_tokens=rollout.max_response_length,
-            seed=f"{self.config.seed}/{purpose}",
-        )
 
 
 def _due(step: int, every: int) -> bool:
