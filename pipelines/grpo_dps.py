@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,7 +27,7 @@ from cluster.start import connect
 from dps_ray import settings
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage
-from dps_ray.errors import DPSError, RewardError
+from dps_ray.errors import ConfigError, DPSError, RewardError
 from dps_ray.health import Quarantine
 from pipelines.checkpoint import Checkpoints, check_data, model_folder, storage_of, to_resume
 from pipelines.config_files import config_file
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
     """One run, from data to report. Returns the summary, which is also in `folder/summary.json`."""
-    config = config.model_copy(update={"folder": config.folder.absolute()})
+    config = config.model_copy(update={"folder": _lasting(config.folder)})
     check_installed(config.loggers)
     storage = storage_of(config)
     base = to_resume(config, storage, tell=view.message)
@@ -158,6 +159,20 @@ def assemble(
         view=view,
         stopping=Stopping(),
     )
+
+
+def _lasting(folder: Path) -> Path:
+    """The folder's absolute path.
+
+    Raises:
+        ConfigError: it would be in the copy of --working-dir that Ray makes for a job, and removes after it.
+    """
+    if not folder.is_absolute() and "working_dir_files" in Path.cwd().parts:
+        raise ConfigError(
+            f"folder={folder} is relative, and this job works in a copy that Ray removes: give an absolute "
+            f"one, such as folder={Path.home() / folder}; on several nodes, one that all of them share"
+        )
+    return folder.absolute()
 
 
 def summary_of(trainer: Trainer, inputs: Inputs, command: str) -> dict[str, Any]:
