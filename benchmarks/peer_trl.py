@@ -1,0 +1,82 @@
+"""The other side of `benchmarks/peer.py`, for a Python that has TRL: imports nothing of this project.
+
+The only argument is the task as JSON. Prints, as its last line, seconds and tokens of each step.
+"""
+
+import itertools
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from datasets import load_dataset  # type: ignore[import-not-found]
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
+
+task = json.loads(sys.argv[1])
+torch.set_num_threads(task["threads"])
+tokens = [0]  # by step
+ends = [0.0]
+
+
+def reward(
+    completions: list[Any], completion_ids: list[list[int]], truth: list[str], **_: Any
+) -> list[float]:
+    tokens[-1] += sum(map(len, completion_ids))
+    texts = [each if isinstance(each, str) else each[0]["content"] for each in completions]
+    return [float(text.strip() == right) for text, right in zip(texts, truth, strict=True)]
+
+
+class Clock(TrainerCallback):
+    """A step here is as many optimizer steps as there are minibatches in a batch."""
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        ends[0] = time.perf_counter()
+
+    def on_step_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % task["minibatches"] == 0:
+            ends.append(time.perf_counter())
+            tokens.append(0)
+
+
+responses = task["batch_size"] * task["group_size"]
+data = load_dataset("parquet", data_files=task["prompts"], split="train")
+data = data.map(
+    lambda row: {"prompt": row["prompt"], "truth": row["reward_model"]["ground_truth"]},
+    remove_columns=[name for name in data.column_names if name != "prompt"],
+)
+trainer = GRPOTrainer(
+    model=AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32),
+    processing_class=AutoTokenizer.from_pretrained(task["model"]),
+    reward_funcs=reward,
+    train_dataset=data,
+    callbacks=[Clock()],
+    args=GRPOConfig(
+        output_dir=task["folder"],
+        use_cpu=True,
+        bf16=False,
+        max_steps=task["steps"] * task["minibatches"],
+        per_device_train_batch_size=responses // task["minibatches"],
+        steps_per_generation=task["minibatches"],
+        num_generations=task["group_size"],
+        max_completion_length=task["max_response_length"],
+        temperature=1.0,
+        learning_rate=task["lr"],
+        lr_scheduler_type="constant",
+        adam_beta1=task["betas"][0],
+        adam_beta2=task["betas"][1],
+        max_grad_norm=task["clip_norm"],
+        epsilon=task["clip_low"],
+        epsilon_high=task["clip_high"],
+        beta=0.0,
+        loss_type="dapo",
+        gradient_checkpointing=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    ),
+)
+trainer.train()
+seconds = [b - a for a, b in itertools.pairwise(ends)]
+print(json.dumps({"seconds": seconds, "tokens": tokens[: len(seconds)]}))

@@ -1,0 +1,141 @@
+"""The main job by `ray job submit`, on a cluster that `ray start --head` made: log, stop, resume, exit codes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from actors.process import free_port
+from pipelines.run_log import read_metrics, read_summary
+from tests.runs import arguments, newest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+RAY = Path(sys.executable).with_name("ray")
+DEADLINE = 300.0  # seconds
+
+
+class Head:
+    """A Ray head node of its own, which only those who know its token may use."""
+
+    def __init__(self, folder: Path) -> None:
+        self.dashboard = free_port()
+        # What a person would set on both sides.
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "a-token-for-this-test-alone-0123456789",
+            "RAY_ADDRESS": f"http://127.0.0.1:{self.dashboard}",
+        }
+        command = [
+            *(RAY, "start", "--head", "--block", "--num-cpus=4", f"--port={free_port()}"),
+            *("--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"),
+            *(f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}"),
+        ]
+        without_address = {k: v for k, v in self.environment.items() if k != "RAY_ADDRESS"}
+        self._log = folder.with_suffix(".log")
+        self.process = subprocess.Popen(
+            command, env=without_address, stdout=self._log.open("w"), stderr=subprocess.STDOUT
+        )
+
+    def job(self, *arguments: str) -> str:
+        """What `ray job ...` prints."""
+        done = subprocess.run(
+            [RAY, "job", *arguments],
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+        return done.stdout + done.stderr
+
+    def submit(self, name: str, *overrides: str) -> None:
+        entrypoint = [sys.executable, "-m", "pipelines.grpo_dps", *overrides]
+        said = self.job(
+            *("submit", "--no-wait", f"--submission-id={name}", "--working-dir=."),
+            "--",
+            *entrypoint,
+        )
+        assert "submitted successfully" in said, said
+
+    def wait_for(self, name: str, pattern: str) -> str:
+        """The job's log, once it or the status has what is looked for."""
+        until = time.monotonic() + DEADLINE
+        while time.monotonic() < until:
+            log, status = self.job("logs", name), self.job("status", name)
+            if re.search(pattern, log + status):
+                return log
+            assert not re.search("FAILED|SUCCEEDED", status), f"{status}\n{log}"
+        raise AssertionError(f"{pattern} did not come: {log}")
+
+    def end(self) -> None:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        for child in psutil.wait_procs(children, timeout=30)[1]:
+            child.kill()
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    started = Head(Path("/tmp") / f"ray-{os.getpid()}")  # short: Ray makes sockets in it
+    until = time.monotonic() + DEADLINE
+    while "No jobs" not in (said := started.job("list")) and "[]" not in said:
+        assert time.monotonic() < until, said
+    yield started
+    started.end()
+
+
+def test_a_job_is_readable_stops_with_a_valid_checkpoint_and_goes_on(
+    head: Head, tmp_path: Path, able_policy: Path, chains: tuple[Path, Path]
+) -> None:
+    overrides = arguments(
+        tmp_path / "run", able_policy, chains, "loop.steps=40", "checkpoint.every=0"
+    )
+    head.submit("first", *overrides)
+    head.wait_for("first", r"step  2/40")
+    head.job("stop", "first")
+    log = head.wait_for("first", "STOPPED")
+    assert "the same command continues the run" in log
+    # Readable without a terminal: whole lines, no control characters.
+    assert re.search(r"^step  1/40  reward \d\.\d\d  effective \d\.\d\d ", log, re.MULTILINE)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", log)
+    _, manifest = newest(tmp_path / "run")
+    assert 2 <= manifest.step < 40
+    # Again, to a step soon after.
+    last = manifest.step + 2
+    head.submit("second", *overrides, f"loop.steps={last}")
+    log = head.wait_for("second", "SUCCEEDED")
+    assert f"continues from checkpoint {manifest.name}" in log
+    summary = read_summary(tmp_path / "run")
+    assert summary is not None
+    assert summary["steps"] == last
+    steps = [m["step"] for m in read_metrics(tmp_path / "run") if "training/step" in m]
+    assert steps == list(range(1, last + 1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (("loop.stepz=3",), "error: loop.stepz"),
+        (("folder=runs/here",), "error: folder=runs/here is relative"),
+    ],
+)
+def test_a_job_that_cannot_run_fails_with_a_line_that_says_why(
+    head: Head, overrides: tuple[str, ...], line: str
+) -> None:
+    name = re.sub(r"\W", "-", overrides[0])
+    head.submit(name, *overrides)
+    until = time.monotonic() + DEADLINE
+    while "FAILED" not in (status := head.job("status", name)):
+        assert time.monotonic() < until, status
+    assert line in head.job("logs", name)
