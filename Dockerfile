@@ -1,0 +1,31 @@
+# The image of every node of a cluster, at the repository's root because what is copied from there goes into it:
+#
+#     docker build -t registry.example.com/dps_ray:0.1.0 .
+#     docker build --build-arg BUILD=cpu -t dps_ray:cpu .
+FROM python:3.11-slim-bookworm
+ARG BUILD=gpu
+
+# Triton and DeepSpeed compile kernels when they are first used; `ray up` copies files with rsync; KubeRay probes with wget.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends g++ procps rsync wget \
+ && rm -rf /var/lib/apt/lists/*
+
+# Into the system's Python: KubeRay and `ray up` use login shells, which know no other PATH.
+WORKDIR /opt/dps_ray
+COPY pyproject.toml README.md ./
+COPY requirements requirements
+RUN pip install --no-cache-dir "uv==0.9.30" \
+ && if [ "$BUILD" = cpu ]; \
+    then uv pip install --system --no-cache --no-deps --torch-backend cpu --requirement requirements/cpu.txt; \
+    else uv pip install --system --no-cache --requirement pyproject.toml --extra "$BUILD"; \
+    fi
+COPY dps_ray dps_ray
+COPY actors actors
+COPY cluster cluster
+COPY pipelines pipelines
+RUN uv pip install --system --no-cache --no-deps --editable .
+
+# HOME in the environment: `ray up` looks for it there. A Ray started in this image asks for a token.
+RUN useradd --create-home --uid 1000 ray
+USER ray
+ENV HOME=/home/ray RAY_AUTH_MODE=token
