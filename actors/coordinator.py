@@ -32,10 +32,18 @@ class Coordinator:
     """Selector over all shards. For any number of them it selects the same prompts.
 
     `go_to` says where it starts, before anything else.
+
+    Args:
+        place: of a shard's index, the options that say where it runs, and with what.
     """
 
     def __init__(
-        self, config: Config, storage: Storage, ids: NDArray[np.int64], recoveries: Recoveries
+        self,
+        config: Config,
+        storage: Storage,
+        ids: NDArray[np.int64],
+        recoveries: Recoveries,
+        place: Callable[[int], dict[str, Any]],
     ):
         self._count = config.resources.beliefs.shards
         self._batch_size = config.loop.batch_size
@@ -46,8 +54,7 @@ class Coordinator:
         def start(index: int) -> Callable[[int], Any]:
             mine = ids[homes == index]
             options = BeliefShard.options(  # type: ignore[attr-defined]
-                num_cpus=0,
-                resources=config.resources.beliefs.custom,
+                **place(index),
                 runtime_env=environment(threads=1),
             )
             return lambda incarnation: options.remote(config, storage, mine, index, len(ids))

@@ -6,7 +6,7 @@ raises `LearnerLostError` when a rank died or was silent for too long; then `kil
 another `Learner`, started from a manifest, takes their place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -76,25 +76,30 @@ class Learner:
         model: Hugging Face folder of the start policy.
         transfer: how weights go to the engines, "gloo", "nccl" or "ipc".
         epoch: the driver's.
+        place: of a rank, the options that say where it runs, and with what.
     """
 
-    def __init__(self, config: Config, model: str, transfer: str, epoch: int):
-        pool = config.resources.learner
-        on_cpu = pool.gpus_per_rank == 0
+    def __init__(
+        self,
+        config: Config,
+        model: str,
+        transfer: str,
+        epoch: int,
+        place: Callable[[int], dict[str, Any]],
+    ):
+        on_cpu = config.resources.learner.gpus_per_rank == 0
         self._timeouts = config.timeouts
         self._wait = config.resources.wait
         self._epoch = epoch
         self._ranks = [
             LearnerRank.options(  # type: ignore[attr-defined]
-                num_cpus=pool.cpus,
-                num_gpus=pool.gpus_per_rank,
-                resources=pool.custom,
+                **place(rank),
                 runtime_env=environment(
                     threads=config.learner.threads if on_cpu else None,
                     extra={"DS_ACCELERATOR": "cpu"} if on_cpu else None,
                 ),
             ).remote(config, model, transfer, epoch, rank)
-            for rank in range(pool.ranks)
+            for rank in range(config.resources.learner.ranks)
         ]
         self._connected: list[Any] = []
         self.training: Training | None = None  # the batch in hand, if there is one

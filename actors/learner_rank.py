@@ -324,7 +324,7 @@ class LearnerRank:
 
         if self._transfer is not None:
             self._transfer.shutdown()
-        workers = max(self._config.resources.rollout.gpus_per_engine, 1)
+        workers = max(int(self._config.resources.rollout.gpus_per_engine), 1)
         self._client = EngineClient(engines, workers, self._config.timeouts.publish)
         self._client.epoch = self._epoch
         self._transfer = WeightTransferTrainerFactory.trainer_init(

@@ -53,8 +53,9 @@ class Rollouts:
 
     Args:
         model: Hugging Face folder of the start policy.
-        transfer: how weights come from the learner, "gloo" or "nccl".
+        transfer: how weights come from the learner, "gloo", "nccl" or "ipc".
         quarantine: told of prompts whose engine failed. Whoever scores their groups tells it of success.
+        place: of an engine's index, the options that say where it runs, and with what.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Rollouts:
         transfer: str,
         recoveries: Recoveries,
         quarantine: Quarantine,
+        place: Callable[[int], dict[str, Any]],
     ):
         self._recoveries = recoveries
         self._quarantine = quarantine
@@ -91,7 +93,7 @@ class Rollouts:
         )
         self.engines = []
         for index in range(config.resources.rollout.engines):
-            start = _starter(config, model, transfer, index)
+            start = _starter(config, model, transfer, index, place)
             member = Member("rollout_engine", index, start, recoveries)
             health = Health(member.name, deadlines, START, time.monotonic())
             self.engines.append(_Engine(member, health))
@@ -353,17 +355,20 @@ class Rollouts:
         return [engine for engine in self.engines if engine.health.state in states]
 
 
-def _starter(config: Config, model: str, transfer: str, index: int) -> Callable[[int], Any]:
+def _starter(
+    config: Config, model: str, transfer: str, index: int, place: Callable[[int], dict[str, Any]]
+) -> Callable[[int], Any]:
     """What starts an incarnation of an engine."""
-    pool = config.resources.rollout
-    on_cpu = pool.gpus_per_engine == 0
+    on_cpu = config.resources.rollout.gpus_per_engine == 0
+    extra = _cpu_engine(config.rollout.kv_cache_gib) if on_cpu else {}
+    if transfer == "ipc":
+        # vLLM pickles the handles of GPU memory for its own process, and wants to be asked to.
+        extra["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     options = RolloutEngine.options(  # type: ignore[attr-defined]
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus_per_engine,
-        resources=pool.custom,
+        **place(index),
         runtime_env=environment(
             threads=config.rollout.threads if on_cpu else None,
-            extra=_cpu_engine(config.rollout.kv_cache_gib) if on_cpu else None,
+            extra=extra,
         ),
     )
     return lambda incarnation: options.remote(config, model, transfer, index, incarnation)

@@ -63,10 +63,11 @@ class RolloutEngine:
         self._llm = LLM(
             model,
             dtype=config.model.dtype,
-            tensor_parallel_size=max(gpus, 1),
+            tensor_parallel_size=max(int(gpus), 1),
             # The actor holds all of the engine's GPUs: its workers are its own processes.
             distributed_executor_backend="mp" if gpus > 1 else None,
-            gpu_memory_utilization=config.rollout.gpu_memory_utilization,
+            gpu_memory_utilization=config.rollout.gpu_memory_utilization
+            * (gpus if 0 < gpus < 1 else 1.0),
             # Compiling pays on GPUs; on a CPU it costs ten seconds and gains nothing.
             enforce_eager=config.rollout.enforce_eager or gpus == 0,
             max_model_len=config.data.max_prompt_length + config.rollout.max_response_length,

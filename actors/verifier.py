@@ -72,9 +72,19 @@ class Verifier:
 
 
 class Verifiers:
-    """All verifiers, as the driver uses them."""
+    """All verifiers, as the driver uses them.
 
-    def __init__(self, config: Config, recoveries: Recoveries, quarantine: Quarantine):
+    Args:
+        place: of a verifier's index, the options that say where it runs, and with what.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        recoveries: Recoveries,
+        quarantine: Quarantine,
+        place: Callable[[int], dict[str, Any]],
+    ):
         self._to_start = config.resources.wait
         self.timeout = config.timeouts.score
         self._stop_on_nonfinite = config.recovery.on_nonfinite == "stop"
@@ -86,8 +96,7 @@ class Verifiers:
 
         def start(index: int) -> Callable[[int], Any]:
             options = Verifier.options(  # type: ignore[attr-defined]
-                num_cpus=0,
-                resources=config.resources.verifiers.custom,
+                **place(index),
                 runtime_env=environment(threads=1),
             )
 

@@ -125,7 +125,8 @@ class EngineClient:
 def trainer_init_info(
     backend: str, *, address: str, port: int, rank: int, workers: int
 ) -> TrainerInitInfo:
-    """What a learner rank opens its end with. The transfer group holds the sender and all workers."""
+    """What a learner rank opens its end with: with gloo and nccl a group of the sender and all workers;
+    with ipc only the rank, since the engine reads the weights where they are, on the card they share."""
     if backend == "gloo":
         return GlooTrainerInitInfo(address, port, workers + 1, rank=rank)
     if backend == "nccl":
@@ -134,4 +135,5 @@ def trainer_init_info(
         return NCCLTrainerInitInfo(address, port, workers + 1, packed=True, rank=rank)
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-    return IPCTrainerInitInfo(rank=rank)
+    # Packed, it would copy the weights, and refuse a parameter of more than 1 GiB.
+    return IPCTrainerInitInfo(rank=rank, packed=False)

@@ -18,6 +18,7 @@ from actors.belief_shard import Moment
 from actors.coordinator import Coordinator
 from actors.member import Recoveries
 from benchmarks.belief_methods import DriftingLearner
+from cluster.placement import Placement, plan
 from dps_ray import hashing, settings
 from dps_ray.durable import Storage
 from dps_ray.states import Observation
@@ -61,8 +62,10 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
             f"loop.batch_size={batch}",
             f"resources.beliefs.shards={shards}",
         ]
+        config = settings.load(None, overrides)
+        place = Placement(plan(config)).beliefs
         coordinator = Coordinator(
-            settings.load(None, overrides), Storage.at(folder), np.arange(prompts), Recoveries()
+            config, Storage.at(folder), np.arange(prompts), Recoveries(), place
         )
         coordinator.go_to(Moment(1, 0, None))
         actors = [member.actor for member in coordinator.members]

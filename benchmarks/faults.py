@@ -31,6 +31,7 @@ from rich.table import Table
 from actors.belief_shard import make_selector
 from actors.member import Recoveries
 from actors.rollout import Rollouts
+from cluster.placement import Placement
 from cluster.start import connect
 from dps_ray import BeliefStore, settings
 from dps_ray.durable import (
@@ -221,8 +222,9 @@ def start_up_of_an_engine(folder: Path) -> float:
     config = settings.load(CONFIGS / "arithmetic.yaml", [f"folder={folder}"])
     model = str(ensure_start_policy(builtin.cache(), seed=0, progress=lambda *_: None))
     connect(config)
+    place = Placement.reserve(config).rollout
     began = time.monotonic()
-    Rollouts(config, model, "gloo", Recoveries(), Quarantine(1)).wait_until_ready()
+    Rollouts(config, model, "gloo", Recoveries(), Quarantine(1), place).wait_until_ready()
     seconds = time.monotonic() - began
     ray.shutdown()
     return seconds

@@ -1,10 +1,12 @@
-"""Joining a Ray cluster, or starting one on this machine; and whether it has what a run asks for."""
+"""Joining a Ray cluster, or starting one on this machine."""
 
 import logging
+import math
 import os
 
 import ray
 
+from cluster.placement import plan
 from dps_ray.config import Config
 from dps_ray.errors import ResourceError
 
@@ -23,49 +25,43 @@ def connect(config: Config) -> None:
     """Join the cluster that RAY_ADDRESS names (as within `ray job submit`), or start Ray here.
 
     A Ray started here is told that it has as many CPUs as the run asks for: on a small machine the
-    actors share the cores, which is slower but works.
+    actors share the cores, which is slower but works. A cluster may still get the nodes that it lacks;
+    `Placement.reserve` waits for them.
 
     Raises:
-        ResourceError: the cluster lacks the GPUs or CPUs that the configuration asks for.
+        ResourceError: this machine lacks the GPUs or custom resources that the configuration asks for.
     """
-    gpus, cpus = _gpus(config), _cpus(config)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
-    else:
-        here = max(os.cpu_count() or 1, int(cpus + 0.999))
-        ray.init(
-            address="local",
-            num_cpus=here,
-            include_dashboard=False,
-            _system_config=HEALTH_CHECKS,
-            **quiet,
-        )
+        return
+    asked = plan(config).totals
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, math.ceil(asked.get("CPU", 0.0))),
+        include_dashboard=False,
+        _system_config=HEALTH_CHECKS,
+        **quiet,
+    )
     has = ray.cluster_resources()
-    if has.get("GPU", 0) < gpus:
+    if has.get("GPU", 0.0) < asked.get("GPU", 0.0):
         raise ResourceError(
-            f"the run asks for {gpus} GPUs ({_sum(config, 'gpus')}), and Ray sees {has.get('GPU', 0):.0f}; "
-            "set resources.rollout.gpus_per_engine=0 resources.learner.gpus_per_rank=0 to run on the CPU"
+            f"the run asks for {asked['GPU']:g} GPUs ({_sum(config)}), and Ray sees {has.get('GPU', 0.0):g}; "
+            "set resources.rollout.gpus_per_engine=0 resources.learner.gpus_per_rank=0 to run on the CPU, "
+            "or RAY_ADDRESS to join a cluster"
         )
-    if has.get("CPU", 0) < cpus:
-        raise ResourceError(
-            f"the run asks for {cpus:g} CPUs ({_sum(config, 'cpus')}), and the cluster has {has.get('CPU', 0):g}; "
-            "lower resources.rollout.cpus, resources.learner.cpus, or the number of actors"
-        )
+    for name, amount in asked.items():
+        if has.get(name, 0.0) < amount:
+            raise ResourceError(
+                f"the run asks for {amount:g} of the custom resource {name}, and this machine has "
+                f"{has.get(name, 0.0):g}; leave it out of resources.*.custom, or set RAY_ADDRESS to join a "
+                "cluster that has it"
+            )
 
 
-def _gpus(config: Config) -> int:
+def _sum(config: Config) -> str:
     rollout, learner = config.resources.rollout, config.resources.learner
-    return rollout.engines * rollout.gpus_per_engine + learner.ranks * learner.gpus_per_rank
-
-
-def _cpus(config: Config) -> float:
-    rollout, learner = config.resources.rollout, config.resources.learner
-    return rollout.engines * rollout.cpus + learner.ranks * learner.cpus
-
-
-def _sum(config: Config, what: str) -> str:
-    rollout, learner = config.resources.rollout, config.resources.learner
-    engine = rollout.gpus_per_engine if what == "gpus" else rollout.cpus
-    rank = learner.gpus_per_rank if what == "gpus" else learner.cpus
-    return f"{rollout.engines} engines x {engine:g} + {learner.ranks} learner ranks x {rank:g}"
+    return (
+        f"{rollout.engines} engines x {rollout.gpus_per_engine:g} + "
+        f"{learner.ranks} learner ranks x {learner.gpus_per_rank:g}"
+    )

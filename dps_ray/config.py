@@ -94,7 +94,7 @@ class RolloutSettings(Settings):
     max_num_seqs: Count = 256
     """Responses an engine decodes at the same time."""
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
-    """Share of a GPU's memory for an engine's weights and KV cache."""
+    """Share of a GPU's memory, or of an engine's fraction of it, for its weights and KV cache."""
     kv_cache_gib: Annotated[float, Field(gt=0.0)] = 1.0
     """On a CPU: size of an engine's KV cache in GiB."""
     enforce_eager: bool = False
@@ -218,8 +218,9 @@ class RecoverySettings(Settings):
 class RolloutPool(Settings):
     engines: Count = 1
     """vLLM engines, an actor each."""
-    gpus_per_engine: Natural = 0
-    """GPUs of an engine (tensor parallel size); 0 runs it on the CPU."""
+    gpus_per_engine: Annotated[float, Field(ge=0.0)] = 0.0
+    """GPUs of an engine (tensor parallel size); 0 runs it on the CPU. A fraction, such as 0.5, shares
+    the card with the learner."""
     cpus: Annotated[float, Field(ge=0.0)] = 1.0
     """CPUs reserved for an engine."""
     custom: dict[str, float] = {}
@@ -229,8 +230,8 @@ class RolloutPool(Settings):
 class LearnerPool(Settings):
     ranks: Count = 1
     """DeepSpeed ranks, an actor each."""
-    gpus_per_rank: Annotated[int, Field(ge=0, le=1)] = 0
-    """1 trains on GPUs, 0 on the CPU."""
+    gpus_per_rank: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """1 trains on GPUs, 0 on the CPU. A fraction, such as 0.4, shares the card with the engine."""
     cpus: Annotated[float, Field(ge=0.0)] = 1.0
     """CPUs reserved for a rank."""
     custom: dict[str, float] = {}
@@ -257,7 +258,7 @@ class ResourceSettings(Settings):
     beliefs: BeliefPool = BeliefPool()
     verifiers: VerifierPool = VerifierPool()
     wait: Seconds = 300.0
-    """Seconds an actor may take to start."""
+    """Seconds in which the cluster must have room for everything, and an actor must start."""
 
 
 class TimeoutSettings(Settings):
@@ -344,7 +345,22 @@ class Config(Settings):
         gpus = self.resources.rollout.gpus_per_engine, self.resources.learner.gpus_per_rank
         if (gpus[0] > 0) != (gpus[1] > 0):
             raise ValueError(
-                f"resources.rollout.gpus_per_engine={gpus[0]} and resources.learner.gpus_per_rank={gpus[1]}: "
+                f"resources.rollout.gpus_per_engine={gpus[0]:g} and resources.learner.gpus_per_rank={gpus[1]:g}: "
                 "rollout and learner must both run on GPUs or both on the CPU"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_whole_or_one_is_shared(self) -> "Config":
+        rollout, learner = self.resources.rollout, self.resources.learner
+        engine, rank = rollout.gpus_per_engine, learner.gpus_per_rank
+        if engine.is_integer() and rank.is_integer():
+            return self
+        fit = 0 < engine < 1 and 0 < rank < 1 and engine + rank < 1 + 1e-6
+        if not fit or rollout.engines > 1 or learner.ranks > 1:
+            raise ValueError(
+                f"resources.rollout.gpus_per_engine={engine:g} and resources.learner.gpus_per_rank={rank:g}: "
+                "fractions are for one engine and one rank on the same card, such as 0.5 and 0.4 with "
+                "engines=1 and ranks=1; write whole numbers otherwise"
             )
         return self

@@ -23,6 +23,7 @@ from actors.learner_rank import TAG
 from actors.member import Recoveries
 from actors.rollout import Rollouts
 from actors.verifier import Verifiers
+from cluster.placement import Placement
 from cluster.start import connect
 from dps_ray import settings
 from dps_ray.config import Config
@@ -114,7 +115,8 @@ def assemble(
     log: RunLog,
     view: View,
 ) -> Trainer:
-    """Claim the run, start Ray and every actor but the learner, which `Trainer.begin_at` starts.
+    """Claim the run, start Ray, reserve what the actors ask for, and start every actor but the learner,
+    which `Trainer.begin_at` starts.
 
     Raises:
         ResourceError: the cluster lacks what the configuration asks for.
@@ -130,12 +132,16 @@ def assemble(
         deepspeed_tag=TAG,
         tell=view.message,
     )
+    # After the claim, by which a driver that was there before lets go of what it has.
+    placement = Placement.reserve(config, tell=view.message)
+    for line in placement.describe():
+        view.message("  " + line)
     recoveries = Recoveries(view.message, log.event, config.recovery.restarts)
     quarantine = Quarantine(config.recovery.prompt_failures)
-    transfer = "nccl" if config.resources.rollout.gpus_per_engine else "gloo"
+    transfer = _transfer(config.resources.rollout.gpus_per_engine)
 
     def start_learner(epoch: int, manifest: Manifest | None) -> Learner:
-        learner = Learner(config, inputs.model, transfer, epoch)
+        learner = Learner(config, inputs.model, transfer, epoch, placement.learner)
         try:
             learner.start(storage, manifest)
         except DPSError:
@@ -149,9 +155,11 @@ def assemble(
         test=inputs.test,
         storage=storage,
         checkpoints=checkpoints,
-        coordinator=Coordinator(config, storage, inputs.pool.ids, recoveries),
-        rollouts=Rollouts(config, inputs.model, transfer, recoveries, quarantine),
-        verifiers=Verifiers(config, recoveries, quarantine),
+        coordinator=Coordinator(config, storage, inputs.pool.ids, recoveries, placement.beliefs),
+        rollouts=Rollouts(
+            config, inputs.model, transfer, recoveries, quarantine, placement.rollout
+        ),
+        verifiers=Verifiers(config, recoveries, quarantine, placement.verifiers),
         start_learner=start_learner,
         quarantine=quarantine,
         recoveries=recoveries,
@@ -173,6 +181,13 @@ def _lasting(folder: Path) -> Path:
             f"one, such as folder={Path.home() / folder}; on several nodes, one that all of them share"
         )
     return folder.absolute()
+
+
+def _transfer(gpus_per_engine: float) -> str:
+    """How weights go to the engines: NCCL does not work between processes that share a card."""
+    if gpus_per_engine == 0:
+        return "gloo"
+    return "nccl" if gpus_per_engine >= 1 else "ipc"
 
 
 def summary_of(trainer: Trainer, inputs: Inputs, command: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 from actors.belief_shard import Moment, make_selector
 from actors.coordinator import Coordinator
 from actors.member import Recoveries
+from cluster.placement import Placement, plan
 from dps_ray import settings
 from dps_ray.durable import Storage
 from dps_ray.states import Observation, totals_of
@@ -16,7 +17,9 @@ STEPS = 12
 
 def coordinator(folder, shards=1, method="dps", *overrides):
     config = config_of(folder, shards, method, *overrides)
-    made = Coordinator(config, Storage.at(folder), IDS, Recoveries())
+    made = Coordinator(
+        config, Storage.at(folder), IDS, Recoveries(), Placement(plan(config)).beliefs
+    )
     made.go_to(Moment(1, 0, None))
     return made
 

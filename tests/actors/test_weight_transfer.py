@@ -6,6 +6,7 @@ import pytest
 from actors.learner import Learner
 from actors.member import Recoveries
 from actors.rollout import Request, Rollouts, Sampling
+from cluster.placement import Placement, plan
 from dps_ray import settings
 from dps_ray.durable import Storage
 from dps_ray.health import Quarantine
@@ -35,7 +36,9 @@ def config(folder, zero_stage=1, ranks=1, engines=1):
 
 
 def start_rollouts(settings_, model):
-    rollouts = Rollouts(settings_, model, "gloo", Recoveries(), Quarantine(3))
+    rollouts = Rollouts(
+        settings_, model, "gloo", Recoveries(), Quarantine(3), Placement(plan(settings_)).rollout
+    )
     rollouts.wait_until_ready()
     return rollouts
 
@@ -66,7 +69,7 @@ def test_engine_and_learner_agree_after_every_publish(
 ):
     model = str(request.getfixturevalue("tied_policy" if tied else "tiny_policy"))
     settings_ = config(tmp_path, zero_stage, ranks, engines)
-    learner = Learner(settings_, model, "gloo", epoch=1)
+    learner = Learner(settings_, model, "gloo", 1, Placement(plan(settings_)).learner)
     rollouts = start_rollouts(settings_, model)
     learner.start(Storage.at(tmp_path), None)
     rollouts.publish(learner)

@@ -5,6 +5,7 @@ import numpy as np
 from actors.belief_shard import Moment
 from actors.coordinator import Coordinator
 from actors.member import Recoveries
+from cluster.placement import Placement, plan
 from dps_ray import BeliefStore, settings
 from dps_ray.durable import (
     Manifest,
@@ -47,9 +48,9 @@ class BeliefsRun:
         self.base = base
         self.recoveries = recoveries or Recoveries()
         self.shards = shards
-        self.coordinator = Coordinator(
-            config_of(folder, shards, *overrides), self.storage, IDS, self.recoveries
-        )
+        config = config_of(folder, shards, *overrides)
+        place = Placement(plan(config)).beliefs
+        self.coordinator = Coordinator(config, self.storage, IDS, self.recoveries, place)
         start = 0 if base is None else base.step
         self.coordinator.go_to(Moment(self.epoch, start, base and base.name))
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.learner import Learner
 from actors.learner_rank import TAG
+from cluster.placement import Placement, plan
 from dps_ray.durable import Manifest, Storage, checkpoint_folder, verify
 from dps_ray.errors import CheckpointError, LearnerLostError
 from dps_ray.failpoints import VARIABLE, fail_at
@@ -37,7 +38,8 @@ def manifest(stored, step, ranks, zero_stage, epoch=1) -> Manifest:
 
 
 def started(folder, storage, from_manifest, *, zero_stage, ranks, model, epoch, more=()):
-    learner = Learner(config(folder, zero_stage, ranks, *more), str(model), "gloo", epoch)
+    settings = config(folder, zero_stage, ranks, *more)
+    learner = Learner(settings, str(model), "gloo", epoch, Placement(plan(settings)).learner)
     learner.start(storage, from_manifest)
     return learner
 

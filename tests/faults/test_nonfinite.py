@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from actors.learner import Learner
+from cluster.placement import Placement, plan
 from dps_ray.durable import Storage
 from dps_ray.errors import NonFiniteError
 from dps_ray.failpoints import VARIABLE, fail_at
@@ -14,7 +15,8 @@ pytestmark = pytest.mark.slow
 
 def started(folder, model, *, zero_stage, ranks, on_nonfinite="skip"):
     more = [f"recovery.on_nonfinite={on_nonfinite}"]
-    learner = Learner(config(folder, zero_stage, ranks, *more), str(model), "gloo", epoch=1)
+    settings = config(folder, zero_stage, ranks, *more)
+    learner = Learner(settings, str(model), "gloo", 1, Placement(plan(settings)).learner)
     learner.start(Storage.at(folder), None)
     return learner
 

@@ -12,6 +12,7 @@ from actors.calls import Lost, answer
 from actors.learner import Learner
 from actors.member import Recoveries
 from actors.rollout import Request, Rollouts, Sampling
+from cluster.placement import Placement, plan
 from dps_ray import settings
 from dps_ray.durable import Storage
 from dps_ray.errors import StaleError
@@ -47,8 +48,9 @@ class Rig:
         self.records: list[dict[str, object]] = []
         self.quarantine = Quarantine(config.recovery.prompt_failures)
         recoveries = Recoveries(record=self.records.append, limit=config.recovery.restarts)
-        self.rollouts = Rollouts(config, model, "gloo", recoveries, self.quarantine)
-        self.learner = Learner(config, model, "gloo", epoch=1)
+        place = Placement(plan(config))
+        self.rollouts = Rollouts(config, model, "gloo", recoveries, self.quarantine, place.rollout)
+        self.learner = Learner(config, model, "gloo", 1, place.learner)
         self.learner.start(Storage.at(folder), None)
         self.rollouts.wait_until_ready()
         self.train(step=1)

@@ -10,6 +10,7 @@ import pytest
 
 from actors.member import Recoveries
 from actors.verifier import Answer, Verifiers
+from cluster.placement import Placement, plan
 from dps_ray import settings
 from dps_ray.errors import EngineError, NonFiniteError, RewardError
 from dps_ray.groups import Group, Response, ScoredGroup
@@ -39,7 +40,9 @@ class Run:
         self.records: list[dict[str, Any]] = []
         self.quarantine = Quarantine(limit=2)
         self.recoveries = Recoveries(self.told.append, self.records.append, limit=1)
-        self.verifiers = Verifiers(config, self.recoveries, self.quarantine)
+        self.verifiers = Verifiers(
+            config, self.recoveries, self.quarantine, Placement(plan(config)).verifiers
+        )
 
     def score(self, *texts: list[str], first: int = 0) -> list[Answer]:
         """The answers to groups with these responses, of prompts `first` and following."""

@@ -1,0 +1,303 @@
+"""Where actors run: what each pool asks of Ray, the groups that reserve it, and every actor's place in them.
+
+    plan(config) ──> Plan ──> Placement.reserve ──> placement.learner(0), .rollout(0), ...: options of actors
+
+    learner    one group, a bundle a rank, packed on as few nodes as possible
+    rollout    a group an engine, whose GPUs are all on one node
+    both       one bundle, when an engine and a rank share a card by fractions
+    beliefs, verifiers    no group: they reserve no CPU, and are spread over the nodes
+
+A group whose node dies moves to another node that has room, and with it the actor that is made next.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import ray
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from dps_ray.config import Config
+from dps_ray.errors import ResourceError
+
+# Seconds that Ray may take to place groups before a person is told, and between looks after that.
+_PATIENCE, _LOOK_UP = 2.0, 0.5
+
+
+class Bundle(NamedTuple):
+    """What is reserved on one node, by Ray's names: {"GPU": 1.0, "CPU": 4.0, "gpu_node": 0.01}."""
+
+    holds: str  # "learner rank 0"
+    asks: dict[str, float]  # nothing that is zero
+
+
+class Group(NamedTuple):
+    """Bundles that Ray places together, or not at all."""
+
+    strategy: str
+    bundles: tuple[Bundle, ...]
+
+
+class Seat(NamedTuple):
+    """Of an actor: which group, and which bundle in it."""
+
+    group: int
+    bundle: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Actors of one kind, each of which asks for the same."""
+
+    noun: str
+    actors: tuple[Bundle, ...]  # what each asks for itself
+    seats: tuple[Seat, ...] = ()  # one an actor; none: they are spread
+
+    def __str__(self) -> str:
+        asks = self.actors[0].asks
+        return _count(len(self.actors), self.noun) + (f" x {_amounts(asks)}" if asks else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a configuration asks of a cluster."""
+
+    learner: Pool
+    rollout: Pool
+    beliefs: Pool
+    verifiers: Pool
+    groups: tuple[Group, ...]
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Of all actors together."""
+        pools = (self.learner, self.rollout, self.beliefs, self.verifiers)
+        return _sum(actor.asks for pool in pools for actor in pool.actors)
+
+
+def plan(config: Config) -> Plan:
+    """The bundles that each pool asks for, in the order in which they are placed."""
+    pools = config.resources
+    learner, rollout = pools.learner, pools.rollout
+    rank = _asks(learner.gpus_per_rank, learner.cpus, learner.custom)
+    engine = _asks(rollout.gpus_per_engine, rollout.cpus, rollout.custom)
+    ranks = _bundles("learner rank", learner.ranks, rank)
+    engines = _bundles("rollout engine", rollout.engines, engine)
+    groups: tuple[Group, ...]
+    of_ranks: tuple[Seat, ...]
+    of_engines: tuple[Seat, ...]
+    if 0 < rollout.gpus_per_engine < 1:
+        # Only within one bundle are two fractions certain to be of the same card.
+        both = Bundle("rollout engine 0 with learner rank 0", _sum([engine, rank]))
+        groups = (Group("STRICT_PACK", (both,)),)
+        of_ranks = of_engines = (Seat(0, 0),)
+    else:
+        groups = (Group("PACK", ranks), *(Group("STRICT_PACK", (one,)) for one in engines))
+        of_ranks = tuple(Seat(0, i) for i in range(learner.ranks))
+        of_engines = tuple(Seat(1 + i, 0) for i in range(rollout.engines))
+    shards = _bundles("belief shard", pools.beliefs.shards, _asks(0, 0, pools.beliefs.custom))
+    workers = _bundles("verifier", pools.verifiers.workers, _asks(0, 0, pools.verifiers.custom))
+    return Plan(
+        learner=Pool("rank", ranks, of_ranks),
+        rollout=Pool("engine", engines, of_engines),
+        beliefs=Pool("belief shard", shards),
+        verifiers=Pool("verifier", workers),
+        groups=groups,
+    )
+
+
+def first_without_room(
+    bundles: Iterable[Bundle], free: Iterable[Mapping[str, float]]
+) -> Bundle | None:
+    """The first bundle for which no node has room, once those before it are placed.
+
+    Args:
+        bundles: all ask for the same.
+        free: what each node has left.
+    """
+    nodes = [dict(node) for node in free]
+    for bundle in bundles:
+        for node in nodes:
+            if all(node.get(name, 0.0) >= amount - 1e-6 for name, amount in bundle.asks.items()):
+                for name, amount in bundle.asks.items():
+                    node[name] -= amount
+                break
+        else:
+            return bundle
+    return None
+
+
+class Placement:
+    """Where the actors of a run go: for each the options to make it with, the first time and again.
+
+    Without groups, each goes wherever there is room for it.
+    """
+
+    def __init__(self, plan: Plan, groups: Sequence[PlacementGroup | None] | None = None) -> None:
+        self.plan = plan
+        self._groups = groups or [None] * len(plan.groups)
+
+    @classmethod
+    def reserve(
+        cls, config: Config, tell: Callable[[str], None] = lambda message: None
+    ) -> "Placement":
+        """Reserve what every actor asks for. It may take `resources.wait` seconds, as nodes may be on
+        their way.
+
+        Args:
+            tell: given a sentence on what is being waited for.
+
+        Raises:
+            ResourceError: a bundle found no place; nothing stays reserved.
+        """
+        asked = plan(config)
+        placement = cls(asked, [_group(group) for group in asked.groups])
+        try:
+            placement._wait(config.resources.wait, tell)
+        except BaseException:
+            placement.release()
+            raise
+        return placement
+
+    def learner(self, rank: int) -> dict[str, Any]:
+        """Options of this rank, for `Actor.options(**...)`; those below likewise."""
+        return self._options(self.plan.learner, rank)
+
+    def rollout(self, index: int) -> dict[str, Any]:
+        return self._options(self.plan.rollout, index)
+
+    def beliefs(self, index: int) -> dict[str, Any]:
+        return self._options(self.plan.beliefs, index)
+
+    def verifiers(self, index: int) -> dict[str, Any]:
+        return self._options(self.plan.verifiers, index)
+
+    def describe(self) -> list[str]:
+        """What goes where, and what the cluster has, as lines for a person."""
+        nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+        has = _sum(node["Resources"] for node in nodes.values())
+        asked = dict.fromkeys(("GPU", "CPU", *self.plan.totals))
+        rows = [
+            ("learner", str(self.plan.learner), self._nodes_of(self.plan.learner, nodes)),
+            ("rollout", str(self.plan.rollout), self._nodes_of(self.plan.rollout, nodes)),
+            ("spread", f"{self.plan.verifiers}, {self.plan.beliefs}", ""),
+            ("cluster", _count(len(nodes), "node"), _amounts({n: has.get(n, 0.0) for n in asked})),
+        ]
+        width = max(len(what) for _, what, _ in rows)
+        return [f"{name:<9}{what:<{width}}   {where}".rstrip() for name, what, where in rows]
+
+    def release(self) -> None:
+        """Give back what is reserved; actors that are in it are ended."""
+        for group in self._groups:
+            if group is not None:
+                remove_placement_group(group)
+
+    def _options(self, pool: Pool, index: int) -> dict[str, Any]:
+        custom = dict(pool.actors[index].asks)
+        options: dict[str, Any] = {
+            "num_cpus": custom.pop("CPU", 0),
+            "num_gpus": custom.pop("GPU", 0),
+            "resources": custom,
+            "scheduling_strategy": "SPREAD",
+        }
+        if pool.seats and (group := self._groups[pool.seats[index].group]) is not None:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                group, placement_group_bundle_index=pool.seats[index].bundle
+            )
+        return options
+
+    def _wait(self, seconds: float, tell: Callable[[str], None]) -> None:
+        """Until there is room for everything."""
+        began = time.monotonic()
+        ready = [group.ready() for group in self._groups if group is not None]
+        if ready:
+            ray.wait(ready, num_returns=len(ready), timeout=min(_PATIENCE, seconds))
+        told = ""
+        while missing := self._first_missing():
+            left = began + seconds - time.monotonic()
+            needs = f"{missing.holds}, which needs {_amounts(missing.asks)}"
+            if left <= 0:
+                raise ResourceError(
+                    f"after resources.wait={seconds:g} s no node has room for {needs}; "
+                    f"left free: {self._free()}. Lower what `resources` asks for, or add such a node"
+                )
+            if missing.holds != told:
+                tell(f"waiting up to {left:.0f} s for a node with room for {needs}")
+                told = missing.holds
+            time.sleep(min(_LOOK_UP, left))
+
+    def _first_missing(self) -> Bundle | None:
+        """The first bundle that has no place."""
+        free = [resources for _, resources in _free_by_node()]
+        for group, made in zip(self.plan.groups, self._groups, strict=True):
+            if made is not None and placement_group_table(made)["state"] != "CREATED":
+                return first_without_room(group.bundles, free) or group.bundles[0]
+        for pool in (self.plan.beliefs, self.plan.verifiers):
+            if bundle := first_without_room(pool.actors, free):
+                return bundle
+        return None
+
+    def _free(self) -> str:
+        """What nodes have left, of what the plan asks for."""
+        parts = []
+        for name, free in _free_by_node():
+            left = {key: free[key] for key in self.plan.totals if free.get(key, 0.0) > 0}
+            parts.append(f"{name} {_amounts(left) or 'nothing'}")
+        return "; ".join(parts)
+
+    def _nodes_of(self, pool: Pool, nodes: Mapping[str, Any]) -> str:
+        """Their names, unless there is only one."""
+        if len(nodes) == 1:
+            return ""
+        tables = [group and placement_group_table(group) for group in self._groups]
+        ids = [
+            table["bundles_to_node_id"][seat.bundle]
+            for seat in pool.seats
+            if (table := tables[seat.group]) is not None
+        ]
+        return ", ".join(nodes[i]["NodeName"] for i in dict.fromkeys(ids) if i in nodes)
+
+
+def _group(group: Group) -> PlacementGroup | None:
+    """None for actors that ask for nothing: Ray has no empty bundles."""
+    if not group.bundles[0].asks:
+        return None
+    return placement_group([bundle.asks for bundle in group.bundles], strategy=group.strategy)
+
+
+def _free_by_node() -> list[tuple[str, dict[str, float]]]:
+    """Name and free resources of every node, by name."""
+    free = ray._private.state.available_resources_per_node()
+    alive = sorted((node["NodeName"], node["NodeID"]) for node in ray.nodes() if node["Alive"])
+    return [(name, free.get(node, {})) for name, node in alive]
+
+
+def _asks(gpus: float, cpus: float, custom: Mapping[str, float]) -> dict[str, float]:
+    asks = {"GPU": gpus, "CPU": cpus, **custom}
+    return {name: amount for name, amount in asks.items() if amount > 0}
+
+
+def _bundles(holds: str, count: int, asks: dict[str, float]) -> tuple[Bundle, ...]:
+    return tuple(Bundle(f"{holds} {index}", asks) for index in range(count))
+
+
+def _sum(asks: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for name, amount in (item for each in asks for item in each.items()):
+        total[name] = round(total.get(name, 0.0) + amount, 4)  # Ray counts in steps of 0.0001
+    return total
+
+
+def _amounts(asks: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in asks.items())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
