@@ -171,7 +171,7 @@ class Scoring:
 
     def add(self, prompt: Prompt, group: Group) -> None:
         """Begin to score a group."""
-        self._collect(0, 0.0)
+        self._collect()
         self._work.append((prompt, group))
         index = min(range(len(self._asked)), key=lambda i: len(self._asked[i]))
         self._ask(index, len(self._work) - 1)
@@ -194,11 +194,11 @@ class Scoring:
             RewardError: the reward function cannot be loaded.
             NonFiniteRewardError: a reward is NaN or infinite, unless recovery.on_nonfinite=skip.
         """
-        self._collect(0, 0.0)
+        self._collect()
         self._verifiers.left_behind = self.waiting
         while self.waiting:
             self._verifiers.wait_until_started(i for i, asked in enumerate(self._asked) if asked)
-            if not self._collect(1, self._verifiers.timeout):
+            if not self._collect(self._verifiers.timeout):
                 why = f"did not answer within {self._verifiers.timeout:.0f} s"
                 for index, asked in enumerate(self._asked):
                     if asked:
@@ -208,9 +208,10 @@ class Scoring:
             self._verifiers.judge(prompt, each)
         return answers
 
-    def _collect(self, number: int, timeout: float) -> bool:
-        """Take in what is answered, once `number` are or the time is over; whether anything was."""
+    def _collect(self, timeout: float = 0.0) -> bool:
+        """Take in what is answered, once anything is or the time is over; whether anything was."""
         calls = [call for asked in self._asked for call in asked]
+        number = 1 if timeout else len(calls)
         done = set(wait(calls, number, timeout)[0]) if calls else set()
         for index, asked in enumerate(self._asked):
             for call in [call for call in asked if call in done]:

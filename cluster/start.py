@@ -3,12 +3,15 @@
 import logging
 import math
 import os
+from typing import Any
 
 import ray
 
 from cluster.placement import plan
 from dps_ray.config import Config
 from dps_ray.errors import ResourceError
+
+_STARTS = 3  # tries to start Ray here
 
 # Of a Ray that is started here: a node that is frozen or cut off is noticed within ten seconds. Ray's own
 # setting, a check every 3 s, each given 10 s, 5 in a row, notices it after a minute. For a Ray that others
@@ -36,13 +39,7 @@ def connect(config: Config) -> None:
         ray.init(**quiet)
         return
     asked = plan(config).totals
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(asked.get("CPU", 0.0))),
-        include_dashboard=False,
-        _system_config=HEALTH_CHECKS,
-        **quiet,
-    )
+    _start(max(os.cpu_count() or 1, math.ceil(asked.get("CPU", 0.0))), quiet)
     has = ray.cluster_resources()
     if has.get("GPU", 0.0) < asked.get("GPU", 0.0):
         raise ResourceError(
@@ -57,6 +54,31 @@ def connect(config: Config) -> None:
                 f"{has.get(name, 0.0):g}; leave it out of resources.*.custom, or set RAY_ADDRESS to join a "
                 "cluster that has it"
             )
+
+
+def _start(cpus: int, quiet: dict[str, Any]) -> None:
+    """Start Ray on this machine. It gives its own processes 30 s, which a busy machine may not keep: so again.
+
+    Raises:
+        ResourceError: it did not start.
+    """
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                _system_config=HEALTH_CHECKS,
+                **quiet,
+            )
+            return
+        except Exception as error:  # Ray has no type of its own for it
+            ray.shutdown()
+            if left == 0:
+                raise ResourceError(
+                    f"Ray did not start on this machine: {error}; see whether it is short of CPU, memory or "
+                    "room in /tmp"
+                ) from error
 
 
 def _sum(config: Config) -> str:
