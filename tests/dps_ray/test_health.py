@@ -34,6 +34,7 @@ REPORTS = {
     "updating": lambda health: health.updating(50),
     "refreshed": lambda health: health.refreshed(OLD, 50),
     "assigned": lambda health: health.assigned(50),
+    "progressed": lambda health: health.progressed(50),
     "finished": lambda health: health.finished(50),
     "answered": lambda health: health.answered(50),
     "restarted": lambda health: health.restarted(50),
@@ -44,6 +45,7 @@ LEGAL = {
     (State.FRESH, "updating"): State.UPDATING,
     (State.UPDATING, "refreshed"): State.FRESH,
     (State.FRESH, "assigned"): State.BUSY,
+    (State.BUSY, "progressed"): State.BUSY,
     (State.BUSY, "finished"): State.FRESH,
     (State.SUSPECT, "answered"): State.FRESH,
     (State.DEAD, "restarted"): State.STARTING,
@@ -66,6 +68,13 @@ def test_a_report_leads_where_the_table_says_or_is_refused(state, report):
         with pytest.raises(AssertionError, match=f"rollout engine 2 is {state.value} and cannot"):
             REPORTS[report](health)
         assert health.state is state
+
+
+def test_who_does_part_of_its_work_has_as_long_again_for_the_rest():
+    health = engine(State.BUSY)
+    assert health.deadline == 100
+    health.progressed(90)
+    assert health.deadline == 190
 
 
 @pytest.mark.parametrize("state", State)
