@@ -81,9 +81,8 @@ class Rollouts:
         self._on_group: Callable[[Group], None] = lambda group: None
         self._worked: dict[int, list[tuple[float, float]]] = {}  # by index of the engine
         self._most_waiting = 0
-        self._slots = (
-            config.rollout.max_num_seqs
-        )  # responses that an engine decodes at the same time
+        # Responses that an engine decodes at the same time.
+        self._slots = config.rollout.max_num_seqs
         deadlines = Deadlines(
             start=config.resources.wait,
             update=config.timeouts.publish,

@@ -135,16 +135,29 @@ class Trainer:
         """
         self.clock.begin(step)
         now, self.ahead = self.ahead or self.prepare(step), None
-        with self.stopping.held():
-            self.observe(now)
-            learning = self.begin_to_learn(now)
+        learning = None
         try:
+            with self.stopping.held():
+                self.observe(now)
+                learning = self.begin_to_learn(now)
             if self.config.loop.max_staleness > 0 and step < self.config.loop.steps:
                 self.ahead = self.prepare(step + 1)
-        finally:
-            with self.stopping.held():
-                metrics = self.learn(learning)
-                self.record(now, metrics)
+        except BaseException:
+            if learning is not None:
+                self.finish(
+                    now, learning, publish=False
+                )  # engines may be busy with what is dropped
+            raise
+        self.finish(now, learning)
+
+    def finish(self, now: Prepared, learning: Learning, publish: bool = True) -> None:
+        """Wait for the learner, give the engines the new weights, and record the step."""
+        with self.stopping.held():
+            metrics = self.learn(learning)
+            if publish and learning.training is not None:
+                with self.clock.timed("publish"):
+                    self.rollouts.publish(self.learner)
+            self.record(now, metrics)
 
     def prepare(self, step: int) -> Prepared:
         """All that engines and verifiers do for a step. A checkpoint that was being written meanwhile is
@@ -231,7 +244,7 @@ class Trainer:
             return Learning(staleness, self.learner.train(trajectories, now.step))
 
     def learn(self, learning: Learning) -> dict[str, float]:
-        """Wait for the learner, and give the engines the new weights."""
+        """Wait for the learner."""
         metrics = {
             "staleness/mean": float(learning.staleness.mean()),
             "staleness/max": float(learning.staleness.max()),
@@ -244,8 +257,6 @@ class Trainer:
         self.clock.worked(
             "learner", "train", self.learner.version, [(trained.began, trained.ended)]
         )
-        with self.clock.timed("publish"):
-            self.rollouts.publish(self.learner)
         return {**metrics, **trained.metrics}
 
     def useful(self, batch: Batch) -> list[ScoredGroup]:
