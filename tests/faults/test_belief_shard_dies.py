@@ -63,11 +63,11 @@ def test_a_shard_killed_between_calls_comes_back_too(local_ray, tmp_path):
 def test_a_shard_that_hangs_is_replaced_when_its_time_is_up(local_ray, failpoints, tmp_path):
     armed = failpoints("shard.apply.before", "hang", step=2, shard=0)
     told = []
-    run = BeliefsRun(tmp_path / "run", 2, "timeouts.beliefs=4", recoveries=Recoveries(told.append))
+    run = BeliefsRun(tmp_path / "run", 2, "timeouts.beliefs=10", recoveries=Recoveries(told.append))
     batches = run.steps(1, 2, 3)
     assert_equal((batches, run.beliefs(3)), undisturbed(1, 2, 3))
     assert armed.went_off
-    assert told[0] == "belief shard 0 did not answer within 4 s; it is being replaced"
+    assert "belief shard 0 did not answer within 10 s; it is being replaced" in told
 
 
 def test_a_shard_that_is_lost_again_and_again_ends_the_run_and_is_named(
