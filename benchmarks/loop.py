@@ -23,6 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.spread import spread
 from dps_ray.errors import DPSError, EngineError
 from pipelines.run_log import held_out_accuracy, read_metrics
 
@@ -137,10 +138,10 @@ def _print(found: dict[int, list[Measured]]) -> None:
     for mode, runs in found.items():
         table.add_row(
             MODES[mode],
-            _spread([60 / run.seconds for run in runs], "{:.1f}"),
-            _spread([run.busy_engines for run in runs], "{:.0%}"),
-            _spread([run.busy_learner for run in runs], "{:.0%}"),
-            _spread([run.accuracy for run in runs], "{:.1%}"),
+            spread([60 / run.seconds for run in runs], "{:.1f}"),
+            spread([run.busy_engines for run in runs], "{:.0%}"),
+            spread([run.busy_learner for run in runs], "{:.0%}"),
+            spread([run.accuracy for run in runs], "{:.1%}"),
         )
     turns, ahead = found.values()
     speedup = [a.seconds / b.seconds for a, b in zip(turns, ahead, strict=True)]
@@ -148,16 +149,11 @@ def _print(found: dict[int, list[Measured]]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"In turns, engines take {_spread([r.engines for r in turns], '{:.2f}')} s of a step and the learner "
-        f"{_spread([r.learner for r in turns], '{:.2f}')} s, so the limit of the speed-up is "
-        f"{_spread(limit, '{:.2f}')}. Reached: {_spread(speedup, '{:.2f}')}, "
-        f"{_spread([s / most for s, most in zip(speedup, limit, strict=True)], '{:.0%}')} of it."
+        f"In turns, engines take {spread([r.engines for r in turns], '{:.2f}')} s of a step and the learner "
+        f"{spread([r.learner for r in turns], '{:.2f}')} s, so the limit of the speed-up is "
+        f"{spread(limit, '{:.2f}')}. Reached: {spread(speedup, '{:.2f}')}, "
+        f"{spread([s / most for s, most in zip(speedup, limit, strict=True)], '{:.0%}')} of it."
     )
-
-
-def _spread(values: Sequence[float], how: str) -> str:
-    middle, low, high = (how.format(f(values)) for f in (np.median, min, max))
-    return f"{middle} ({low} to {high})"
 
 
 if __name__ == "__main__":

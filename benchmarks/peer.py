@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.spread import spread
 from dps_ray import settings
 from dps_ray.config import Config
 from dps_ray.errors import DPSError, EngineError
@@ -141,18 +142,13 @@ def _print(ours: Sequence[Measured], theirs: Sequence[Measured]) -> None:
     for name, runs in (("here", ours), ("TRL", theirs)):
         table.add_row(
             name,
-            _spread([run.seconds for run in runs], "{:.2f}"),
-            _spread([run.tokens_per_second for run in runs], "{:,.0f}"),
+            spread([run.seconds for run in runs], "{:.2f}"),
+            spread([run.tokens_per_second for run in runs], "{:,.0f}"),
         )
     ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, theirs, strict=True)]
     console = Console()
     console.print(table)
-    console.print(f"Tokens a second, here against TRL: {_spread(ratios, '{:.2f}')}.")
-
-
-def _spread(values: Sequence[float], how: str) -> str:
-    middle, low, high = (how.format(f(values)) for f in (np.median, min, max))
-    return f"{middle} ({low} to {high})"
+    console.print(f"Tokens a second, here against TRL: {spread(ratios, '{:.2f}')}.")
 
 
 if __name__ == "__main__":
