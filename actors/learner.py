@@ -121,12 +121,13 @@ class Learner:
         self.version = manifest.weight_version if manifest else 0
 
     def train(self, trajectories: Trajectories, step: int) -> Training:
-        """Begin to train on one batch; see `Training`. Its result has
+        """Begin to train on one batch; see `Training`.
 
-            verl's `actor/...` metrics, `actor/nonfinite_minibatches` left out, and of the log-probabilities of the
-            engines beside the learner's own before the batch: `rollout/logprob_diff_mean` in nats a token, and
-            mean, largest and share at the cap of the weights that correct for it, `rollout/importance_...`.
-            Without a single optimizer step there are no means.
+        Returns:
+            What its result has: verl's `actor/...` metrics, `actor/nonfinite_minibatches` left out; how far the
+            engines' log-probabilities are from the learner's own before the batch, `rollout/logprob_diff_mean`
+            in nats a token; and of the weights that correct for it mean, largest and share at the cap,
+            `rollout/importance_...`. Without a single optimizer step there are no means.
 
         Raises:
             NonFiniteError: an advantage or a log-probability is NaN or infinite.

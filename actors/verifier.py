@@ -1,11 +1,12 @@
 """Verifiers: actors that turn responses into rewards with the task's or the user's function.
 
-`Verifier` is the actor, `Verifiers` the driver's view of all of them, `Scoring` what they do with a batch. The function runs in a process below the
-actor (`dps_ray/sandbox.py`), which ends when a response is too much for it; the actor itself may be lost too.
+`Verifier` is the actor, `Verifiers` the driver's view of all of them, `Scoring` what they do with a batch. The
+function runs in a process below the actor (`dps_ray/sandbox.py`), which ends when a response is too much for it; the
+actor itself may be lost too.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
@@ -120,13 +121,6 @@ class Verifiers:
         """To score a batch with, group by group as they come."""
         self._batches += 1
         return Scoring(self, self._batches)
-
-    def score(self, prompts: Sequence[Prompt], groups: Sequence[Group]) -> list[Answer]:
-        """Score each group against its prompt, in their order; see `Scoring`."""
-        scoring = self.scoring()
-        for prompt, group in zip(prompts, groups, strict=True):
-            scoring.add(prompt, group)
-        return scoring.result()
 
     def metrics(self) -> dict[str, float]:
         """`verifier/failed_responses`: on how many the reward function did not return, so far; `queue/score`:

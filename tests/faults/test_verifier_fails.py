@@ -48,7 +48,10 @@ class Run:
         """The answers to groups with these responses, of prompts `first` and following."""
         groups = [group(first + i, responses) for i, responses in enumerate(texts)]
         prompts = [Prompt(g.prompt_id, [], "sums", "3", {}, []) for g in groups]
-        return self.verifiers.score(prompts, groups)
+        scoring = self.verifiers.scoring()
+        for prompt, each in zip(prompts, groups, strict=True):
+            scoring.add(prompt, each)
+        return scoring.result()
 
     @property
     def failed_responses(self) -> float:
