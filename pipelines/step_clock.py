@@ -62,7 +62,7 @@ class StepClock:
 
     def metrics(self) -> dict[str, float]:
         """Of the step that ends now: `timing_s/<phase>`, `timing_s/step` without its probe, and for each pool the
-        share of that time in which it worked."""
+        share of the step, probe included, in which it worked."""
         now = time.time()
         times = {f"timing_s/{phase}": seconds for phase, seconds in self.times.items()}
         times["timing_s/step"] = now - self._began - self.times.get("probe", 0.0)
