@@ -213,8 +213,18 @@ def summary_of(trainer: Trainer, inputs: Inputs, command: str) -> dict[str, Any]
         "times_sampled": {str(t): n for t, n in trainer.coordinator.times_sampled().items()},
         "model": inputs.model,
         "checkpoint": model_folder(trainer.storage, newest) if newest else None,
+        "best": _best(trainer, inputs.model) if config.checkpoint.keep_best else None,
         "command": command,
     }
+
+
+def _best(trainer: Trainer, start_policy: str) -> dict[str, Any] | None:
+    """The evaluated step with the highest accuracy on held-out prompts, and where its model is."""
+    start, best = trainer.progress.accuracy_at(0), trainer.checkpoints.best
+    if best is not None and best.accuracy is not None and (start is None or best.accuracy > start):
+        model = model_folder(trainer.storage, best)
+        return {"step": best.step, "accuracy": best.accuracy, "model": model}
+    return None if start is None else {"step": 0, "accuracy": start, "model": start_policy}
 
 
 def _method_name(config: Config) -> str:
