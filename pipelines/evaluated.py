@@ -1,0 +1,161 @@
+"""What an evaluation is of, models and test sets: found, named and checked before any actor starts."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dps_ray import settings
+from dps_ray.durable import Manifest, Storage, checkpoint_folder, load, manifests
+from dps_ray.errors import CheckpointError, ConfigError, ModelError
+from dps_ray.evaluation_config import EvaluationConfig
+from dps_ray.prompts import PromptTable
+from pipelines import builtin
+from pipelines.checkpoint import best_checkpoint, storage_of
+from pipelines.start_policy import ensure_start_policy
+
+Tell = Callable[[str], None]
+
+# What files of a data set are called that is named after its folder: test.parquet, test-00000-of-00003.parquet.
+_SPLIT = re.compile(r"(train|test|val|validation|dev|eval)(-\d+-of-\d+)?")
+
+
+class Model(NamedTuple):
+    """A row of the table.
+
+    path:    Hugging Face folder or hub name
+    weights: another text when the folder holds other files
+    """
+
+    name: str
+    path: str
+    weights: str
+
+
+class Benchmark(NamedTuple):
+    """A test set: a column of the table, or one for each of its data sources."""
+
+    name: str
+    table: PromptTable
+
+
+def find_models(config: EvaluationConfig, tell: Tell) -> list[Model]:
+    """
+    Raises:
+        ConfigError: two have the same name.
+        ModelError, CheckpointError: a run's folder has no checkpoint, or none that is whole.
+    """
+    wanted = [_named(text) for text in _list(config.model.path)]
+    names = [name or path for name, path in wanted]
+    _check_distinct("model", names, [path for _, path in wanted])
+    return [_model(name, path, config, tell) for name, (_, path) in zip(names, wanted, strict=True)]
+
+
+def find_benchmarks(config: EvaluationConfig) -> list[Benchmark]:
+    """
+    Raises:
+        ConfigError: two have the same name, or there is no such built-in data.
+        DataError: a file is missing or malformed.
+    """
+    wanted = [_named(text) for text in _list(config.data.test)]
+    names = [name or _name_of(path) for name, path in wanted]
+    _check_distinct("data", names, [path for _, path in wanted])
+    return [
+        Benchmark(name, PromptTable.open(_data(path), config.data.id_column))
+        for name, (_, path) in zip(names, wanted, strict=True)
+    ]
+
+
+def _list(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    """`NAME=PATH` taken apart; None and the path where there is no name."""
+    name, separator, path = text.partition("=")
+    if not separator or "/" in name or Path(text).exists():
+        return None, text
+    return name, path
+
+
+def _check_distinct(key: str, names: Sequence[str], paths: Sequence[str]) -> None:
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            first = paths[names.index(name)]
+            raise ConfigError(
+                f"{first} and {paths[place]} are both called {name}; name them, as in "
+                f"{key}=[first={first},second={paths[place]}]"
+            )
+
+
+def _name_of(path: str) -> str:
+    if path.startswith("builtin:"):
+        return path.removeprefix("builtin:")
+    file = Path(path).absolute()
+    stem = file.stem if file.suffix == ".parquet" else file.name
+    return file.parent.name if _SPLIT.fullmatch(stem) else stem
+
+
+def _data(path: str) -> str | Path:
+    makers = {
+        "builtin:arithmetic": builtin.ensure_arithmetic,
+        "builtin:countdown": builtin.ensure_countdown,
+    }
+    if not path.startswith("builtin:"):
+        return path
+    if path not in makers:
+        raise ConfigError(f"data.test={path}: built in are {', '.join(makers)}")
+    return makers[path](builtin.cache())[1]
+
+
+def _model(name: str, path: str, config: EvaluationConfig, tell: Tell) -> Model:
+    if path == "builtin:start-policy":
+        path = str(ensure_start_policy(builtin.cache(), seed=0))
+    folder = Path(path)
+    if (folder / "config.yaml").is_file() and not (folder / "config.json").exists():
+        return _of_run(name, folder, config, tell)
+    # Of other weights under the same path the time is another.
+    files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return Model(name, path, _digest([path, stats]))
+
+
+def _of_run(name: str, run: Path, config: EvaluationConfig, tell: Tell) -> Model:
+    """The model of a run's newest checkpoint whose model is whole, or of its best."""
+    storage = storage_of(settings.load(run / "config.yaml", [f"folder={run}"]))
+    if config.model.checkpoint == "best":
+        best = best_checkpoint(storage)
+        if best is None:
+            raise ModelError(
+                f"{run} has no checkpoint of an evaluated step; write model.checkpoint=newest"
+            )
+        return _of_checkpoint(name, storage, best, config.folder)
+    names = manifests(storage)
+    for each in names:
+        try:
+            return _of_checkpoint(name, storage, load(storage, each), config.folder)
+        except CheckpointError as error:
+            tell(f"checkpoint {each} is refused: {error}")
+    raise ModelError(
+        f"none of the {len(names)} checkpoints of {run} is whole"
+        if names
+        else f"{run} has no checkpoint yet"
+    )
+
+
+def _of_checkpoint(name: str, storage: Storage, manifest: Manifest, scratch: Path) -> Model:
+    """
+    Raises:
+        CheckpointError: a file is missing, truncated or altered.
+    """
+    path = f"{checkpoint_folder(manifest.epoch, manifest.step)}/model"
+    files = manifest.under(path)
+    weights = _digest([(file.path, file.sha256) for file in files])
+    folder = storage.fetch(files, path, scratch / "models" / weights)
+    return Model(name, str(folder), weights)
+
+
+def _digest(what: object) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
