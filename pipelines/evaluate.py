@@ -8,11 +8,8 @@ Prints a table, a model a row and a test set a column. In the folder are then re
 every prompt came to. The same command goes on where it was stopped.
 """
 
-import hashlib
-import json
 import os
 import platform
-import re
 import shlex
 import signal
 import sys
@@ -21,12 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
@@ -36,17 +30,16 @@ from actors.verifier import Verifiers
 from cluster.placement import Placement
 from cluster.start import connect
 from dps_ray import settings
-from dps_ray.errors import ConfigError, DataError, DPSError, RewardError
+from dps_ray.errors import DPSError, RewardError
 from dps_ray.evaluation_config import EvaluationConfig
 from dps_ray.health import Quarantine
 from dps_ray.rewards import load_reward
 from pipelines import json_lines
 from pipelines.command_line import lasting, parse
 from pipelines.config_files import config_file
-from pipelines.evaluated import Benchmark, Model, find_benchmarks, find_models
+from pipelines.evaluated import Model, Part, find_benchmarks, find_models, parts_of
 from pipelines.evaluation import Answered, answer
 from pipelines.evaluation_results import result_of, tables
-from pipelines.pool import PromptPool, load_tokenizer
 from pipelines.stopping import Stopping, StopRequested
 from pipelines.summary import duration
 from pipelines.view import LineView
@@ -78,29 +71,6 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-class Part(NamedTuple):
-    """One model on one test set.
-
-    ids:    int64, of the prompts to answer
-    file:   a line for each prompt that was answered, whenever that was
-    """
-
-    model: Model
-    benchmark: Benchmark
-    pool: PromptPool
-    ids: NDArray[np.int64]
-    file: Path
-
-    def answered(self) -> dict[int, Answered]:
-        """What is in the file, by prompt id, but for what failed: that is tried again."""
-        found = (Answered(**record) for record in json_lines.read(self.file))
-        return {each.prompt_id: each for each in found if each.accuracies is not None}
-
-    def rest(self, answers: dict[int, Answered]) -> NDArray[np.int64]:
-        """The ids that these do not answer."""
-        return self.ids[~np.isin(self.ids, np.array(list(answers), dtype=np.int64))]
-
-
 def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> dict[str, Any]:
     """Every model on every test set. Returns what is in `folder/results.json` then.
 
@@ -116,7 +86,7 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
     load_reward(config.data.reward)
     benchmarks = find_benchmarks(config)
     models = find_models(config, tell)
-    parts = [[_part(model, each, config) for each in benchmarks] for model in models]
+    parts = [parts_of(model, benchmarks, config, tell) for model in models]
     engines = Engines(config, tell)
     rows: list[dict[str, Any]] = []
     results = {
@@ -140,13 +110,12 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
                 part.benchmark.name: [done[i] for i in part.ids.tolist()]
                 for part, done in zip(of_model, answers, strict=True)
             }
-            left_out = {part.benchmark.name: part.pool.skipped for part in of_model}
             rows.append(
                 {
                     "name": model.name,
                     "path": model.path,
+                    "overlong_prompts": {p.benchmark.name: p.pool.skipped for p in of_model},
                     **result_of(columns),
-                    "overlong_prompts": left_out,
                 }
             )
             text = json_lines.encode(results, indent=2)
@@ -183,6 +152,8 @@ class Engines:
             connect(config, training=False)
             self._placement = Placement.reserve(config, self._tell, training=False)
             place = self._placement.verifiers
+            for line in self._placement.describe():
+                self._tell("  " + line)
             self.verifiers = Verifiers(config, self._recoveries, self._quarantine, place)
         # With no learner no weights are transferred: engines keep those that they start with.
         transfer = "nccl" if config.resources.rollout.gpus_per_engine else "gloo"
@@ -200,65 +171,6 @@ class Engines:
                 yield rollouts
             finally:
                 rollouts.stop()
-
-
-def _part(model: Model, benchmark: Benchmark, config: EvaluationConfig) -> Part:
-    """
-    Raises:
-        ModelError: the model is missing or has no tokenizer, or no chat template.
-        DataError: a prompt is too long.
-        ConfigError: the model's context is too short.
-    """
-    tokenizer = load_tokenizer(model.path, config.model.chat_template)
-    _check_context(model, config)
-    pool = PromptPool(
-        benchmark.table, tokenizer, config.of_a_run(model.path), lambda done, total, unit: None
-    )
-    if not len(pool.ids):
-        raise DataError(
-            f"all prompts of {benchmark.name} are longer than data.max_prompt_length="
-            f"{config.data.max_prompt_length} tokens; raise it"
-        )
-    name = re.sub(r"[^\w.-]+", "_", f"{Path(model.name).name}-{benchmark.name}")
-    key = _key(model, benchmark, config)
-    file = config.folder / "prompts" / f"{name}-{key}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    json_lines.cut_torn_line(file)
-    return Part(model, benchmark, pool, pool.ids[: config.max_prompts], file)
-
-
-def _check_context(model: Model, config: EvaluationConfig) -> None:
-    from transformers import AutoConfig
-
-    text = AutoConfig.from_pretrained(model.path).get_text_config()
-    context = getattr(text, "max_position_embeddings", None)
-    wanted = config.data.max_prompt_length + config.max_response_length
-    if context is not None and wanted > context:
-        raise ConfigError(
-            f"data.max_prompt_length={config.data.max_prompt_length} and max_response_length="
-            f"{config.max_response_length} are {wanted} tokens together, and {model.path} has a context of "
-            f"{context}: lower one of them"
-        )
-
-
-def _key(model: Model, benchmark: Benchmark, config: EvaluationConfig) -> str:
-    """Of all that a response and its accuracy depend on."""
-    reward = config.data.reward
-    source = Path(reward.rpartition(":")[0]) if reward else Path()
-    told = [
-        model.weights,
-        config.model.dtype,
-        config.model.chat_template,
-        benchmark.table.fingerprint,
-        config.samples,
-        config.temperature,
-        config.top_p,
-        config.max_response_length,
-        config.seed,
-        reward,
-        source.read_text() if source.is_file() else None,
-    ]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
 def _answer_rest(

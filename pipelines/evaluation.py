@@ -1,6 +1,7 @@
 """The evaluation, which training and `python -m pipelines.evaluate` share: test prompts are answered n times each,
 and what they came to is counted by data source."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
@@ -28,6 +29,7 @@ class Answered(NamedTuple):
     tokens:     of the n responses together
     truncated:  of the n, those stopped by the length limit
     error:      why there are no accuracies
+    seconds:    of generating and scoring, its share of what it and those beside it took
     """
 
     prompt_id: int
@@ -36,6 +38,7 @@ class Answered(NamedTuple):
     tokens: int = 0
     truncated: int = 0
     error: str | None = None
+    seconds: float = 0.0
 
 
 def answer(
@@ -57,10 +60,11 @@ def answer(
         progress(next(done), len(ids), "test prompts")
 
     for start in range(0, len(ids), at_once):
-        chunk = ids[start : start + at_once]
+        began, chunk = time.monotonic(), ids[start : start + at_once]
         groups = roll_out(pool, chunk, sampling, rollouts, verifiers, generated=generated)
+        seconds = (time.monotonic() - began) / len(chunk)
         yield [
-            _answered(prompt, group)
+            _answered(prompt, group)._replace(seconds=seconds)
             for prompt, group in zip(pool.prompts(chunk), groups, strict=True)
         ]
 

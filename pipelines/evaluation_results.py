@@ -20,6 +20,7 @@ def result_of(benchmarks: Mapping[str, Sequence[Answered]]) -> dict[str, Any]:
         name, data_source
         prompts, failed               failed: of the prompts; they are in none of the numbers that follow
         responses, truncated, tokens  truncated: of the responses
+        seconds                       of generating and scoring
         mean@n, pass@m                {value, low, high} each; absent when all prompts failed
 
     average: mean@n and pass@m as means over the columns, of equal weight; null when a column has none
@@ -45,13 +46,14 @@ def result_of(benchmarks: Mapping[str, Sequence[Answered]]) -> dict[str, Any]:
     return {"columns": columns, "average": average}
 
 
-def _counts(answers: Sequence[Answered]) -> dict[str, int]:
+def _counts(answers: Sequence[Answered]) -> dict[str, float]:
     return {
         "prompts": len(answers),
         "failed": sum(each.accuracies is None for each in answers),
         "responses": sum(len(each.accuracies or ()) for each in answers),
         "truncated": sum(each.truncated for each in answers),
         "tokens": sum(each.tokens for each in answers),
+        "seconds": sum(each.seconds for each in answers),
     }
 
 
