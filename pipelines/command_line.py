@@ -1,12 +1,17 @@
-"""What programs with many settings have in common on the command line: `--config FILE key=value ...`."""
+"""What programs with many settings have in common: `--config FILE key=value ...`, exit codes, how they end."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from dps_ray import settings
 from dps_ray.config import Settings
-from dps_ray.errors import ConfigError
+from dps_ray.errors import ConfigError, DPSError
+from pipelines.stopping import StopRequested
 
 
 def parse(
@@ -32,6 +37,31 @@ def parse(
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, see below")
     return parser.parse_args(arguments)
+
+
+def exit_code(work: Callable[[], object], when_stopped: str) -> int:
+    """Do the work of a program. 0: done, or stopped by SIGTERM. 2: what was asked for is wrong, or what failed
+    cannot be mended; said in a line. 130: interrupted.
+
+    Args:
+        when_stopped: what is said then.
+    """
+    try:
+        work()
+    except DPSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (StopRequested, KeyboardInterrupt) as stop:
+        print(f"stopped ({stop}); {when_stopped}", file=sys.stderr)
+        return 0 if isinstance(stop, StopRequested) and stop.signal == signal.SIGTERM else 130
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: Ray gives a job 3 s to stop, of which taking the interpreter apart would use 2."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def lasting(folder: Path) -> Path:

@@ -8,10 +8,8 @@ Prints a table, a model a row and a test set a column. In the folder are then re
 every prompt came to. The same command goes on where it was stopped.
 """
 
-import os
 import platform
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,17 +28,17 @@ from actors.verifier import Verifiers
 from cluster.placement import Placement
 from cluster.start import connect
 from dps_ray import settings
-from dps_ray.errors import DPSError, RewardError
+from dps_ray.errors import RewardError
 from dps_ray.evaluation_config import EvaluationConfig
 from dps_ray.health import Quarantine
 from dps_ray.rewards import load_reward
 from pipelines import json_lines
-from pipelines.command_line import lasting, parse
+from pipelines.command_line import exit_code, lasting, leave, parse
 from pipelines.config_files import config_file
 from pipelines.evaluated import Model, Part, find_benchmarks, find_models, parts_of
 from pipelines.evaluation import Answered, answer
 from pipelines.evaluation_results import result_of, tables
-from pipelines.stopping import Stopping, StopRequested
+from pipelines.stopping import Stopping
 from pipelines.summary import duration
 from pipelines.view import LineView
 
@@ -51,24 +49,20 @@ Tell = Callable[[str], None]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0: done, or stopped by SIGTERM. 2: what was asked for is wrong, or what failed cannot be
-    mended; said in a line. 130: interrupted."""
+    """The exit code, as `command_line.exit_code` says."""
     options = parse("evaluate", __doc__ or "", EvaluationConfig, arguments)
-    try:
+
+    def work() -> None:
         file = None if options.config is None else config_file(options.config)
         overrides = [_long(override) for override in options.overrides]
         config = settings.load_as(EvaluationConfig, file, overrides)
         if options.print_config:
             print(settings.dump(config), end="")
-            return 0
-        evaluate(config, Console(), shlex.join(["python", "-m", "pipelines.evaluate", *arguments]))
-    except DPSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (StopRequested, KeyboardInterrupt) as stop:
-        print(f"stopped ({stop}); the same command goes on", file=sys.stderr)
-        return 0 if isinstance(stop, StopRequested) and stop.signal == signal.SIGTERM else 130
-    return 0
+            return
+        command = shlex.join(["python", "-m", "pipelines.evaluate", *arguments])
+        evaluate(config, Console(), command)
+
+    return exit_code(work, when_stopped="the same command goes on")
 
 
 def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> dict[str, Any]:
@@ -233,7 +227,4 @@ def _long(override: str) -> str:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # as in pipelines/grpo_dps.py
+    leave(main(sys.argv[1:]))

@@ -92,10 +92,11 @@ def find_benchmarks(config: EvaluationConfig) -> list[Benchmark]:
     wanted = [_named(text) for text in _list(config.data.test)]
     names = [name or _name_of(path) for name, path in wanted]
     _check_distinct("data", names, [path for _, path in wanted])
-    return [
-        Benchmark(name, PromptTable.open(_data(path), config.data.id_column))
-        for name, (_, path) in zip(names, wanted, strict=True)
-    ]
+    benchmarks = []
+    for name, (_, path) in zip(names, wanted, strict=True):
+        file = builtin.ensure(path, "data.test")[1] if path.startswith("builtin:") else path
+        benchmarks.append(Benchmark(name, PromptTable.open(file, config.data.id_column)))
+    return benchmarks
 
 
 def parts_of(
@@ -162,18 +163,6 @@ def _name_of(path: str) -> str:
     file = Path(path).absolute()
     stem = file.stem if file.suffix == ".parquet" else file.name
     return file.parent.name if _SPLIT.fullmatch(stem) else stem
-
-
-def _data(path: str) -> str | Path:
-    makers = {
-        "builtin:arithmetic": builtin.ensure_arithmetic,
-        "builtin:countdown": builtin.ensure_countdown,
-    }
-    if not path.startswith("builtin:"):
-        return path
-    if path not in makers:
-        raise ConfigError(f"data.test={path}: built in are {', '.join(makers)}")
-    return makers[path](builtin.cache())[1]
 
 
 def _model(name: str, path: str, config: EvaluationConfig, tell: Tell) -> Model:

@@ -6,9 +6,7 @@
 Without --config it runs the built-in task (pipelines/configs/arithmetic.yaml).
 """
 
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +27,7 @@ from dps_ray.durable import Manifest, Storage
 from dps_ray.errors import DPSError, RewardError
 from dps_ray.health import Quarantine
 from pipelines.checkpoint import Checkpoints, check_data, model_folder, storage_of, to_resume
-from pipelines.command_line import lasting, parse
+from pipelines.command_line import exit_code, lasting, leave, parse
 from pipelines.config_files import config_file
 from pipelines.inputs import Inputs, prepare
 from pipelines.loggers import check_installed, make_loggers
@@ -42,27 +40,19 @@ from pipelines.view import View, make_view
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0: done, or stopped by SIGTERM. 2: what was asked for is wrong, or what failed cannot be
-    mended; said in a line. 130: interrupted."""
+    """The exit code, as `command_line.exit_code` says."""
     options = parse("grpo_dps", __doc__ or "", Config, arguments)
-    try:
+
+    def work() -> None:
         config = settings.load(config_file(options.config or "arithmetic"), options.overrides)
         if options.print_config:
             print(settings.dump(config), end="")
-            return 0
+            return
+        command = shlex.join(["python", "-m", "pipelines.grpo_dps", *arguments])
         with make_view(config.loop.steps) as view:
-            train(
-                config,
-                view,
-                command=shlex.join(["python", "-m", "pipelines.grpo_dps", *arguments]),
-            )
-    except DPSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (StopRequested, KeyboardInterrupt) as stop:
-        print(f"stopped ({stop}); the same command continues the run", file=sys.stderr)
-        return 0 if isinstance(stop, StopRequested) and stop.signal == signal.SIGTERM else 130
-    return 0
+            train(config, view, command)
+
+    return exit_code(work, when_stopped="the same command continues the run")
 
 
 def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
@@ -223,7 +213,4 @@ def _mean(values: Sequence[float]) -> float:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # Ray gives a job 3 s to stop, of which taking the interpreter apart would use 2
+    leave(main(sys.argv[1:]))
