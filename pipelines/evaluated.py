@@ -77,7 +77,7 @@ def find_models(config: EvaluationConfig, tell: Tell) -> list[Model]:
         ConfigError: two have the same name.
         ModelError, CheckpointError: a run's folder has no checkpoint, or none that is whole.
     """
-    wanted = [_named(text) for text in _list(config.model.path)]
+    wanted = _listed("model", config.model.path)
     names = [name or path for name, path in wanted]
     _check_distinct("model", names, [path for _, path in wanted])
     return [_model(name, path, config, tell) for name, (_, path) in zip(names, wanted, strict=True)]
@@ -89,7 +89,7 @@ def find_benchmarks(config: EvaluationConfig) -> list[Benchmark]:
         ConfigError: two have the same name, or there is no such built-in data.
         DataError: a file is missing or malformed.
     """
-    wanted = [_named(text) for text in _list(config.data.test)]
+    wanted = _listed("data", config.data.test)
     names = [name or _name_of(path) for name, path in wanted]
     _check_distinct("data", names, [path for _, path in wanted])
     benchmarks = []
@@ -135,8 +135,11 @@ def parts_of(
     return parts
 
 
-def _list(given: str | list[str]) -> list[str]:
-    return [given] if isinstance(given, str) else given
+def _listed(key: str, given: str | list[str]) -> list[tuple[str | None, str]]:
+    """Name, if there is one, and path of each."""
+    if not given:
+        raise ConfigError(f"{key}={given!r} names nothing; write {key}=PATH or {key}=[PATH,PATH]")
+    return [_named(text) for text in ([given] if isinstance(given, str) else given)]
 
 
 def _named(text: str) -> tuple[str | None, str]:
@@ -167,7 +170,12 @@ def _name_of(path: str) -> str:
 
 def _model(name: str, path: str, config: EvaluationConfig, tell: Tell) -> Model:
     if path == "builtin:start-policy":
-        path = str(ensure_start_policy(builtin.cache(), seed=0))
+
+        def progress(done: int, total: int, loss: float) -> None:
+            if done % 100 == 0:
+                tell(f"making the start policy: {done} of {total} steps, loss {loss:.2f}")
+
+        path = str(ensure_start_policy(builtin.cache(), seed=0, progress=progress))
     folder = Path(path)
     if (folder / "config.yaml").is_file() and not (folder / "config.json").exists():
         return _of_run(name, folder, config, tell)

@@ -1,8 +1,8 @@
 """The results of an evaluation: as JSON, and as the table that papers have.
 
-| mean@16 (%) |     aime24 |       amc23 |        Avg. |      a model a row, a test set a column
-|-------------|-----------:|------------:|------------:|
-| A           | 3.3 ± 2.1  | 25.0 ± 11.3 | 14.2 ± 5.8  |
+| mean@16 (%) |    aime24 |       amc23 |       Avg. |      a model a row, a test set a column
+|-------------|----------:|------------:|-----------:|
+| A           | 3.3 ± 2.1 | 25.0 ± 11.3 | 14.2 ± 5.8 |
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,22 +60,22 @@ def _counts(answers: Sequence[Answered]) -> dict[str, float]:
 def tables(models: Sequence[dict[str, Any]], n: int) -> str:
     """mean@n and pass@n of every model, and what to know about the numbers.
 
-    models: {name, columns, average} each, with the same columns.
+    models: {name, columns, average} each.
     """
     blocks = [_table(measure, models) for measure in (f"mean@{n}", f"pass@{n}")]
     return "\n\n".join([*blocks, "\n".join(_notes(models))])
 
 
 def _table(measure: str, models: Sequence[dict[str, Any]]) -> str:
-    with_average = len(models[0]["columns"]) > 1
-    header = [f"{measure} (%)", *(column["name"] for column in models[0]["columns"])]
+    by_name = [{column["name"]: column for column in model["columns"]} for model in models]
+    names = list(dict.fromkeys(name for columns in by_name for name in columns))
     rows = []
-    for model in models:
-        cells = [_cell(column.get(measure)) for column in model["columns"]]
-        if with_average:
-            cells.append(_cell((model["average"] or {}).get(measure)))
-        rows.append([model["name"], *cells])
-    return _aligned([*header, *(["Avg."] if with_average else [])], rows)
+    for model, columns in zip(models, by_name, strict=True):
+        cells = [_cell(columns.get(name, {}).get(measure)) for name in names]
+        average = _cell((model["average"] or {}).get(measure))
+        rows.append([model["name"], *cells, *([average] if len(names) > 1 else [])])
+    header = [f"{measure} (%)", *names, *(["Avg."] if len(names) > 1 else [])]
+    return _aligned(header, rows)
 
 
 def _cell(found: dict[str, float] | None) -> str:

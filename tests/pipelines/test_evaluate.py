@@ -45,6 +45,7 @@ def refused(tmp_path, tiny_policy, chains, capsys):
         ("sample=3", "did you mean samples?"),
         ("eval.samples=3", "did you mean samples?"),
         ("data=nowhere.parquet", "there is no file nowhere.parquet"),
+        ("data=[]", "data=[] names nothing; write data=PATH or data=[PATH,PATH]"),
         ("data=builtin:chess", "built in are builtin:arithmetic, builtin:countdown"),
         ("data=[a/test.parquet,b/a.parquet]", "both called a; name them, as in data=[first=a/test"),
         ("model=./models/nowhere", "model.path=./models/nowhere: there is no such folder"),
