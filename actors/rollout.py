@@ -161,6 +161,16 @@ class Rollouts:
         return {"queue/rollout": float(most)}
 
     @property
+    def slots(self) -> int:
+        """Responses that all engines together decode at the same time."""
+        return self._slots * len(self.engines)
+
+    def stop(self) -> None:
+        """End every engine."""
+        for engine in self.engines:
+            engine.member.kill()
+
+    @property
     def waiting(self) -> int:
         """Prompts that no engine has yet."""
         return len(self._waiting) + sum(map(len, self._pieces))

@@ -82,13 +82,17 @@ class Plan:
         return _sum(actor.asks for pool in pools for actor in pool.actors)
 
 
-def plan(config: Config) -> Plan:
-    """The bundles that each pool asks for, in the order in which they are placed."""
+def plan(config: Config, training: bool = True) -> Plan:
+    """The bundles that each pool asks for, in the order in which they are placed.
+
+    Args:
+        training: without, there are neither learner nor beliefs.
+    """
     pools = config.resources
     learner, rollout = pools.learner, pools.rollout
     rank = _asks(learner.gpus_per_rank, learner.cpus, learner.custom)
     engine = _asks(rollout.gpus_per_engine, rollout.cpus, rollout.custom)
-    ranks = _bundles("learner rank", learner.ranks, rank)
+    ranks = _bundles("learner rank", learner.ranks if training else 0, rank)
     engines = _bundles("rollout engine", rollout.engines, engine)
     groups: tuple[Group, ...]
     of_ranks: tuple[Seat, ...]
@@ -99,10 +103,12 @@ def plan(config: Config) -> Plan:
         groups = (Group("STRICT_PACK", (both,)),)
         of_ranks = of_engines = (Seat(0, 0),)
     else:
-        groups = (Group("PACK", ranks), *(Group("STRICT_PACK", (one,)) for one in engines))
-        of_ranks = tuple(Seat(0, i) for i in range(learner.ranks))
-        of_engines = tuple(Seat(1 + i, 0) for i in range(rollout.engines))
-    shards = _bundles("belief shard", pools.beliefs.shards, _asks(0, 0, pools.beliefs.custom))
+        of_learner = (Group("PACK", ranks),) if ranks else ()
+        groups = (*of_learner, *(Group("STRICT_PACK", (one,)) for one in engines))
+        of_ranks = tuple(Seat(0, i) for i in range(len(ranks)))
+        of_engines = tuple(Seat(len(of_learner) + i, 0) for i in range(rollout.engines))
+    count = pools.beliefs.shards if training else 0
+    shards = _bundles("belief shard", count, _asks(0, 0, pools.beliefs.custom))
     workers = _bundles("verifier", pools.verifiers.workers, _asks(0, 0, pools.verifiers.custom))
     return Plan(
         learner=Pool("rank", ranks, of_ranks),
@@ -146,18 +152,22 @@ class Placement:
 
     @classmethod
     def reserve(
-        cls, config: Config, tell: Callable[[str], None] = lambda message: None
+        cls,
+        config: Config,
+        tell: Callable[[str], None] = lambda message: None,
+        training: bool = True,
     ) -> "Placement":
         """Reserve what every actor asks for. It may take `resources.wait` seconds, as nodes may be on
         their way.
 
         Args:
             tell: given a sentence on what is being waited for.
+            training: as for `plan`.
 
         Raises:
             ResourceError: a bundle found no place; nothing stays reserved.
         """
-        asked = plan(config)
+        asked = plan(config, training)
         placement = cls(asked, [_group(group) for group in asked.groups])
         try:
             placement._wait(config.resources.wait, tell)
@@ -184,10 +194,15 @@ class Placement:
         nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         has = _sum(node["Resources"] for node in nodes.values())
         asked = dict.fromkeys(("GPU", "CPU", *self.plan.totals))
+        seated = {"learner": self.plan.learner, "rollout": self.plan.rollout}
+        spread = (self.plan.verifiers, self.plan.beliefs)
         rows = [
-            ("learner", str(self.plan.learner), self._nodes_of(self.plan.learner, nodes)),
-            ("rollout", str(self.plan.rollout), self._nodes_of(self.plan.rollout, nodes)),
-            ("spread", f"{self.plan.verifiers}, {self.plan.beliefs}", ""),
+            *(
+                (name, str(pool), self._nodes_of(pool, nodes))
+                for name, pool in seated.items()
+                if pool.actors
+            ),
+            ("spread", ", ".join(str(pool) for pool in spread if pool.actors), ""),
             ("cluster", _count(len(nodes), "node"), _amounts({n: has.get(n, 0.0) for n in asked})),
         ]
         width = max(len(what) for _, what, _ in rows)

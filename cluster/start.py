@@ -24,12 +24,15 @@ HEALTH_CHECKS = {
 }
 
 
-def connect(config: Config) -> None:
+def connect(config: Config, training: bool = True) -> None:
     """Join the cluster that RAY_ADDRESS names (as within `ray job submit`), or start Ray here.
 
     A Ray started here is told that it has as many CPUs as the run asks for: on a small machine the
     actors share the cores, which is slower but works. A cluster may still get the nodes that it lacks;
     `Placement.reserve` waits for them.
+
+    Args:
+        training: without, no learner is asked for.
 
     Raises:
         ResourceError: this machine lacks the GPUs or custom resources that the configuration asks for.
@@ -38,13 +41,14 @@ def connect(config: Config) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
         return
-    asked = plan(config).totals
+    asked = plan(config, training).totals
     _start(max(os.cpu_count() or 1, math.ceil(asked.get("CPU", 0.0))), quiet)
     has = ray.cluster_resources()
     if has.get("GPU", 0.0) < asked.get("GPU", 0.0):
         raise ResourceError(
-            f"the run asks for {asked['GPU']:g} GPUs ({_sum(config)}), and Ray sees {has.get('GPU', 0.0):g}; "
-            "set resources.rollout.gpus_per_engine=0 resources.learner.gpus_per_rank=0 to run on the CPU, "
+            f"the run asks for {asked['GPU']:g} GPUs ({_sum(config, training)}), and Ray sees "
+            f"{has.get('GPU', 0.0):g}; set resources.rollout.gpus_per_engine=0"
+            f"{' resources.learner.gpus_per_rank=0' if training else ''} to run on the CPU, "
             "or RAY_ADDRESS to join a cluster"
         )
     for name, amount in asked.items():
@@ -81,9 +85,9 @@ def _start(cpus: int, quiet: dict[str, Any]) -> None:
                 ) from error
 
 
-def _sum(config: Config) -> str:
+def _sum(config: Config, training: bool) -> str:
     rollout, learner = config.resources.rollout, config.resources.learner
-    return (
-        f"{rollout.engines} engines x {rollout.gpus_per_engine:g} + "
-        f"{learner.ranks} learner ranks x {learner.gpus_per_rank:g}"
+    engines = f"{rollout.engines} engines x {rollout.gpus_per_engine:g}"
+    return engines + (
+        f" + {learner.ranks} learner ranks x {learner.gpus_per_rank:g}" if training else ""
     )

@@ -81,16 +81,9 @@ class LoopSettings(Settings):
     batch is sampled while the learner trains, with weights one step older; see `objective.importance_cap`."""
 
 
-class RolloutSettings(Settings):
-    group_size: Annotated[int, Field(ge=2)] = 8
-    """Responses to each prompt (k)."""
-    max_response_length: Count = 1024
-    """Tokens of a response at the most; a longer one is truncated and counted."""
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    """Of sampling; the learner divides its logits by it too."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Sample from the likeliest tokens that hold this much probability; below 1 the learner's
-    log-probabilities, over all tokens, differ from the engine's."""
+class EngineSettings(Settings):
+    """Of a vLLM engine, whatever it generates for."""
+
     max_num_seqs: Count = 256
     """Responses an engine decodes at the same time."""
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
@@ -101,6 +94,18 @@ class RolloutSettings(Settings):
     """Skip CUDA graphs and compilation (always so on a CPU)."""
     threads: Count = 1
     """On a CPU: threads an engine computes with."""
+
+
+class RolloutSettings(EngineSettings):
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Responses to each prompt (k)."""
+    max_response_length: Count = 1024
+    """Tokens of a response at the most; a longer one is truncated and counted."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Of sampling; the learner divides its logits by it too."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Sample from the likeliest tokens that hold this much probability; below 1 the learner's
+    log-probabilities, over all tokens, differ from the engine's."""
 
 
 class ObjectiveSettings(Settings):
@@ -186,6 +191,9 @@ class CheckpointSettings(Settings):
     """Newest checkpoints to keep."""
     milestone_every: Natural = 0
     """Checkpoints of steps divisible by this are kept for ever; 0 keeps none so."""
+    keep_best: bool = True
+    """Keep the checkpoint of the evaluated step with the highest held-out accuracy, and make one for it if none
+    is due; the start policy counts as evaluated before the first step, and needs none."""
     storage: str | None = None
     """Where checkpoints and the observation log go: a folder that all nodes share, or a URI such as
     `s3://bucket/run`; null puts them into the run's folder."""
@@ -252,22 +260,34 @@ class VerifierPool(Settings):
     """Custom Ray resources that a verifier needs, to place it: {"cpu_node": 0.01}."""
 
 
-class ResourceSettings(Settings):
+class EngineResources(Settings):
+    """What generating and scoring take."""
+
     rollout: RolloutPool = RolloutPool()
-    learner: LearnerPool = LearnerPool()
-    beliefs: BeliefPool = BeliefPool()
     verifiers: VerifierPool = VerifierPool()
     wait: Seconds = 300.0
     """Seconds in which the cluster must have room for everything, and an actor must start."""
 
 
-class TimeoutSettings(Settings):
+class ResourceSettings(EngineResources):
+    learner: LearnerPool = LearnerPool()
+    beliefs: BeliefPool = BeliefPool()
+
+
+class EngineTimeouts(Settings):
     """Seconds after which actors that have not answered are named in an error."""
 
     generate: Seconds = 1800.0
     """For the responses to one batch."""
     score: Seconds = 300.0
     """For the rewards of one batch."""
+    probe: Seconds = 60.0
+    """For an engine that was silent for too long to generate a single token."""
+    idle: Seconds = 600.0
+    """An engine that was not used for so long is probed before it is used."""
+
+
+class TimeoutSettings(EngineTimeouts):
     train: Seconds = 1800.0
     """For the optimizer steps of one batch."""
     publish: Seconds = 300.0
@@ -276,10 +296,6 @@ class TimeoutSettings(Settings):
     """For a belief shard to observe and propose."""
     checkpoint: Seconds = 1800.0
     """For writing or reading a checkpoint."""
-    probe: Seconds = 60.0
-    """For an engine that was silent for too long to generate a single token."""
-    idle: Seconds = 600.0
-    """An engine that was not used for so long is probed before it is used."""
 
 
 class Config(Settings):

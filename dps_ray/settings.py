@@ -1,34 +1,40 @@
-"""Reading a `Config`: a YAML file, then `a.b=c` overrides; errors that say what to write instead."""
+"""Reading a `Config`, or the settings of another program: a YAML file, then `a.b=c` overrides; errors that say
+what to write instead."""
 
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from dps_ray.config import Config
+from dps_ray.config import Config, Settings
 from dps_ray.errors import ConfigError
+
+T = TypeVar("T", bound=Settings)
 
 
 def load(file: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """A run's configuration; see `load_as`."""
+    return load_as(Config, file, overrides)
+
+
+def load_as(kind: type[T], file: Path | None, overrides: Sequence[str] = ()) -> T:
     """Defaults, then the file, then the overrides (`learner.lr=3e-5`; values are YAML).
 
     Raises:
-        ConfigError: an unknown key (with the nearest valid one), a wrong type, a value out of
-            range, settings at odds with each other, or an unreadable file. All at once.
+        ConfigError: an unknown key (with the nearest valid one), a missing one, a wrong type, a value out
+            of range, settings at odds with each other, or an unreadable file. All at once.
     """
     tree = _read(file) if file else {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
-            raise ConfigError(
-                f"{override!r} is no setting; write key=value, such as loop.steps=100"
-            )
+            raise ConfigError(f"{override!r} is no setting; write key=value, such as seed=1")
         _set(tree, key.strip(), _parse(key, text))
-    return _validated(tree)
+    return _validated(kind, tree)
 
 
 def loads(text: str) -> Config:
@@ -37,30 +43,31 @@ def loads(text: str) -> Config:
     Raises:
         ConfigError: another version wrote it.
     """
-    return _validated(yaml.safe_load(text))
+    return _validated(Config, yaml.safe_load(text))
 
 
-def dump(config: Config) -> str:
-    """The whole configuration as YAML; `load` and `loads` read it back."""
+def dump(config: Settings) -> str:
+    """All settings as YAML; `load_as`, and `loads` of a `Config`, read it back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def describe() -> Iterator[tuple[str, str, Any, str]]:
+def describe(kind: type[Settings] = Config) -> Iterator[tuple[str, str, Any, str]]:
     """Every setting as (key, type, default, what it does), in the order of declaration."""
-    for key, field in _fields(Config):
+    for key, field in _fields(kind):
+        default = field.get_default(call_default_factory=True)
         yield (
             key,
             _type_name(field),
-            field.get_default(call_default_factory=True),
+            "..." if field.is_required() else default,
             field.description or "",
         )
 
 
-def _validated(tree: Any) -> Config:
+def _validated(kind: type[T], tree: Any) -> T:
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+        raise ConfigError("\n".join(_explain(kind, e) for e in error.errors())) from None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -111,15 +118,18 @@ def _type_name(field: FieldInfo) -> str:
     return name.replace("Literal", "one of ")
 
 
-def _explain(error: Any) -> str:
+def _explain(kind: type[Settings], error: Any) -> str:
     # pydantic names the branch of a union too (`str`, `list[str]`): no part of the user's key.
     key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("str", "list[")))
     value = error["input"]
     if error["type"] == "extra_forbidden":
         return "\n".join(
-            f"{leaf}={inner!r}: there is no such setting; {_nearest(leaf)}"
+            f"{leaf}={inner!r}: there is no such setting; {_nearest(kind, leaf)}"
             for leaf, inner in _leaves(key, value)
         )
+    if error["type"] == "missing":
+        missing = [k for k, field in _fields(kind) if k.startswith(key) and field.is_required()]
+        return f"{' and '.join(missing)} must be set, as in {missing[0]}=..."
     if error["type"] == "value_error" and not key:
         return str(error["ctx"]["error"])
     message = error["msg"][0].lower() + error["msg"][1:]
@@ -134,8 +144,8 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _nearest(key: str) -> str:
-    keys = [known for known, _ in _fields(Config)]
+def _nearest(kind: type[Settings], key: str) -> str:
+    keys = [known for known, _ in _fields(kind)]
     group, _, name = key.rpartition(".")
     # The right name in the wrong group is the likeliest slip; then a slip of the pen.
     close = [known for known in keys if known.rpartition(".")[2] == name]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dps_ray.errors import ConfigError
 from dps_ray.prompt_files import write_prompts
 from dps_ray.tasks import arithmetic, countdown
 from dps_ray.tasks.countdown import PromptStyle
@@ -38,6 +39,20 @@ def ensure_countdown(
     """The paths of training and test prompts of Countdown, made if not there; none occurs twice."""
     problems = _distinct_countdowns(random.Random(seed), style)
     return _ensure(folder, "countdown", problems, pool, test)
+
+
+def ensure(source: str, key: str) -> tuple[Path, Path]:
+    """The paths of training and test prompts of `builtin:arithmetic` or `builtin:countdown`, made if not there.
+
+    key: the setting that names it, for the error.
+
+    Raises:
+        ConfigError: there is no such data.
+    """
+    makers = {"builtin:arithmetic": ensure_arithmetic, "builtin:countdown": ensure_countdown}
+    if source not in makers:
+        raise ConfigError(f"{key}={source}: built in are {', '.join(makers)}")
+    return makers[source](cache())
 
 
 def _ensure(

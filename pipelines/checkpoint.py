@@ -15,6 +15,7 @@ is no random state to keep: all randomness is keyed by (seed, step, prompt).
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from dps_ray.durable import (
     Segment,
     Storage,
     Stored,
+    best,
     checkpoint_folder,
     claim_epoch,
     commit,
@@ -130,12 +132,29 @@ def _content(storage: Storage, manifest: Manifest, name: str) -> str:
     return storage.read(file).to_pybytes().decode()
 
 
+def best_checkpoint(storage: Storage, lineage: Sequence[Segment] | None = None) -> Manifest | None:
+    """The checkpoint with the highest held-out accuracy, of those that are kept; None when there is none.
+
+    lineage: see `best`; None is that of the newest checkpoint.
+
+    Those that cannot be read are passed over, and files are for `verify` to look at.
+    """
+    readable = []
+    for name in manifests(storage):
+        with suppress(CheckpointError):
+            readable.append(load(storage, name))
+    if not readable:
+        return None
+    return best(readable, lineage or readable[0].lineage)
+
+
 @dataclass
 class _Pending:
     step: int
     weight_version: int
     savings: Sequence[Saving]
     records: Mapping[str, Any]
+    accuracy: float | None
 
 
 class Checkpoints:
@@ -166,6 +185,7 @@ class Checkpoints:
         self.failed = 0
         self.newest = base
         self.epoch, self._lineage = self._claimed(base)
+        self.best = best_checkpoint(storage, self._lineage)
 
     @property
     def newest_step(self) -> int | None:
@@ -178,16 +198,18 @@ class Checkpoints:
         weight_version: int,
         save: Callable[[str], Sequence[Saving]],
         records: Mapping[str, Any],
+        accuracy: float | None = None,
     ) -> None:
         """Have the checkpoint of a step written.
 
         save: is given the folder, and sets actors to write into it.
         records: what the driver itself keeps, for JSON.
+        accuracy: on held-out prompts, if it was measured at this step.
         """
         folder = checkpoint_folder(self.epoch, step)
         for left_over in self._storage.list(folder):  # by an attempt that failed
             self._storage.delete(left_over)
-        self._pending = _Pending(step, weight_version, save(folder), dict(records))
+        self._pending = _Pending(step, weight_version, save(folder), dict(records), accuracy)
 
     def complete(self) -> Manifest | None:
         """Wait for the checkpoint that was begun and commit it; the manifest, if that went well.
@@ -206,7 +228,8 @@ class Checkpoints:
             commit(self._storage, manifest)
             failpoint("driver.commit.after", step=pending.step)
             self.newest = manifest
-            prune(self._storage, self._config.checkpoint.keep)
+            self.best = best_checkpoint(self._storage, self._lineage)
+            prune(self._storage, self._config.checkpoint.keep, self._config.checkpoint.keep_best)
         except OwnershipError:
             raise
         except CheckpointError as error:
@@ -223,6 +246,7 @@ class Checkpoints:
         self._pending = None
         self.newest = newest_valid(self._storage, on_refused=self._tell)
         self.epoch, self._lineage = self._claimed(self.newest)
+        self.best = best_checkpoint(self._storage, self._lineage)
         return self.newest
 
     def _claimed(self, base: Manifest | None) -> tuple[int, tuple[Segment, ...]]:
@@ -252,6 +276,7 @@ class Checkpoints:
             zero_stage=config.learner.zero_stage,
             deepspeed_tag=self._tag,
             milestone=every > 0 and pending.step % every == 0,
+            accuracy=pending.accuracy,
         )
 
 

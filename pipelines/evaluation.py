@@ -1,62 +1,129 @@
-"""Accuracy on held-out prompts, with an interval."""
+"""The evaluation, which training and `python -m pipelines.evaluate` share: test prompts are answered n times each,
+and what they came to is counted by data source."""
 
+import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.rollout import Rollouts, Sampling
 from actors.verifier import Verifiers
+from dps_ray.accuracy import Estimate, estimate, measures
+from dps_ray.errors import DPSError
 from dps_ray.groups import ScoredGroup
+from dps_ray.prompts import Prompt
 from pipelines.pool import PromptPool
 from pipelines.roll_out import roll_out
 
-_CHUNK = 512  # prompts generated at a time, for progress
+_ROUNDS = 8  # of all that the engines decode at the same time, before what is done is handed on
 
 
-def evaluate(
+class Answered(NamedTuple):
+    """What a test prompt came to.
+
+    accuracies: (n,) in [0, 1]; None when an engine or the reward function failed on it, which is no wrong answer
+    tokens:     of the n responses together
+    truncated:  of the n, those stopped by the length limit
+    error:      why there are no accuracies
+    seconds:    of generating and scoring, its share of what it and those beside it took
+    """
+
+    prompt_id: int
+    data_source: str
+    accuracies: tuple[float, ...] | None
+    tokens: int = 0
+    truncated: int = 0
+    error: str | None = None
+    seconds: float = 0.0
+
+
+def answer(
     pool: PromptPool,
     ids: NDArray[np.int64],
     sampling: Sampling,
     rollouts: Rollouts,
     verifiers: Verifiers,
     progress: Callable[[int, int, str], None],
-) -> dict[str, float]:
-    """Mean accuracy over N = `sampling.responses` responses to each prompt.
+) -> Iterator[list[Answered]]:
+    """Have these prompts answered `sampling.responses` times; some at a time, in their order.
 
-    Returns:
-        `val-core/<source>/acc/mean@N` for each data source and for `all` prompts, and
-        `val-aux/all/acc/low@N`, `high@N`: a 95% bootstrap interval over prompts. A prompt whose
-        rollout or reward function failed is left out, and counted in `val-aux/failed`.
+    progress: told of prompts generated, prompts in all, and what they are.
     """
-    by_source: dict[str, list[float]] = defaultdict(list)
-    failed = 0
-    for start in range(0, len(ids), _CHUNK):
-        chunk = ids[start : start + _CHUNK]
-        answers = roll_out(pool, chunk, sampling, rollouts, verifiers)
-        for prompt, scored in zip(pool.prompts(chunk), answers, strict=True):
-            if isinstance(scored, ScoredGroup):
-                by_source[prompt.data_source].append(float(scored.accuracies.mean()))
-            else:
-                failed += 1
-        progress(start + len(chunk), len(ids), "test prompts")
-    n = sampling.responses
-    metrics = {f"val-core/{s}/acc/mean@{n}": float(np.mean(a)) for s, a in by_source.items()}
-    everything = np.concatenate([np.empty(0), *by_source.values()])
-    if len(everything):
-        low, high = bootstrap_interval(everything)
-        metrics[f"val-core/all/acc/mean@{n}"] = float(everything.mean())
-        metrics[f"val-aux/all/acc/low@{n}"] = low
-        metrics[f"val-aux/all/acc/high@{n}"] = high
-    return {**metrics, "val-aux/failed": float(failed)}
+    at_once = max(1, _ROUNDS * rollouts.slots // sampling.responses)
+    done = count(1)
+
+    def generated() -> None:
+        progress(next(done), len(ids), "test prompts")
+
+    for start in range(0, len(ids), at_once):
+        began, chunk = time.monotonic(), ids[start : start + at_once]
+        groups = roll_out(pool, chunk, sampling, rollouts, verifiers, generated=generated)
+        seconds = (time.monotonic() - began) / len(chunk)
+        yield [
+            _answered(prompt, group)._replace(seconds=seconds)
+            for prompt, group in zip(pool.prompts(chunk), groups, strict=True)
+        ]
 
 
-def bootstrap_interval(
-    values: NDArray[np.float64], level: float = 0.95, resamples: int = 2000
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of independent values (n,); always the same."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(values, size=(resamples, len(values))).mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _answered(prompt: Prompt, group: ScoredGroup | DPSError) -> Answered:
+    if not isinstance(group, ScoredGroup):
+        return Answered(prompt.id, prompt.data_source, None, error=str(group))
+    responses = group.group.responses
+    return Answered(
+        prompt.id,
+        prompt.data_source,
+        tuple(group.accuracies.tolist()),
+        tokens=sum(len(response.tokens) for response in responses),
+        truncated=sum(response.truncated for response in responses),
+    )
+
+
+def accuracies_by_source(answers: Iterable[Answered]) -> dict[str, NDArray[np.float64]]:
+    """(p, n) accuracies of the prompts that were scored, for each data source in the order they come."""
+    rows: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for answered in answers:
+        if answered.accuracies is not None:
+            rows[answered.data_source].append(answered.accuracies)
+    return {source: np.array(accuracies) for source, accuracies in rows.items()}
+
+
+def estimates(sets: Sequence[NDArray[np.float64]]) -> dict[str, Estimate]:
+    """mean@n and pass@m, averaged over these test sets of (p, n) accuracies each."""
+    each = [measures(accuracies) for accuracies in sets]
+    return {name: estimate([one[name] for one in each]) for name in (each[0] if each else ())}
+
+
+def metrics_of(answers: Sequence[Answered]) -> dict[str, float]:
+    """An evaluation during training, as metrics.
+
+    `val-core/<source>/acc/mean@n` and `pass@n` for each data source, for `all` prompts, and for the `average` of
+    the data sources where there are several; `val-aux/<source>/acc/` has pass@m for smaller m, and the ends of
+    the 95% intervals: `low@n` and `high@n` of mean@n, `pass_low@n` and `pass_high@n` of pass@n. A prompt whose
+    rollout or reward function failed is in none of them, and counted in `val-aux/failed`;
+    `val-aux/truncated` counts responses.
+    """
+    sources = accuracies_by_source(answers)
+    everything = list(sources.values())
+    rows = {source: [accuracies] for source, accuracies in sources.items()}
+    if everything:
+        rows["all"] = [np.concatenate(everything)]
+    # Without one of the sources the average would be of something else.
+    if len(sources) > 1 and len(sources) == len({answered.data_source for answered in answers}):
+        rows["average"] = everything
+    metrics: dict[str, float] = {}
+    for row, sets in rows.items():
+        n = sets[0].shape[1]
+        for name, found in estimates(sets).items():
+            kind = "core" if name.endswith(f"@{n}") else "aux"
+            metrics[f"val-{kind}/{row}/acc/{name}"] = found.value
+            if kind == "core":
+                prefix = "" if name.startswith("mean") else "pass_"
+                metrics[f"val-aux/{row}/acc/{prefix}low@{n}"] = found.low
+                metrics[f"val-aux/{row}/acc/{prefix}high@{n}"] = found.high
+    metrics["val-aux/failed"] = float(sum(answered.accuracies is None for answered in answers))
+    metrics["val-aux/truncated"] = float(sum(answered.truncated for answered in answers))
+    return metrics

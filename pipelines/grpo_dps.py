@@ -6,13 +6,9 @@
 Without --config it runs the built-in task (pipelines/configs/arithmetic.yaml).
 """
 
-import argparse
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,9 +24,10 @@ from cluster.start import connect
 from dps_ray import settings
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage
-from dps_ray.errors import ConfigError, DPSError, RewardError
+from dps_ray.errors import DPSError, RewardError
 from dps_ray.health import Quarantine
 from pipelines.checkpoint import Checkpoints, check_data, model_folder, storage_of, to_resume
+from pipelines.command_line import exit_code, lasting, leave, parse
 from pipelines.config_files import config_file
 from pipelines.inputs import Inputs, prepare
 from pipelines.loggers import check_installed, make_loggers
@@ -43,32 +40,24 @@ from pipelines.view import View, make_view
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0: done, or stopped by SIGTERM. 2: what was asked for is wrong, or what failed cannot be
-    mended; said in a line. 130: interrupted."""
-    options = _parse(arguments)
-    try:
+    """The exit code, as `command_line.exit_code` says."""
+    options = parse("grpo_dps", __doc__ or "", Config, arguments)
+
+    def work() -> None:
         config = settings.load(config_file(options.config or "arithmetic"), options.overrides)
         if options.print_config:
             print(settings.dump(config), end="")
-            return 0
+            return
+        command = shlex.join(["python", "-m", "pipelines.grpo_dps", *arguments])
         with make_view(config.loop.steps) as view:
-            train(
-                config,
-                view,
-                command=shlex.join(["python", "-m", "pipelines.grpo_dps", *arguments]),
-            )
-    except DPSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (StopRequested, KeyboardInterrupt) as stop:
-        print(f"stopped ({stop}); the same command continues the run", file=sys.stderr)
-        return 0 if isinstance(stop, StopRequested) and stop.signal == signal.SIGTERM else 130
-    return 0
+            train(config, view, command)
+
+    return exit_code(work, when_stopped="the same command continues the run")
 
 
 def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
     """One run, from data to report. Returns the summary, which is also in `folder/summary.json`."""
-    config = config.model_copy(update={"folder": _lasting(config.folder)})
+    config = config.model_copy(update={"folder": lasting(config.folder)})
     check_installed(config.loggers)
     storage = storage_of(config)
     base = to_resume(config, storage, tell=view.message)
@@ -169,20 +158,6 @@ def assemble(
     )
 
 
-def _lasting(folder: Path) -> Path:
-    """The folder's absolute path.
-
-    Raises:
-        ConfigError: it would be in the copy of --working-dir that Ray makes for a job, and removes after it.
-    """
-    if not folder.is_absolute() and "working_dir_files" in Path.cwd().parts:
-        raise ConfigError(
-            f"folder={folder} is relative, and this job works in a copy that Ray removes: give an absolute "
-            f"one, such as folder={Path.home() / folder}; on several nodes, one that all of them share"
-        )
-    return folder.absolute()
-
-
 def _transfer(gpus_per_engine: float) -> str:
     """How weights go to the engines: NCCL does not work between processes that share a card."""
     if gpus_per_engine == 0:
@@ -213,8 +188,18 @@ def summary_of(trainer: Trainer, inputs: Inputs, command: str) -> dict[str, Any]
         "times_sampled": {str(t): n for t, n in trainer.coordinator.times_sampled().items()},
         "model": inputs.model,
         "checkpoint": model_folder(trainer.storage, newest) if newest else None,
+        "best": _best(trainer, inputs.model) if config.checkpoint.keep_best else None,
         "command": command,
     }
+
+
+def _best(trainer: Trainer, start_policy: str) -> dict[str, Any] | None:
+    """The evaluated step with the highest accuracy on held-out prompts, and where its model is."""
+    start, best = trainer.progress.accuracy_at(0), trainer.checkpoints.best
+    if best is not None and best.accuracy is not None and (start is None or best.accuracy > start):
+        model = model_folder(trainer.storage, best)
+        return {"step": best.step, "accuracy": best.accuracy, "model": model}
+    return None if start is None else {"step": 0, "accuracy": start, "model": start_policy}
 
 
 def _method_name(config: Config) -> str:
@@ -227,33 +212,5 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(len(values), 1)
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.grpo_dps",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="settings:\n" + "\n".join(_help_lines()),
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML file, or the name of a shipped one")
-    parser.add_argument(
-        "--print-config", action="store_true", help="show the resulting configuration and exit"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="overrides, as loop.steps=100"
-    )
-    return parser.parse_args(arguments)
-
-
-def _help_lines() -> list[str]:
-    lines = []
-    for key, kind, default, description in settings.describe():
-        lines.append(f"  {key}={default}  ({kind})")
-        lines += [f"      {line.strip()}" for line in description.splitlines()]
-    return lines
-
-
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # Ray gives a job 3 s to stop, of which taking the interpreter apart would use 2
+    leave(main(sys.argv[1:]))

@@ -78,17 +78,10 @@ def prepare(config: Config, view: View) -> Inputs:
 
 def _data(config: Config) -> tuple[Any, Any]:
     """Paths of training and test data; built-in data is made first if need be."""
-    makers = {
-        "builtin:arithmetic": builtin.ensure_arithmetic,
-        "builtin:countdown": builtin.ensure_countdown,
-    }
     paths: list[Any] = []
     for index, source in enumerate((config.data.train, config.data.test)):
         if isinstance(source, str) and source.startswith("builtin:"):
-            if source not in makers:
-                key = ("data.train", "data.test")[index]
-                raise ConfigError(f"{key}={source}: built in are {', '.join(makers)}")
-            paths.append(makers[source](builtin.cache())[index])
+            paths.append(builtin.ensure(source, ("data.train", "data.test")[index])[index])
         else:
             paths.append(source)
     return paths[0], paths[1]

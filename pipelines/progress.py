@@ -18,7 +18,13 @@ class Progress:
     distinct_prompts: int = 0
     effective: list[float] = field(default_factory=list)  # effective ratio of each step's batch
     uniform: list[float] = field(default_factory=list)  # and of each probe
-    accuracy: list[dict[str, float]] = field(default_factory=list)  # mean, low, high of evaluations
+    # step, mean, low, high of evaluations
+    accuracy: list[dict[str, float]] = field(default_factory=list)
+
+    def accuracy_at(self, step: int) -> float | None:
+        """Mean accuracy on held-out prompts after this step; None if it was not measured."""
+        found = [each["mean"] for each in self.accuracy if each.get("step") == step]
+        return found[-1] if found else None
 
     def add(
         self, step: int, batch: Batch, probe: Probe | None, trained: int, seconds: float

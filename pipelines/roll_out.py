@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from actors.rollout import Rollouts, Sampling
 from actors.verifier import Verifiers
 from dps_ray.errors import DPSError, EngineError
-from dps_ray.groups import ScoredGroup
+from dps_ray.groups import Group, ScoredGroup
 from pipelines.pool import PromptPool
 
 
@@ -20,6 +20,7 @@ def roll_out(
     rollouts: Rollouts,
     verifiers: Verifiers,
     timed: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
+    generated: Callable[[], None] = lambda: None,
 ) -> list[ScoredGroup | DPSError]:
     """Generate and score k responses to each prompt; a group, or why there is none, in their order.
 
@@ -27,15 +28,19 @@ def roll_out(
 
     Args:
         timed: entered with "select", "generate", and "score" around what is left to score then.
+        generated: called for each group as soon as its k responses are there.
     """
+
+    def on_group(group: Group) -> None:
+        scoring.add(prompts[group.prompt_id], group)
+        generated()
+
     with timed("select"):
         prompts = {prompt.id: prompt for prompt in pool.prompts(ids)}
         requests = pool.requests(list(prompts.values()))
     scoring = verifiers.scoring()
     with timed("generate"):
-        groups = rollouts.generate(
-            requests, sampling, lambda group: scoring.add(prompts[group.prompt_id], group)
-        )
+        groups = rollouts.generate(requests, sampling, on_group)
     with timed("score"):
         answers = dict(zip(scoring.prompts, scoring.result(), strict=True))
     return [

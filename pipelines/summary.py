@@ -15,6 +15,8 @@ def summarize(summary: Mapping[str, Any]) -> str:
     lines = [headline(summary), *details(summary)]
     if summary.get("checkpoint"):
         lines.append(f"Trained model: {summary['checkpoint']}")
+    if (best := summary.get("best")) and best["step"] != summary["steps"]:
+        lines.append(f"Best model: {best['model']}")
     return "\n".join(lines)
 
 
@@ -41,6 +43,9 @@ def details(summary: Mapping[str, Any]) -> list[str]:
     if before and after:
         verb = "overlap" if _overlap(before, after) else "do not overlap"
         sentences.append(f"The 95% intervals, {_ends(before)} and {_ends(after)}, {verb}.")
+    if (best := summary.get("best")) and best["step"] != summary["steps"]:
+        when = f"after step {best['step']:,}" if best["step"] else "before training"
+        sentences.append(f"Accuracy was highest {when}, at {percent(best['accuracy'])}.")
     sentences.append(_gradient(summary))
     sentences.append(
         f"{summary['distinct_prompts']:,} of the pool's {summary['pool']:,} prompts were rolled out in "

@@ -16,6 +16,7 @@ produces. What is lost meanwhile is replaced within a phase, but for the learner
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ from dps_ray.groups import ScoredGroup
 from dps_ray.health import Quarantine
 from pipelines.batch import Batch, to_trajectories
 from pipelines.checkpoint import Checkpoints, records_of
-from pipelines.evaluation import evaluate
+from pipelines.evaluation import answer, metrics_of
 from pipelines.pool import PromptPool
 from pipelines.probe import Probe, drawn, probe_of
 from pipelines.progress import Progress
@@ -293,21 +294,18 @@ class Trainer:
         )
         began = time.monotonic()
         self.view.phase("eval")
-        metrics = evaluate(
-            self.test,
-            self.test.ids[: settings.max_prompts],
-            sampling,
-            self.rollouts,
-            self.verifiers,
-            self.view.progress,
+        ids = self.test.ids[: settings.max_prompts]
+        answers = answer(
+            self.test, ids, sampling, self.rollouts, self.verifiers, self.view.progress
         )
+        metrics = metrics_of(list(chain.from_iterable(answers)))
         metrics["timing_s/eval"] = time.monotonic() - began
         self._note_rollouts("eval", step)
         self.progress.evaluated = step
         self.progress.seconds += metrics["timing_s/eval"]
         accuracy = held_out_accuracy(metrics)
         if accuracy is not None:
-            self.progress.accuracy.append(accuracy._asdict())
+            self.progress.accuracy.append({"step": step, **accuracy._asdict()})
         self.log.step(step, metrics)
         self.view.step(step, metrics)
 
@@ -356,12 +354,25 @@ class Trainer:
     def save(self) -> None:
         """Have a checkpoint written while the next batch is rolled out, when it is due."""
         step, last = self.progress.step, self.config.loop.steps
-        if step == last or _due(step, self.config.checkpoint.every):
+        if step == last or _due(step, self.config.checkpoint.every) or self.is_best():
             self.begin_checkpoint()
+
+    def is_best(self) -> bool:
+        """Whether the policy as it is now is to be kept for its accuracy, and is not yet. The start policy,
+        which may be the best, is somewhere else."""
+        found = self.progress.accuracy_at(self.progress.step)
+        if not self.config.checkpoint.keep_best or found is None or self.progress.step == 0:
+            return False
+        before = [
+            self.progress.accuracy_at(0),
+            best.accuracy if (best := self.checkpoints.best) else None,
+        ]
+        return all(one is None or found > one for one in before)
 
     def begin_checkpoint(self) -> None:
         step = self.progress.step
-        if step == self.checkpoints.newest_step:
+        # One of an earlier epoch may have been made before the accuracy was measured.
+        if step == self.checkpoints.newest_step and not self.is_best():
             return
         self.checkpoints.begin(
             step,
@@ -374,6 +385,7 @@ class Trainer:
                 "progress": asdict(self.progress),
                 "quarantine": {str(i): n for i, n in self.quarantine.failures.items()},
             },
+            self.progress.accuracy_at(step),
         )
 
     def commit(self) -> None:

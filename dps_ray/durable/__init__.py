@@ -21,7 +21,7 @@ from dps_ray.durable.manifest import (
     verify,
 )
 from dps_ray.durable.observations import ObservationLog, committed
-from dps_ray.durable.retention import prune
+from dps_ray.durable.retention import best, prune
 from dps_ray.durable.snapshots import (
     read_shard,
     read_snapshot,
@@ -36,6 +36,7 @@ __all__ = [
     "Segment",
     "Storage",
     "Stored",
+    "best",
     "check_owner",
     "checkpoint_folder",
     "claim_epoch",

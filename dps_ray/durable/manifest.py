@@ -52,6 +52,8 @@ class Manifest(BaseModel):
     deepspeed_tag: str
     milestone: bool = False
     """Kept for ever."""
+    accuracy: float | None = None
+    """On held-out prompts, in [0, 1], if it was measured at this step."""
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @property

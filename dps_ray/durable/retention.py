@@ -4,19 +4,31 @@ Nothing newer than the newest manifest is touched: that may be a checkpoint in t
 """
 
 import re
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from dps_ray.durable.epochs import check_owner
 from dps_ray.durable.files import Storage
 from dps_ray.durable.local_files import UNFINISHED
-from dps_ray.durable.manifest import FOLDER, Manifest, checkpoint_folder, load, manifests, moment
+from dps_ray.durable.manifest import (
+    FOLDER,
+    Manifest,
+    Segment,
+    checkpoint_folder,
+    load,
+    manifests,
+    moment,
+)
 from dps_ray.errors import CheckpointError
 
 _OF_CHECKPOINT = re.compile(r"ckpt/e(\d+)/step=(\d+)/")
 _OF_EPOCH = re.compile(r"(?:manifests|log)/e(\d+)")
 
 
-def prune(storage: Storage, keep: int) -> list[str]:
-    """Keep the newest `keep` manifests and all milestones, with every file that one of them names.
+def prune(storage: Storage, keep: int, keep_best: bool = False) -> list[str]:
+    """Keep the newest `keep` manifests and all milestones, with every file that one of them names; and with
+    `keep_best` the one that `best` finds.
 
     Goes: other manifests, and the files of their and earlier checkpoints that no kept manifest names; of
     older epochs also files that were never finished. A manifest that cannot be read is left as it is,
@@ -44,6 +56,12 @@ def prune(storage: Storage, keep: int) -> list[str]:
         except CheckpointError:
             untouched.add(f"{checkpoint_folder(*moment(name))}/")
     kept = [m for place, m in enumerate(readable) if place < keep or m.milestone]
+    if (
+        keep_best
+        and readable
+        and (most_accurate := best(readable, readable[0].lineage)) is not None
+    ):
+        kept.append(most_accurate)
     named = {file.path for manifest in kept for file in manifest.files}
 
     gone = [f"{FOLDER}/{m.name}.json" for m in readable if m not in kept]
@@ -63,6 +81,18 @@ def prune(storage: Storage, keep: int) -> list[str]:
     for path in gone:
         storage.delete(path)
     return gone
+
+
+def best(manifests: Iterable[Manifest], lineage: Sequence[Segment]) -> Manifest | None:
+    """The manifest with the highest held-out accuracy, the earliest of equals; None when none was evaluated.
+
+    lineage: only those on this way count: a run that went back to an earlier checkpoint has nothing to do any
+        more with what came after that.
+    """
+    ends = {segment.epoch: after.after for segment, after in pairwise(lineage)}
+    ends[lineage[-1].epoch] = sys.maxsize
+    evaluated = [m for m in manifests if m.accuracy is not None and m.step <= ends.get(m.epoch, -1)]
+    return max(evaluated, key=lambda m: (m.accuracy, -m.step), default=None)
 
 
 def _moment_of(path: str) -> tuple[float, float]:

@@ -11,13 +11,15 @@ from dps_ray.errors import ConfigError
 from pipelines.checkpoint import FREE
 
 # What all runs share, unless it is overridden for all of them. Everyone trains on partial groups alone, so
-# that partial credit gives no method more signal than another; only some refill their batch.
+# that partial credit gives no method more signal than another; only some refill their batch. Nobody is measured
+# by the best of its evaluations.
 FAIR = (
     "loop.filter_groups=true",
     "loop.max_gen_batches=1",
     "eval.every=10",
     "probe.every=10",
     "probe.prompts=64",
+    "checkpoint.keep_best=false",
 )
 ENTRIES: dict[str, tuple[str, ...]] = {
     "uniform": ("method=uniform",),

@@ -38,6 +38,17 @@ def test_ranks_are_packed_in_one_group_and_each_engine_has_its_own():
     assert asked.totals == {"GPU": 6, "CPU": 4}
 
 
+def test_without_training_there_are_engines_and_verifiers_only():
+    asked = plan(load(*ON_GPUS, "resources.verifiers.workers=3"), training=False)
+    assert asked.groups == (
+        Group("STRICT_PACK", (Bundle("rollout engine 0", {"GPU": 2, "CPU": 1}),)),
+    )
+    assert asked.rollout.seats == (Seat(0, 0),)
+    assert (asked.learner.actors, asked.beliefs.actors) == ((), ())
+    assert len(asked.verifiers.actors) == 3
+    assert asked.totals == {"GPU": 2, "CPU": 1}
+
+
 def test_shards_and_verifiers_reserve_nothing_but_what_names_their_nodes():
     placement = Placement(
         plan(

@@ -7,6 +7,7 @@ from dps_ray.durable import (
     ObservationLog,
     Segment,
     Storage,
+    best,
     checkpoint_folder,
     claim_epoch,
     commit,
@@ -24,7 +25,7 @@ def storage(tmp_path):
     return Storage.at(tmp_path / "run")
 
 
-def checkpoint(storage, epoch, step, shared=(), milestone=False):
+def checkpoint(storage, epoch, step, shared=(), milestone=False, accuracy=None, lineage=None):
     """A checkpoint of one new file, and of `shared` ones written before."""
     new = storage.write(
         f"{checkpoint_folder(epoch, step)}/beliefs.arrow", f"{epoch} {step}".encode()
@@ -33,7 +34,7 @@ def checkpoint(storage, epoch, step, shared=(), milestone=False):
         epoch=epoch,
         step=step,
         files=(new, *shared),
-        lineage=(Segment(epoch, 0),),
+        lineage=lineage or (Segment(epoch, 0),),
         dataset_fingerprint="f00d",
         config_hash="c0de",
         weight_version=step,
@@ -42,6 +43,7 @@ def checkpoint(storage, epoch, step, shared=(), milestone=False):
         zero_stage=1,
         deepspeed_tag="",
         milestone=milestone,
+        accuracy=accuracy,
     )
     commit(storage, manifest)
     return manifest
@@ -57,6 +59,47 @@ def test_the_newest_and_the_milestones_stay(storage):
         f"ckpt/e0001/step={step:08}/beliefs.arrow" for step in (20, 40, 50)
     ]
     assert len(gone) == 4
+
+
+def test_the_most_accurate_stays_until_a_better_one_comes(storage):
+    claim_epoch(storage)
+    kept = []
+    for step, accuracy in zip(range(10, 70, 10), (0.3, 0.5, None, 0.4, 0.5, 0.6), strict=True):
+        checkpoint(storage, 1, step, accuracy=accuracy)
+        prune(storage, keep=1, keep_best=True)
+        kept.append([int(name[-2:]) for name in manifests(storage)])
+    # Of equals the earlier: the later one was trained for longer to no effect.
+    assert kept == [[10], [20], [30, 20], [40, 20], [50, 20], [60]]
+    for name in manifests(storage):
+        verify(storage, load(storage, name))
+
+
+def test_without_being_asked_for_the_most_accurate_goes_as_others_do(storage):
+    claim_epoch(storage)
+    checkpoint(storage, 1, 10, accuracy=0.9)
+    checkpoint(storage, 1, 20, accuracy=0.1)
+    prune(storage, keep=1)
+    assert manifests(storage) == ["e0001.00000020"]
+
+
+def test_what_a_run_went_back_from_is_not_its_best(storage):
+    claim_epoch(storage)
+    for step, accuracy in ((10, 0.3), (20, 0.2), (30, 0.9)):
+        checkpoint(storage, 1, step, accuracy=accuracy)
+    claim_epoch(storage)
+    lineage = (Segment(1, 0), Segment(2, 20))  # the checkpoint of step 30 was not taken up
+    for step in (30, 40):
+        newest = checkpoint(storage, 2, step, accuracy=0.1, lineage=lineage)
+    assert best([load(storage, name) for name in manifests(storage)], newest.lineage).step == 10
+    prune(storage, keep=2, keep_best=True)
+    assert manifests(storage) == ["e0002.00000040", "e0002.00000030", "e0001.00000010"]
+
+
+def test_without_an_evaluation_there_is_no_best(storage):
+    claim_epoch(storage)
+    newest = checkpoint(storage, 1, 10)
+    assert best([newest], newest.lineage) is None
+    assert best([], newest.lineage) is None
 
 
 def test_what_a_kept_manifest_names_stays_whichever_checkpoint_wrote_it(storage):

@@ -1,6 +1,8 @@
 """Whole runs of the main job, small and real: Ray, vLLM, DeepSpeed, two of everything."""
 
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dps_ray import BeliefStore
-from dps_ray.durable import committed, reshard
+from dps_ray.durable import Storage, committed, load, manifests, reshard
 from dps_ray.prompts import PromptTable
 from pipelines.checkpoint import model_folder
 from pipelines.comparison.replay import read_probes
@@ -42,6 +44,10 @@ def test_a_run_leaves_metrics_summary_report_and_events(finished):
         n for times, n in summary["times_sampled"].items() if times != "0"
     )
     assert 0 <= summary["accuracy_before"]["low"] <= summary["accuracy_after"]["high"] <= 1
+    evaluated = {m["step"]: m["val-core/all/acc/mean@4"] for m in metrics if "val-aux/failed" in m}
+    assert summary["best"]["accuracy"] == max(evaluated.values())
+    assert evaluated[summary["best"]["step"]] == summary["best"]["accuracy"]
+    assert Path(summary["best"]["model"], "config.json").exists()
     assert (finished / "report.html").exists()
     assert list((finished / "tensorboard").glob("events*"))
     assert {p.name for p in (finished / "logs").iterdir()} >= {"rollout-1.log", "learner-1.log"}
@@ -125,16 +131,69 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
 """
 
 
-def test_a_reward_function_that_fails_on_some_prompts_skips_and_counts_them(
-    tmp_path, able_policy, chains, capsys
-):
-    (tmp_path / "reward.py").write_text(REWARD.format(fails="len(ground_truth) > 30"))
-    folder = tmp_path / "run"
-    reward = f"data.reward={tmp_path / 'reward.py'}:compute_score"
-    assert run(folder, able_policy, chains, reward, "loop.steps=2", "loop.batch_size=24") == 0
+# Everything is right in the second evaluation, after step 1, and wrong in those before and after it.
+BY_EVALUATION = """
+tested = 0
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    global tested
+    if extra_info["split"] == "test":
+        tested += 1
+        return float(80 < tested <= 160)
+    if len(ground_truth) > 30:
+        raise ZeroDivisionError("on purpose")
+    return float(solution_str == ground_truth)
+"""
+
+
+@pytest.fixture(scope="module")
+def scored_by_the_users(tmp_path_factory, able_policy, chains):
+    """The folder of a run of 2 steps with a reward function of the user's own, and what it printed."""
+    folder, said = tmp_path_factory.mktemp("scored"), io.StringIO()
+    (folder / "reward.py").write_text(BY_EVALUATION)
+    with redirect_stdout(said):
+        code = run(
+            folder / "run",
+            able_policy,
+            chains,
+            f"data.reward={folder / 'reward.py'}:compute_score",
+            "loop.steps=2",
+            "loop.batch_size=24",
+            "eval.every=1",
+            "checkpoint.every=0",
+            "checkpoint.keep=1",
+        )
+    assert code == 0
+    return folder / "run", said.getvalue()
+
+
+def test_the_checkpoint_of_the_best_evaluated_step_is_made_and_kept(scored_by_the_users):
+    folder, said = scored_by_the_users
+    assert [m["val-core/all/acc/mean@4"] for m in read_metrics(folder)] == [0, 1, 0]
+    storage = Storage.at(folder)
+    kept = [load(storage, name) for name in manifests(storage)]
+    assert [(manifest.step, manifest.accuracy) for manifest in kept] == [(2, 0), (1, 1)]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["best"] == {
+        "step": 1,
+        "accuracy": 1,
+        "model": model_folder(storage, kept[1]),
+    }
+    assert f"Best model: {summary['best']['model']}" in said
+    start, best, last = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        for path in (summary["model"], summary["best"]["model"], summary["checkpoint"])
+    )
+    weights = [model.lm_head.weight for model in (start, best, last)]
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+
+
+def test_a_reward_function_that_fails_on_some_prompts_skips_and_counts_them(scored_by_the_users):
+    folder, said = scored_by_the_users
     steps = [m for m in read_metrics(folder) if "critic/rewards/mean" in m]
     assert sum(m["rollouts/skipped"] for m in steps) > 0
-    assert "ZeroDivisionError: on purpose" in capsys.readouterr().out
+    assert "ZeroDivisionError: on purpose" in said
     # A failed group is neither an answer nor an observation.
     summary = json.loads((folder / "summary.json").read_text())
     observed = sum(int(t) * n for t, n in summary["times_sampled"].items())

@@ -35,6 +35,16 @@ def test_a_clear_rise_is_told_in_plain_words():
     ]
 
 
+def test_a_best_step_that_is_not_the_last_is_told_with_its_model():
+    best = {"step": 40, "accuracy": 0.55, "model": "runs/a/ckpt/e0001/step=00000040/model"}
+    words = summarize(account(best=best)).splitlines()
+    assert words[2] == "Accuracy was highest after step 40, at 55.0%."
+    assert words[-1] == "Best model: runs/a/ckpt/e0001/step=00000040/model"
+    words = summarize(account(best={**best, "step": 0, "model": "models/start"}))
+    assert "highest before training, at 55.0%" in words
+    assert "highest" not in summarize(account(best={**best, "step": 60}))
+
+
 def test_a_rise_within_the_intervals_is_not_called_one():
     words = summarize(account(accuracy_after=interval(0.29)))
     assert "went from 24.0% to 29.0%, which may be chance" in words

@@ -1,0 +1,88 @@
+"""Accuracy on test prompts: mean@n and pass@m of each prompt, and their means with an interval.
+
+    accuracies (p, n) of a test set ──measures──> {"mean@n": (p,), "pass@m": (p,), ...} ──estimate──> Estimate
+
+p prompts were answered n times each. All functions are pure, and give the same for the same input.
+"""
+
+from collections.abc import Sequence
+from math import comb
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEVEL = 0.95
+_RESAMPLES = 2000
+
+
+class Estimate(NamedTuple):
+    """A mean over prompts, or of such means over test sets, and the ends of its 95% bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def measures(accuracies: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """What each prompt of a test set came to: arrays (p,), by name.
+
+    accuracies: (p, n) in [0, 1], of n responses to each of p prompts. A response is right when its accuracy is
+        1; partial credit counts for mean@n only.
+
+    `mean@n` is the mean accuracy ("avg@n" in papers). `pass@m`, for each m of `draws(n)`, is the chance that one
+    of m responses is right.
+    """
+    n = accuracies.shape[1]
+    successes = (accuracies == 1).sum(axis=1)
+    return {
+        f"mean@{n}": accuracies.mean(axis=1),
+        **{f"pass@{m}": pass_at(successes, n, m) for m in draws(n)},
+    }
+
+
+def draws(n: int) -> list[int]:
+    """The m for which pass@m is given when there are n responses: powers of two below n, and n."""
+    return [*(2**i for i in range((n - 1).bit_length())), n]
+
+
+def pass_at(successes: NDArray[np.int64], n: int, m: int) -> NDArray[np.float64]:
+    """Chance that at least one of m responses is right, estimated without bias from n responses: float64 (p,).
+
+        1 - C(n - c, m) / C(n, m)      c of the n were right; Chen et al. 2021, arXiv 2107.03374, equation 1
+
+    which is the share of all choices of m among the n that hold a right one. verl's `best@m/mean` chooses with
+    replacement and is smaller for it.
+
+    successes: (p,) c of each prompt, from 0 to n.
+
+    Raises:
+        ValueError: m is not from 1 to n.
+    """
+    if not 1 <= m <= n:
+        raise ValueError(f"pass@{m} needs m from 1 to the {n} responses there are")
+    of_successes = np.array([1 - comb(n - c, m) / comb(n, m) for c in range(n + 1)])
+    return of_successes[successes]
+
+
+def estimate(sets: Sequence[NDArray[np.float64]]) -> Estimate:
+    """The mean over test sets of each one's mean over its prompts, with an interval; of a single set, its mean.
+
+    sets: one value a prompt, (p,) each, none empty.
+
+    The interval is of the percentile bootstrap: prompts are drawn again within each set. So it holds both that
+    other prompts might have been asked and that these might have been answered otherwise. It is empty where all
+    prompts of a set came to the same.
+    """
+    rng = np.random.default_rng(0)
+    means = np.mean([_resampled_means(values, rng) for values in sets], axis=0)
+    low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return Estimate(float(np.mean([values.mean() for values in sets])), float(low), float(high))
+
+
+def _resampled_means(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Means of as many values, drawn with replacement: (resamples,)."""
+    # n responses give n + 1 values at the most: how often each is drawn is enough to know.
+    distinct, counts = np.unique(values, return_counts=True)
+    drawn = rng.multinomial(len(values), counts / len(values), size=_RESAMPLES)
+    return drawn @ distinct / len(values)

