@@ -1,5 +1,6 @@
 """Data in verl's Parquet schema, and models, ready to train on.
 
+    python -m pipelines.prepare sums --out data/sums
     python -m pipelines.prepare smollm2 --out models/smollm2
 
 What is written appears under its name when it is complete; the last lines say what it is, and the command
@@ -14,9 +15,11 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from dps_ray.errors import DPSError
-from pipelines.prepare import smollm2
+from pipelines.prepare import arithmetic, smollm2, sums
 
 TASKS = {
+    "arithmetic": (arithmetic, "chains of arithmetic modulo 10, for the built-in start policy"),
+    "sums": (sums, "plain arithmetic in few tokens, for small pretrained models"),
     "smollm2": (smollm2, "SmolLM2-135M-Instruct, a small real model, as a Hugging Face folder"),
 }
 
