@@ -1,6 +1,7 @@
 """Data in verl's Parquet schema, and models, ready to train on.
 
-    python -m pipelines.prepare sums --out data/sums
+    python -m pipelines.prepare countdown --out data/countdown --train 100000
+    python -m pipelines.prepare math --from my_problems.jsonl --out data/mine
     python -m pipelines.prepare smollm2 --out models/smollm2
 
 What is written appears under its name when it is complete; the last lines say what it is, and the command
@@ -15,10 +16,13 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from dps_ray.errors import DPSError
-from pipelines.prepare import arithmetic, smollm2, sums
+from pipelines.prepare import arithmetic, countdown, math, smollm2, sums
 
 TASKS = {
+    "countdown": (countdown, "reach a target from three or four numbers"),
+    "countdown4": (countdown, "reach a target from four numbers"),
     "arithmetic": (arithmetic, "chains of arithmetic modulo 10, for the built-in start policy"),
+    "math": (math, "problems with answers from files of your own"),
     "sums": (sums, "plain arithmetic in few tokens, for small pretrained models"),
     "smollm2": (smollm2, "SmolLM2-135M-Instruct, a small real model, as a Hugging Face folder"),
 }
@@ -38,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         module.add_arguments(task)
     options = parser.parse_args(arguments)
     try:
-        TASKS[options.task][0].run(options, Console(soft_wrap=True, highlight=False))
+        TASKS[options.task][0].run(options, Console(soft_wrap=True, markup=False, highlight=False))
     except DPSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,11 +12,13 @@ from rich.console import Console
 
 from dps_ray.tasks import arithmetic
 from pipelines.prepare.distinct import by_level
-from pipelines.prepare.rows import Row, add_generated, write_generated
+from pipelines.prepare.output import add_output
+from pipelines.prepare.rows import Row, add_sizes, write_generated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_generated(parser, train=3300, test=440)
+    add_output(parser)
+    add_sizes(parser, train=3300, test=440)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:

@@ -1,6 +1,7 @@
 """Writing rows of verl's schema as train and test sets, with progress, and saying what was written."""
 
 import argparse
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -19,7 +20,7 @@ from rich.progress import (
 
 from dps_ray.errors import DataError
 from dps_ray.prompt_files import write_prompts
-from pipelines.prepare.output import add_output, whole_folder
+from pipelines.prepare.output import whole_folder
 
 Row = dict[str, Any]
 
@@ -49,7 +50,7 @@ def write_splits(
 ) -> None:
     """Writes the splits to `options.out`, all or none, and says so and how to train on them.
 
-    Of the splits, training is told to use those named train and test, and `model` as the model.
+    `model` is the override that names the model in that command.
 
     Raises:
         DataError: there is something in the folder already, or rows are of different types.
@@ -65,14 +66,30 @@ def write_splits(
     console.print(f"train on it: {_command(options.out, written, model)}")
 
 
-def add_generated(parser: argparse.ArgumentParser, train: int, test: int) -> None:
-    """The options of a data set that is generated."""
-    add_output(parser)
+def add_sizes(
+    parser: argparse.ArgumentParser, train: int | None, test: int, from_file: bool = False
+) -> None:
+    """The options of how many prompts there are to be, with their defaults, and of the seed.
+
+    With `from_file` a user's file may be the source, of which all rows are taken: `options.train` is
+    None then unless it is given.
+    """
+    usual = [f"{train:,}"] if train else []
+    usual += ["all of --from"] if from_file else []
     parser.add_argument(
-        "--train", type=_count, default=train, metavar="N", help=f"prompts to train on ({train:,})"
+        "--train",
+        type=_count,
+        default=None if from_file else train,
+        metavar="N",
+        help=f"prompts to train on ({', or '.join(usual)})",
     )
     parser.add_argument(
-        "--test", type=_count, default=test, metavar="N", help=f"prompts to test on ({test:,})"
+        "--test",
+        type=_count,
+        default=test,
+        metavar="N",
+        help=f"prompts to test on ({test:,}"
+        f"{', held out of --from if there is no --test-from' if from_file else ''})",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed, the same files (0)")
 
@@ -119,7 +136,7 @@ def _shown(split: Split, console: Console) -> Iterator[Mapping[str, Any]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task(split.name, total=split.size)
+        task, done = bar.add_task(split.name, total=split.size), -1
         for done, row in enumerate(split.rows):
             if done % 256 == 0:
                 bar.update(task, completed=done)
@@ -130,13 +147,16 @@ def _shown(split: Split, console: Console) -> Iterator[Mapping[str, Any]]:
                         f"{split.name}: {done:,} of {split.size:,} ({rate:,.0f} a second)"
                     )
             yield row
+    if done < 0:
+        raise DataError(f"no rows are left for {split.name}.parquet")
 
 
-def _command(out: Path, written: Mapping[str, int], model: str) -> str:
-    parts = [
-        f"data.{name}={out / f'{name}.parquet'}" for name in ("train", "test") if name in written
-    ]
-    return " ".join(["python -m pipelines.grpo_dps", *parts, *([model] if model else [])])
+def _command(out: Path, written: Iterable[str], model: str) -> str:
+    """How to train on what was written: `written` are the names of splits."""
+    tests = [str(out / f"{name}.parquet") for name in written if name != "train"]
+    test = tests[0] if len(tests) == 1 else f"[{','.join(tests)}]"
+    parts = [f"data.train={out / 'train.parquet'}", f"data.test={test}", model]
+    return shlex.join(["python", "-m", "pipelines.grpo_dps", *filter(None, parts)])
 
 
 def _count(text: str) -> int:

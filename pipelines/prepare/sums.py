@@ -12,7 +12,8 @@ from rich.console import Console
 
 from dps_ray.tasks import sums
 from pipelines.prepare.distinct import by_level
-from pipelines.prepare.rows import Row, add_generated, write_generated
+from pipelines.prepare.output import add_output
+from pipelines.prepare.rows import Row, add_sizes, write_generated
 
 TEMPLATES = {
     "bare": "{} =",
@@ -22,7 +23,8 @@ TEMPLATES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_generated(parser, train=2000, test=256)
+    add_output(parser)
+    add_sizes(parser, train=2000, test=256)
     parser.add_argument(
         "--levels",
         nargs="+",

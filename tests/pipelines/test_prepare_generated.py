@@ -1,9 +1,11 @@
 """Generated data sets: no repeats, the same by seed, ready to train on, and whole or not there."""
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,7 +16,7 @@ from pipelines.prepare import rows, sums
 from pipelines.prepare.__main__ import main
 from pipelines.prepare.distinct import Seen, by_level
 
-GENERATED = ["arithmetic", "sums"]
+GENERATED = ["arithmetic", "countdown", "countdown4", "sums"]
 SMALL = ["--train", "60", "--test", "20"]
 
 
@@ -71,6 +73,72 @@ def test_by_default_arithmetic_is_the_built_in_data(tmp_path):
     assert prepare("arithmetic", tmp_path / "data") == 0
     for file in builtin.ensure_arithmetic(tmp_path / "cache"):
         assert pq.read_table(file) == pq.read_table(tmp_path / "data" / file.name)
+
+
+# Countdown
+
+
+@pytest.mark.parametrize(("task", "counts"), [("countdown", {3, 4}), ("countdown4", {4})])
+def test_countdown_has_as_many_numbers_as_its_name_says(task, counts, tmp_path):
+    assert prepare(task, tmp_path / "data", *SMALL) == 0
+    for prompt in read(tmp_path / "data" / "train.parquet"):
+        truth = json.loads(prompt.ground_truth)
+        assert len(truth["numbers"]) == prompt.extra_info["numbers"]
+        assert str(truth["numbers"]) in prompt.messages[-1]["content"]
+    found = {p.extra_info["numbers"] for p in read(tmp_path / "data" / "train.parquet")}
+    assert found == counts
+
+
+def test_countdown_is_the_built_in_data_by_default_and_has_a_prompt_for_base_models(tmp_path):
+    assert prepare("countdown", tmp_path / "chat") == 0
+    for file in builtin.ensure_countdown(tmp_path / "cache"):
+        assert pq.read_table(file) == pq.read_table(tmp_path / "chat" / file.name)
+    assert prepare("countdown", tmp_path / "base", "--style", "base", *SMALL) == 0
+    for prompt in read(tmp_path / "base" / "train.parquet"):
+        (message,) = prompt.messages
+        assert message["content"].endswith("<think>")
+
+
+@pytest.mark.parametrize("numbers", ["nums", "numbers"])
+def test_countdown_problems_of_a_users_file(numbers, tmp_path):
+    rows = [{"target": 24 + i, numbers: [4, 6, 1 + i]} for i in range(30)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
+    mine = ("--from", str(tmp_path / "mine.parquet"), "--test", "10")
+    assert prepare("countdown", tmp_path / "data", *mine) == 0
+    train, test = (read(tmp_path / "data" / f"{name}.parquet") for name in ("train", "test"))
+    assert (len(train), len(test)) == (20, 10)
+    truths = [json.loads(p.ground_truth) for p in train + test]
+    assert sorted(truth["target"] for truth in truths) == list(range(24, 54))
+    right = compute_score(
+        "countdown", "<answer>4 * 6 * 1</answer>", {"target": 24, "numbers": [4, 6, 1]}
+    )
+    assert right["acc"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"target": None, "nums": [1, 2]}, "row 3, column 'target': is None"),
+        ({"target": 1.5, "nums": [1, 2]}, "row 3, column 'target': is 1.5"),
+        ({"target": 3, "nums": None}, "row 3, column 'nums': is None"),
+        ({"target": 3, "nums": []}, "row 3, column 'nums': is []"),
+        ({"target": 3, "nums": [1, "2"]}, "row 3, column 'nums': is [1, '2']"),
+        ({"target": 3, "nums": "1 2"}, "row 3, column 'nums': is '1 2'"),
+    ],
+)
+def test_a_bad_countdown_row_is_named_and_nothing_is_left(row, said, tmp_path, capsys):
+    file = tmp_path / "mine.jsonl"
+    rows = [{"target": 3 + i, "nums": [1, 2 + i]} for i in range(3)]
+    file.write_text("".join(json.dumps(r) + "\n" for r in [*rows, row]))
+    assert prepare("countdown", tmp_path / "data", "--from", str(file), "--test", "1") == 2
+    assert f"{file}, {said}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_countdown_without_its_columns_is_an_error_that_names_them(tmp_path, capsys):
+    (tmp_path / "mine.jsonl").write_text('{"goal": 3, "nums": [1, 2]}')
+    assert prepare("countdown", tmp_path / "data", "--from", str(tmp_path / "mine.jsonl")) == 2
+    assert "mine.jsonl has no column 'target' (it has: goal, nums)" in capsys.readouterr().err
 
 
 # Plain arithmetic
