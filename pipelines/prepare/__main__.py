@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from dps_ray.errors import DPSError
-from pipelines.prepare import arithmetic, countdown, math, smollm2, sums
+from pipelines.prepare import arithmetic, countdown, geometry, math, smollm2, sums
 
 TASKS = {
     "countdown": (countdown, "reach a target from three or four numbers"),
     "countdown4": (countdown, "reach a target from four numbers"),
     "arithmetic": (arithmetic, "chains of arithmetic modulo 10, for the built-in start policy"),
     "math": (math, "problems with answers from files of your own"),
+    "geometry": (geometry, "problems with pictures, drawn, or from a file of your own"),
     "sums": (sums, "plain arithmetic in few tokens, for small pretrained models"),
     "smollm2": (smollm2, "SmolLM2-135M-Instruct, a small real model, as a Hugging Face folder"),
 }

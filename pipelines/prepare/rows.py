@@ -98,6 +98,7 @@ def write_generated(
     options: argparse.Namespace,
     console: Console,
     rows: Iterator[Row],
+    row_group_size: int = 1024,
     model: str = "model.path=MODEL",
 ) -> None:
     """`write_splits` of `options.test` rows and then `options.train` more, from one stream.
@@ -120,7 +121,10 @@ def write_generated(
             )
 
     sizes = {"test": options.test, "train": options.train}
-    splits = [Split(name, taken(name, size), size) for name, size in sizes.items()]
+    splits = [
+        Split(name, taken(name, size), size, row_group_size=row_group_size)
+        for name, size in sizes.items()
+    ]
     write_splits(options, console, splits, model)
 
 
