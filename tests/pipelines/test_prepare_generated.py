@@ -2,6 +2,9 @@
 
 import json
 import random
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -240,6 +243,20 @@ def test_an_interrupted_run_leaves_nothing(before, tmp_path, monkeypatch, capsys
     assert "nothing was written" in capsys.readouterr().err
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
     assert out.exists() == before
+
+
+def test_a_program_that_is_told_to_stop_leaves_nothing(tmp_path):
+    command = ["countdown", "--train", "10_000_000", "--out", str(tmp_path / "data")]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.prepare", *command], stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob(".preparing-*/test.parquet")):
+        assert started.poll() is None
+        time.sleep(0.05)
+    started.terminate()
+    assert "nothing was written" in started.communicate(timeout=60)[1]
+    assert started.returncode == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", ["0", "-3", "many"])
