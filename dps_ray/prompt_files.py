@@ -182,11 +182,14 @@ def message_texts(prompts: pa.ListArray) -> pa.StringArray:
 
 
 def write_prompts(
-    path: str | Path, rows: Iterable[Mapping[str, Any]], row_group_size: int = 1024
+    path: str | Path,
+    rows: Iterable[Mapping[str, Any]],
+    row_group_size: int = 1024,
+    schema: pa.Schema | None = None,
 ) -> int:
     """Writes rows of verl's schema to a Parquet file made for random reads; returns their number.
 
-    The types are those of the first row group. The file appears under its name only when it is
+    Without a schema the types are those of the first row group. The file appears under its name only when it is
     complete. DataError when there are no rows, or a later row is of another type.
     """
     path, remaining = Path(path), iter(rows)
@@ -194,7 +197,7 @@ def write_prompts(
     first = next(groups, None)
     if first is None:
         raise DataError(f"there are no prompts to write to {path}")
-    schema = _table(first, None, 0, path).schema
+    schema = _table(first, schema, 0, path).schema
     aside, written = path.with_name(f".{path.name}.{os.getpid()}"), 0
     try:
         with pq.ParquetWriter(aside, schema) as writer:

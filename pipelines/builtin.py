@@ -3,17 +3,14 @@
 import hashlib
 import json
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dps_ray.errors import ConfigError
 from dps_ray.prompt_files import write_prompts
-from dps_ray.tasks import arithmetic, countdown
 from dps_ray.tasks.countdown import PromptStyle
-
-Row = dict[str, Any]
+from pipelines.prepare import arithmetic, countdown
+from pipelines.prepare.rows import Row, in_split
 
 
 def cache() -> Path:
@@ -30,15 +27,14 @@ def ensure_arithmetic(
     20 levels; a level that has no more of its own is passed over (chains of one sum: 80 prompts,
     of which the test takes its share first), so the others have a few more.
     """
-    return _ensure(folder, "arithmetic", _distinct_chains(random.Random(seed)), pool, test)
+    return _ensure(folder, "arithmetic", arithmetic.rows(seed), pool, test)
 
 
 def ensure_countdown(
     folder: Path, seed: int = 0, pool: int = 2000, test: int = 512, style: PromptStyle = "chat"
 ) -> tuple[Path, Path]:
     """The paths of training and test prompts of Countdown, made if not there; none occurs twice."""
-    problems = _distinct_countdowns(random.Random(seed), style)
-    return _ensure(folder, "countdown", problems, pool, test)
+    return _ensure(folder, "countdown", countdown.rows(seed, style), pool, test)
 
 
 def ensure(source: str, key: str) -> tuple[Path, Path]:
@@ -60,7 +56,7 @@ def _ensure(
 ) -> tuple[Path, Path]:
     # Both are drawn from one stream without repeats, the test first.
     rows = {
-        split: [_in_split(next(problems), split, index) for index in range(size)]
+        split: [in_split(next(problems), split, index) for index in range(size)]
         for split, size in (("test", test), ("train", pool))
     }
     # Named by a hash of the rows: files of an older generator are never taken for today's.
@@ -71,46 +67,3 @@ def _ensure(
             file.parent.mkdir(parents=True, exist_ok=True)
             write_prompts(file, rows[split])
     return files["train"], files["test"]
-
-
-def _in_split(row: Row, split: str, index: int) -> Row:
-    return {**row, "extra_info": {"split": split, "index": index, **row["extra_info"]}}
-
-
-def _distinct_chains(rng: random.Random) -> Iterator[Row]:
-    seen: dict[arithmetic.Level, set[str]] = {level: set() for level in arithmetic.LEVELS}
-    while True:
-        for level, prompts in seen.items():
-            if len(prompts) == arithmetic.distinct_problems(level):
-                continue
-            prompt = arithmetic.make_problem(level, rng)
-            while prompt in prompts:
-                prompt = arithmetic.make_problem(level, rng)
-            prompts.add(prompt)
-            yield {
-                "data_source": "arithmetic",
-                "prompt": [{"role": "user", "content": prompt}],
-                "ability": "arithmetic",
-                "reward_model": {
-                    "style": "rule",
-                    "ground_truth": arithmetic.demonstration(prompt),
-                },
-                "extra_info": {"level": str(level)},
-            }
-
-
-def _distinct_countdowns(rng: random.Random, style: PromptStyle) -> Iterator[Row]:
-    seen = set()
-    while True:
-        problem = countdown.make_problem(rng)
-        key = (problem.target, *sorted(problem.numbers))
-        if key in seen:
-            continue
-        seen.add(key)
-        yield {
-            "data_source": "countdown",
-            "prompt": countdown.prompt_messages(problem, style),
-            "ability": "math",
-            "reward_model": {"style": "rule", "ground_truth": countdown.ground_truth(problem)},
-            "extra_info": {"numbers": len(problem.numbers)},
-        }

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from dps_ray.errors import RewardError
-from dps_ray.tasks import arithmetic, countdown
+from dps_ray.tasks import arithmetic, countdown, sums
 
 VERIFIERS: dict[str, Callable[[str, Any], dict[str, float]]] = {
     "arithmetic": arithmetic.score,
     "countdown": countdown.score,
+    "sums": sums.score,
 }
 
 

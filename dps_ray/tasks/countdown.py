@@ -15,7 +15,7 @@ import operator
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
@@ -47,13 +47,13 @@ class Problem(NamedTuple):
     solution: str
 
 
-def make_problem(rng: random.Random) -> Problem:
-    """A solvable problem with three or four numbers.
+def make_problem(rng: random.Random, counts: Sequence[int] = (3, 4)) -> Problem:
+    """A solvable problem with one of these counts of numbers.
 
     The target is found by combining the numbers at random, so that a solution exists; draws whose
     result is outside `TARGETS` or already among the numbers are drawn again.
     """
-    count = rng.choice((3, 4))
+    count = rng.choice(counts)
     while True:
         numbers = [rng.choice(NUMBERS) for _ in range(count)]
         target, solution = _combine_at_random(numbers, rng)

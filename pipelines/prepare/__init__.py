@@ -1,0 +1,1 @@
+"""Data and models as training wants them: `python -m pipelines.prepare --help`."""

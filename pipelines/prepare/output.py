@@ -1,0 +1,65 @@
+"""A folder of output that is there whole or not at all."""
+
+import argparse
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dps_ray.durable import local_files
+from dps_ray.errors import DataError
+
+
+@contextmanager
+def whole_folder(out: Path, force: bool) -> Iterator[Path]:
+    """A folder to write into, whose content appears in `out` when the block ends without an error.
+
+    It lies beside `out`, or in it if it is there already. Whatever ends the block early, Ctrl-C
+    too, nothing of it is left and `out` is as it was. At the end the files are made durable; then
+    a new `out` gets its name, while into one that is there they are moved one by one.
+
+    Raises:
+        DataError: `out` is no folder, or holds files already and `force` is False. With `force`
+            files of the same names are replaced, and others stay.
+    """
+    check_vacant(out, force)
+    there = out.is_dir()
+    home = out if there else next(parent for parent in out.absolute().parents if parent.is_dir())
+    aside = home / f".preparing-{out.absolute().name}-{os.getpid()}"
+    try:
+        aside.mkdir()
+        yield aside
+        for file in aside.iterdir():
+            local_files.sync(file)
+        if there:
+            for file in sorted(aside.iterdir()):
+                os.replace(file, out / file.name)
+        else:
+            local_files.make_folder(out.absolute().parent)
+            aside.rename(out)
+        local_files.sync(out)
+        local_files.sync(out.absolute().parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_vacant(out: Path, force: bool) -> None:
+    """DataError unless output may go to this folder; see `whole_folder`."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"--out {out} is a file; name a folder")
+    if not force and out.is_dir() and any(out.iterdir()):
+        raise DataError(
+            f"--out {out} holds files already; name another folder, or add --force to replace "
+            "those of the same names"
+        )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The options that say where output goes."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace files of the same names in a folder that is there",
+    )
