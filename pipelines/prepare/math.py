@@ -9,6 +9,7 @@ answer is in its last \boxed{}, or one that ends in "#### 72".
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from pipelines.prepare.rows import Row, add_sizes
 PROBLEM = ("problem", "question", "prompt", "Problem", "Question")
 ANSWER = ("answer", "final_answer", "ground_truth", "Answer", "solution", "Solution")
 KEPT = ("level", "subject", "type", "subfield", "difficulty", "source", "unique_id", "id")
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # what is escaped is none
 INSTRUCTION = r"Let's think step by step and output the final answer within \boxed{}."
 
 
@@ -172,10 +174,10 @@ def last_boxed(text: str) -> str | None:
         return None
     start += len(r"\boxed{")
     depth = 1
-    for place in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
+    for found in _BRACES.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(found.group(), 0)
         if depth == 0:
-            return text[start:place]
+            return text[start : found.start()]
     return None
 
 
