@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         TASKS[options.task][0].run(options, Console(soft_wrap=True, markup=False, highlight=False))
-    except DPSError as error:
+    except (DPSError, OSError) as error:  # a full disk, a folder that is not ours
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
