@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
-from dps_ray.errors import DataError
-from dps_ray.tasks import VERIFIERS
+from dps_ray.errors import DataError, RewardError
+from dps_ray.tasks import compute_score
 from pipelines.prepare.from_files import (
     MISSING,
     Source,
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     }
     train = _source(options.source, options.data_source, options)
     write_from_files(options, console, train, tests)
-    unknown = sorted({options.data_source, *tests} - set(VERIFIERS))
+    unknown = [name for name in (options.data_source, *tests) if not _has_verifier(name)]
     if unknown:
         console.print(
             f"there is no built-in verifier for {', '.join(unknown)}: train with data.reward=FILE.py:FUNCTION"
@@ -145,6 +145,14 @@ def _source(file: Path, data_source: str, options: argparse.Namespace) -> Source
         }
 
     return Source(records, row, schema(dict.fromkeys(kept, pa.string()), truth))
+
+
+def _has_verifier(data_source: str) -> bool:
+    try:
+        compute_score(data_source, "", "1")
+    except RewardError:
+        return False
+    return True
 
 
 def _answer(record: Record, column: str, value: Any) -> str:
