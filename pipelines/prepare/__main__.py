@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from dps_ray.errors import DPSError
-from pipelines.prepare import arithmetic, countdown, geometry, math, smollm2, sums
+from pipelines.prepare import arithmetic, cluster, countdown, geometry, math, smollm2, sums
 
 TASKS = {
     "countdown": (countdown, "reach a target from three or four numbers"),
@@ -25,6 +25,7 @@ TASKS = {
     "math": (math, "problems with answers from files of your own"),
     "geometry": (geometry, "problems with pictures, drawn, or from a file of your own"),
     "sums": (sums, "plain arithmetic in few tokens, for small pretrained models"),
+    "cluster": (cluster, "a column that says which prompts are of a kind, in copies of your files"),
     "smollm2": (smollm2, "SmolLM2-135M-Instruct, a small real model, as a Hugging Face folder"),
 }
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         TASKS[options.task][0].run(options, Console(soft_wrap=True, markup=False, highlight=False))
-    except DPSError as error:
+    except (DPSError, OSError) as error:  # a full disk, a folder that is not ours
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 L = TypeVar("L")
 
-_BITS = 1 << 28  # 32 MiB: of 10^7 problems, one new in 2,600 is taken for a repeat and passed over
+_BITS = 1 << 28  # 32 MiB: of 10^7 problems, one new in 2,700 is taken for a repeat and passed over
 _PATIENCE = 20  # a kind is spent after this many times its size without a new problem
 
 

@@ -9,14 +9,15 @@ answer is in its last \boxed{}, or one that ends in "#### 72".
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
-from dps_ray.errors import DataError
-from dps_ray.tasks import VERIFIERS
+from dps_ray.errors import DataError, RewardError
+from dps_ray.tasks import compute_score
 from pipelines.prepare.from_files import (
     MISSING,
     Source,
@@ -32,6 +33,7 @@ from pipelines.prepare.rows import Row, add_sizes
 PROBLEM = ("problem", "question", "prompt", "Problem", "Question")
 ANSWER = ("answer", "final_answer", "ground_truth", "Answer", "solution", "Solution")
 KEPT = ("level", "subject", "type", "subfield", "difficulty", "source", "unique_id", "id")
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # what is escaped is none
 INSTRUCTION = r"Let's think step by step and output the final answer within \boxed{}."
 
 
@@ -77,7 +79,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     }
     train = _source(options.source, options.data_source, options)
     write_from_files(options, console, train, tests)
-    unknown = sorted({options.data_source, *tests} - set(VERIFIERS))
+    unknown = [name for name in (options.data_source, *tests) if not _has_verifier(name)]
     if unknown:
         console.print(
             f"there is no built-in verifier for {', '.join(unknown)}: train with data.reward=FILE.py:FUNCTION"
@@ -145,6 +147,14 @@ def _source(file: Path, data_source: str, options: argparse.Namespace) -> Source
     return Source(records, row, schema(dict.fromkeys(kept, pa.string()), truth))
 
 
+def _has_verifier(data_source: str) -> bool:
+    try:
+        compute_score(data_source, "", "1")
+    except RewardError:
+        return False
+    return True
+
+
 def _answer(record: Record, column: str, value: Any) -> str:
     if value is None or value != value:  # NaN is how pandas writes what is missing
         return ""
@@ -172,10 +182,10 @@ def last_boxed(text: str) -> str | None:
         return None
     start += len(r"\boxed{")
     depth = 1
-    for place in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
+    for found in _BRACES.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(found.group(), 0)
         if depth == 0:
-            return text[start:place]
+            return text[start : found.start()]
     return None
 
 

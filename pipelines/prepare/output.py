@@ -15,18 +15,20 @@ from dps_ray.errors import DataError
 def whole_folder(out: Path, force: bool) -> Iterator[Path]:
     """A folder to write into, whose content appears in `out` when the block ends without an error.
 
-    It lies beside `out`, or in it if it is there already. Whatever ends the block early, Ctrl-C
-    too, nothing of it is left and `out` is as it was. At the end the files are made durable; then
-    a new `out` gets its name, while into one that is there they are moved one by one.
+    It lies in `out` if that is there, else in the nearest folder above that is. Whatever ends the
+    block early, Ctrl-C too, nothing of it is left and `out` is as it was. At the end the files are
+    made durable; then a new `out` gets its name, while into one that is there they are moved one by
+    one.
 
     Raises:
         DataError: `out` is no folder, or holds files already and `force` is False. With `force`
             files of the same names are replaced, and others stay.
     """
     check_vacant(out, force)
+    out = Path(os.path.abspath(out))
     there = out.is_dir()
-    home = out if there else next(parent for parent in out.absolute().parents if parent.is_dir())
-    aside = home / f".preparing-{out.absolute().name}-{os.getpid()}"
+    home = out if there else next(parent for parent in out.parents if parent.is_dir())
+    aside = home / f".preparing-{out.name}-{os.getpid()}"
     try:
         aside.mkdir()
         yield aside
@@ -35,11 +37,12 @@ def whole_folder(out: Path, force: bool) -> Iterator[Path]:
         if there:
             for file in sorted(aside.iterdir()):
                 os.replace(file, out / file.name)
+            local_files.sync(out)
         else:
-            local_files.make_folder(out.absolute().parent)
+            local_files.sync(aside)
+            local_files.make_folder(out.parent)
             aside.rename(out)
-        local_files.sync(out)
-        local_files.sync(out.absolute().parent)
+            local_files.sync(out.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -2,29 +2,20 @@
 
 import argparse
 import shlex
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from dps_ray.errors import DataError
 from dps_ray.prompt_files import write_prompts
 from pipelines.prepare.output import whole_folder
+from pipelines.prepare.progress import progress
 
 Row = dict[str, Any]
-
-_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 
 
 class Split(NamedTuple):
@@ -128,30 +119,15 @@ def write_generated(
     write_splits(options, console, splits, model)
 
 
-def _shown(split: Split, console: Console) -> Iterator[Mapping[str, Any]]:
-    """The rows, while progress is shown."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    started = said = time.monotonic()
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task, done = bar.add_task(split.name, total=split.size), -1
-        for done, row in enumerate(split.rows):
-            if done % 256 == 0:
-                bar.update(task, completed=done)
-                now = time.monotonic()
-                if not console.is_terminal and now - said > _EVERY:
-                    said, rate = now, done / (now - started)
-                    console.print(
-                        f"{split.name}: {done:,} of {split.size:,} ({rate:,.0f} a second)"
-                    )
+def _shown(split: Split, console: Console) -> Iterator[Row]:
+    """The rows, while progress is shown; DataError if there are none."""
+    done = 0
+    with progress(split.name, split.size, console) as show:
+        for done, row in enumerate(split.rows, 1):
             yield row
-    if done < 0:
+            if done % 256 == 0:
+                show(done)
+    if not done:
         raise DataError(f"no rows are left for {split.name}.parquet")
 
 

@@ -161,6 +161,17 @@ def test_sums_take_the_levels_that_are_asked_for_in_turn(tmp_path):
     assert levels == {"sums-2": 30, "products-1": 30}
 
 
+def test_worked_examples_come_first_and_are_never_what_is_asked(tmp_path):
+    options = ("--levels", "products-1", "--shots", "3", "--train", "50", "--test", "11")
+    assert prepare("sums", tmp_path / "d", *options) == 0  # all of the 64 that are no examples
+    for prompt in read(tmp_path / "d" / "train.parquet"):
+        assert [m["role"] for m in prompt.messages] == ["user", "assistant"] * 3 + ["user"]
+        for question, answer in zip(prompt.messages[:-1:2], prompt.messages[1::2], strict=True):
+            expression = question["content"].removeprefix("What is ").removesuffix("?")
+            assert answer["content"] == f"{expression} = {eval(expression)}"
+            assert question["content"] != prompt.messages[-1]["content"]
+
+
 def test_more_than_there_are_problems_is_an_error_that_says_how_many_there_are(tmp_path, capsys):
     assert prepare("sums", tmp_path / "d", "--levels", "sums-1", "products-1") == 2
     assert "there are only 164 different prompts" in capsys.readouterr().err

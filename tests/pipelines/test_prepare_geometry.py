@@ -16,7 +16,8 @@ from PIL import Image
 from dps_ray.prompts import PromptTable
 from pipelines.prepare.__main__ import main
 from pipelines.prepare.drawing import PIXELS, Drawing
-from pipelines.prepare.figures import KINDS, number, root
+from pipelines.prepare.exact import number, root
+from pipelines.prepare.figures import KINDS
 
 
 def read(file: Path) -> list:

@@ -236,6 +236,11 @@ def test_more_held_out_rows_than_there_are_is_an_error(refused):
 
 def test_the_last_box_counts_and_braces_are_matched():
     assert last_boxed(r"\boxed{1}, no, \boxed{\{1, \frac{1}{2}\}}") == r"\{1, \frac{1}{2}\}"
+    assert (
+        last_boxed(r"\boxed{\begin{matrix}1 \\ 2 \\\end{matrix}}.")
+        == r"\begin{matrix}1 \\ 2 \\\end{matrix}"
+    )
+    assert last_boxed(r"\boxed{1 \\}") == r"1 \\"
     assert last_boxed(r"\boxed{\frac{1}{2}") is None
     assert last_boxed("nothing") is None
 
