@@ -53,7 +53,7 @@ def equal(truth: str, answer: str, numeric: bool = False) -> bool:
     left, right = _parse(truth), _parse(answer)
     if not left or not right or _too_large(right):
         return False
-    if not _differ(left[0], right[0]) and verify(left, right, timeout_seconds=None):
+    if not _differ(left[0], right[0]) and verify(left, right, timeout_seconds=None, allow_set_relation_comp=True):
         return True
     return numeric and rounded(truth, left[0], right[0])
 

@@ -90,9 +90,14 @@ def _text(truth: Any) -> str:
 # --- as text --------------------------------------------------------------------------------------
 
 _DOLLARS = re.compile(r"(?<!\\)\$|\\[()]|\\\[|\\\]")
-_STYLE = re.compile(r"\\(?:displaystyle|limits)(?![a-zA-Z])|\\[!,;:]|\\(?:left|right)(?![a-zA-Z])")
+_STYLE = re.compile(r"\\(?:displaystyle|limits)(?![a-zA-Z])|\\!\s*|\\[,;:]|\\(?:left|right)(?![a-zA-Z])")
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})(?!\w)")
+_MEMBER = re.compile(r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])")
+_UNIT_AT_END = re.compile(
+    r"(?<=[\d})])\s*(?:sq(?:uare|\.)?\s*|cu(?:bic|\.)?\s*)?"
+    r"(?:mm|cm|dm|km|in|ft|yd|mi|inch(?:es)?|feet|foot|yards?|met(?:er|re)s?|miles?|units?)(?:\^\{?[23]\}?)?$"
+)
 _WHOLE = re.compile(r"[+-]?\d+")
 _BASE = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|mathrm|mathbf|rm)\s*\{([^{}]*)\}")
@@ -103,10 +108,12 @@ _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*[).]?")
 
 
 def plain(text: str) -> str:
-    """Without what changes how an answer looks and not what it is."""
+    """Without what changes how an answer looks and not what it is, and without plain units: math-verify takes
+    \\text{cm}^2 away, but reads cm^2 as c·m^2."""
     text = _DOLLARS.sub("", text).strip().rstrip(".").rstrip()
-    text = _FRACTION.sub(r"\\frac", _STYLE.sub("", text))
-    return _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text).strip()
+    text = _FRACTION.sub(r"\\frac", _STYLE.sub("", text)).replace("°", r"^\circ")
+    text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
+    return _UNIT_AT_END.sub("", _MEMBER.sub("", text, count=1)).strip()
 
 
 def decide(truth: str, answer: str, numeric: bool) -> bool | None:
