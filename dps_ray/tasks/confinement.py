@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from dps_ray.sandbox import Sandbox
 
 _START = 120.0  # seconds in which SymPy must be imported
-_LIMITS = VerifierSettings()
 
 _confined = False
 
@@ -47,43 +46,55 @@ def equal(truth: str, answer: str, numeric: bool) -> bool:
     return _comparer.equal(truth, answer, numeric)
 
 
-class _Comparer:
-    """A sandbox, and the thread that starts it: a sandbox ends with its thread, and callers' may be short-lived."""
+class Comparer:
+    """A sandbox, and the thread that starts it: a sandbox ends with its thread, and callers' may be short-lived.
 
-    def __init__(self) -> None:
+    Args:
+        limits: for one answer; those of a run by default.
+    """
+
+    def __init__(self, limits: VerifierSettings | None = None) -> None:
+        self._limits = limits or VerifierSettings()
         self._lock = Lock()
         self._thread: ThreadPoolExecutor | None = None
         self._sandbox: Sandbox | None = None  # of the thread
 
     def equal(self, truth: str, answer: str, numeric: bool) -> bool:
+        """From any thread.
+
+        Raises:
+            ResponseError: a limit was reached; the process that compared is gone, and the next answer gets another.
+        """
         with self._lock:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, "mathematics")
         return self._thread.submit(self._equal, truth, answer, numeric).result()
 
     def _equal(self, truth: str, answer: str, numeric: bool) -> bool:
-        # Both import what imports the tasks.
+        # These import the tasks.
         from dps_ray.prompts import Prompt
         from dps_ray.sandbox import Sandbox
 
         if self._sandbox is None:
-            self._sandbox = Sandbox("dps_ray.tasks.equality:score", _LIMITS, _START)
+            self._sandbox = Sandbox("dps_ray.tasks.equality:score", self._limits, _START)
         prompt = Prompt(0, [], "mathematics", truth, {"numeric": numeric}, [])
         try:
             scores, _ = self._sandbox.score(prompt, [answer])
         except ResponseError as error:
+            limits = self._limits
             raise ResponseError(
-                f"the answer {answer!r} was not compared with {truth!r}: {error}"
+                f"whether {answer!r} equals {truth!r} was not found out within {limits.seconds:g} s, "
+                f"{limits.cpu_seconds:g} s of processor time and {limits.memory_gib:g} GiB"
             ) from error
         return bool(scores[0])
 
 
-_comparer = _Comparer()
+_comparer = Comparer()
 
 
 def _begin_anew() -> None:
     global _comparer
-    _comparer = _Comparer()
+    _comparer = Comparer()
 
 
 os.register_at_fork(after_in_child=_begin_anew)  # threads and children stay with the parent

@@ -34,7 +34,8 @@ Parsed = list[Any]  # what math-verify made of a text: a SymPy object if it coul
 
 _PERCENT = UnevaluatedExpr(sympy.Rational(1, 100))
 _COUNTABLE = 8  # digits of an exponent that can be worked out
-_LATEX = (LatexExtractionConfig(boxed_match_priority=0),)
+# The box and nothing else: it would look for a fraction within what it cannot parse.
+_LATEX = (LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0),)
 
 
 def score(
@@ -53,7 +54,9 @@ def equal(truth: str, answer: str, numeric: bool = False) -> bool:
     left, right = _parse(truth), _parse(answer)
     if not left or not right or _too_large(right):
         return False
-    if not _differ(left[0], right[0]) and verify(left, right, timeout_seconds=None, allow_set_relation_comp=True):
+    if not _differ(left[0], right[0]) and verify(
+        left, right, timeout_seconds=None, allow_set_relation_comp=True
+    ):
         return True
     return numeric and rounded(truth, left[0], right[0])
 
@@ -82,12 +85,22 @@ def rounded(text: str, truth: Any, answer: Any) -> bool:
 # The responses to one prompt have one reference.
 @lru_cache(maxsize=64)
 def _parse(text: str) -> Parsed:
-    found: Parsed = parse(f"\\boxed{{{text}}}", extraction_config=_LATEX, parsing_timeout=None)
+    found: Parsed = parse(
+        f"\\boxed{{{text}}}",
+        extraction_config=_LATEX,
+        extraction_mode="first_match",
+        parsing_timeout=None,
+    )
     return found
 
 
 def _differ(left: Any, right: Any) -> bool:
-    """Whether two expressions have clearly different values at a sample point."""
+    """Whether two expressions have clearly different values at a sample point.
+
+    `x = 5` is 5 beside an expression, as for math-verify.
+    """
+    if isinstance(left, sympy.Eq) != isinstance(right, sympy.Eq):
+        left, right = (each.rhs if isinstance(each, sympy.Eq) else each for each in (left, right))
     if not all(
         isinstance(each, sympy.Expr) and not isinstance(each, sympy.Symbol)
         for each in (left, right)
@@ -103,8 +116,12 @@ def _differ(left: Any, right: Any) -> bool:
             for each in (left, right)
         ]
         return bool(abs(values[0] - values[1]) > CLEARLY * max(map(abs, values)))
-    except (TypeError, ValueError, ArithmeticError, AttributeError, NotImplementedError):
-        return False  # no numbers, or none that can be compared
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ):  # SymPy's own of any kind, on a product of a matrix and an interval and the like
+        return False
 
 
 def _too_large(parsed: Parsed) -> bool:
@@ -139,9 +156,9 @@ def _real(value: Any) -> float | None:
     """The value of a number, or of the right-hand side of an equation; None for all else."""
     if isinstance(value, sympy.Eq):
         value = value.rhs
-    if not isinstance(value, sympy.Expr) or not value.is_number:
-        return None
     try:
-        return float(value)
-    except (TypeError, ValueError, ArithmeticError):
+        return float(value) if isinstance(value, sympy.Expr) and value.is_number else None
+    except MemoryError:
+        raise
+    except Exception:  # as above
         return None

@@ -13,7 +13,7 @@ LONGEST = 2_000  # characters; what is longer is no answer
 
 _PHRASE = re.compile(r"answer(?: is\b:?| ?[:=])", re.IGNORECASE)
 _PHRASE_REACH = 4_000  # characters from the end of the response
-_FORMULA = re.compile(r"\$([^$\n]+)\$|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
+_FORMULA = re.compile(r"(?<!\\)\$((?:\\.|[^$\\\n])+)\$|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is none
 
 

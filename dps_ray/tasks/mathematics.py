@@ -90,7 +90,9 @@ def _text(truth: Any) -> str:
 # --- as text --------------------------------------------------------------------------------------
 
 _DOLLARS = re.compile(r"(?<!\\)\$|\\[()]|\\\[|\\\]")
-_STYLE = re.compile(r"\\(?:displaystyle|limits)(?![a-zA-Z])|\\!\s*|\\[,;:]|\\(?:left|right)(?![a-zA-Z])")
+_STYLE = re.compile(
+    r"\\(?:displaystyle|limits)(?![a-zA-Z])|\\!\s*|\\[,;:]|\\(?:left|right)(?![a-zA-Z])"
+)
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})(?!\w)")
 _MEMBER = re.compile(r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])")
@@ -171,9 +173,11 @@ _NUMBER = re.compile(r"\d+")
 _UNDONE = re.compile(
     r"\\(?:sum|prod|i*int|oint|lim|Gamma|zeta|nabla|partial|bigcup|bigcap)(?![a-zA-Z])"
 )
-_COUNTED = re.compile(
-    r"\\(?:cup|cap|pm|mp|setminus|times|cdot|sin|cos|tan|sqrt|log|ln)(?![a-zA-Z])|[*^!]|choose|binom"
+_CHOICES = re.compile(r"\\(?:cup|cap|setminus|pm|mp)(?![a-zA-Z])|[∪∩±]")
+_OPERATIONS = re.compile(
+    r"\\(?:times|cdot|sqrt|log|ln|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?)(?![a-zA-Z])|[*^!]|binom|choose"
 )
+_BINOMIAL = re.compile(r"binom|choose")
 
 
 class Size(NamedTuple):
@@ -182,8 +186,10 @@ class Size(NamedTuple):
     characters: int
     depth: int  # of brackets of any kind
     digits: int  # of the longest number
+    chosen: int  # the same beside a binomial, which math-verify works out while it parses
     undone: int  # sums, integrals, limits
-    operations: int  # powers, roots, unions: what SymPy may take long over
+    choices: int  # unions, plus or minus: two cases each
+    operations: int  # powers, roots, functions
 
     @staticmethod
     def of(text: str) -> "Size":
@@ -191,12 +197,15 @@ class Size(NamedTuple):
         for bracket in _BRACKET.finditer(text):
             depth += -1 if bracket.group(1) else 1
             deepest = max(deepest, depth)
+        digits = max(map(len, _NUMBER.findall(text)), default=0)
         return Size(
             len(text),
             deepest,
-            max(map(len, _NUMBER.findall(text)), default=0),
+            digits,
+            digits if _BINOMIAL.search(text) else 0,
             len(_UNDONE.findall(text)),
-            len(_COUNTED.findall(text)),
+            len(_CHOICES.findall(text)),
+            len(_OPERATIONS.findall(text)),
         )
 
     def fits(self, truth: "Size") -> bool:
@@ -208,4 +217,4 @@ class Size(NamedTuple):
         )
 
 
-USUAL = Size(characters=400, depth=8, digits=50, undone=0, operations=40)
+USUAL = Size(characters=400, depth=8, digits=50, chosen=4, undone=0, choices=6, operations=40)
