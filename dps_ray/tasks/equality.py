@@ -118,9 +118,7 @@ def _differ(left: Any, right: Any) -> bool:
         return bool(abs(values[0] - values[1]) > CLEARLY * max(map(abs, values)))
     except MemoryError:
         raise
-    except (
-        Exception
-    ):  # SymPy's own of any kind, on a product of a matrix and an interval and the like
+    except Exception:  # of any kind, of a product of a matrix and an interval and the like
         return False
 
 

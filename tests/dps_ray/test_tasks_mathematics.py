@@ -13,8 +13,9 @@ from dps_ray.errors import ResponseError, RewardError
 from dps_ray.prompts import Prompt
 from dps_ray.sandbox import Sandbox
 from dps_ray.tasks import compute_score
+from dps_ray.tasks.answer_text import Size
 from dps_ray.tasks.confinement import Comparer
-from dps_ray.tasks.mathematics import Size, references
+from dps_ray.tasks.mathematics import references
 from tests.dps_ray.answer_tables import rows
 
 MATH = Path(__file__).parents[2].parent / "shared/data/math"
@@ -64,7 +65,7 @@ def test_every_reference_answer_equals_itself(name):
 @needs_math
 def test_math_verify_too_finds_every_reference_answer_equal_to_itself():
     """So that references are understood, and not only compared as text."""
-    code = "import json, sys; from dps_ray.tasks.equality import equal; from dps_ray.tasks.mathematics import plain\n"
+    code = "import json, sys; from dps_ray.tasks.equality import equal; from dps_ray.tasks.answer_text import plain\n"
     code += "print(json.dumps([a for a in map(plain, json.load(sys.stdin)) if not equal(a, a)]))"
     found = subprocess.run(
         [sys.executable, "-c", code],
