@@ -1,8 +1,8 @@
 """How fast the verifiers are, and how far they agree:  python -m benchmarks.verifiers [--math FOLDER]
 
 Speed is of one process, which is pinned to one core: responses of some 600 characters, half of them right, as a run
-has them, in groups of 8 of one prompt. `bare` is the function alone, `sandbox` the process of a run's verifier. Then the
-same 2,048 responses with several such processes.
+has them, in groups of 8 of one prompt. `bare` is the function alone, by processor time, and `sandbox` the process of a
+run's verifier, by the clock. Then 2,048 responses of all tasks with several such processes.
 
 Agreement is that of the mathematics and geometry verifiers, and of the published string-normalising grader
 (`benchmarks/string_grader.py`), with the tables of equal and unequal answers in tests/data, and with the
@@ -35,7 +35,7 @@ from dps_ray.tasks import arithmetic, compute_score, confinement, countdown
 
 TABLES = Path(__file__).parents[1] / "tests" / "data"
 THOUGHTS = "First I look at what is given, and then I try what follows from that. " * 8
-REPEATS, GROUP, PARALLEL = 5, 8, 2048
+REPEATS, GROUP, PARALLEL = 3, 8, 2048
 
 
 class Case(NamedTuple):
@@ -134,16 +134,16 @@ def in_sandboxes(groups: list[Group], processes: int) -> float:
     return took
 
 
-def seconds(run: Callable[[], None]) -> float:
-    began = time.perf_counter()
+def processor_seconds(run: Callable[[], None]) -> float:
+    began = time.process_time()
     run()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def speeds(name: str, groups: list[Group]) -> list[str]:
     """A row: responses a second of the bare function, and in a sandbox."""
     responses = GROUP * len(groups)
-    alone = [responses / seconds(lambda: bare(groups)) for _ in range(REPEATS)]
+    alone = [responses / processor_seconds(lambda: bare(groups)) for _ in range(REPEATS)]
     boxed_in = [responses / in_sandboxes(groups, 1) for _ in range(REPEATS)]
     return [name, spread(alone, "{:,.0f}"), spread(boxed_in, "{:,.0f}")]
 

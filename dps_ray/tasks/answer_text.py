@@ -125,12 +125,13 @@ class Size(NamedTuple):
         )
 
     def fits(self, truth: "Size") -> bool:
-        """Whether it is at most twice the reference's, or twice that of the largest of MATH, AIME, AMC,
-        Minerva and OlympiadBench together, where that is more."""
+        """Whether it is at most `USUAL` and, where that is more, twice the reference's."""
         return all(
             own <= max(usual, 2 * reference)
             for own, usual, reference in zip(self, USUAL, truth, strict=True)
         )
 
 
+# The largest of the 9,000 answers of MATH, AIME, AMC, Minerva and OlympiadBench: 176 characters, depth 4, 9 digits, 4
+# choices, 7 operations. SymPy takes 3 s over 6 unions of intervals with letters, and 40 s over 8.
 USUAL = Size(characters=400, depth=8, digits=50, chosen=4, undone=0, choices=6, operations=40)
