@@ -15,13 +15,13 @@ from actors.calls import Lost, answer, outcomes, wait
 from actors.member import Member, Recoveries
 from actors.process import environment, log_to
 from dps_ray.config import Config
-from dps_ray.errors import RewardError
+from dps_ray.errors import ResponseError, RewardError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import Group, ScoredGroup, Scores
 from dps_ray.health import Quarantine
 from dps_ray.prompts import Prompt
 from dps_ray.rewards import NonFiniteRewardError
-from dps_ray.sandbox import ResponseError, Sandbox
+from dps_ray.sandbox import Sandbox
 from dps_ray.states import solve_states
 
 Answer = ScoredGroup | RewardError

@@ -24,6 +24,10 @@ class RewardError(DPSError, ValueError):
     """A reward function cannot be imported, or returned something that is no score."""
 
 
+class ResponseError(RewardError):
+    """The reward function did not return on a response: it hung, needed too much, or ended its process."""
+
+
 class ResourceError(DPSError, RuntimeError):
     """The machine or cluster lacks what the configuration asks for."""
 

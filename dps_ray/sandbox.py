@@ -1,7 +1,7 @@
 """A reward function in a process of its own that can be killed, so that one response costs no more than its limits.
 
     Sandbox ── prompt, texts of a group ──> python -m dps_ray.sandbox_child
-            <── score, or error, one by one ──┘
+            <── ready; score, or error, one by one ──┘
 
 What a policy under training writes can make a reward function hang, use up memory or crash the interpreter.
 It is a guard against such accidents, not against malice: the function has the files and the network.
@@ -22,13 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dps_ray.config import VerifierSettings
-from dps_ray.errors import RewardError
+from dps_ray.errors import ResponseError, RewardError
 from dps_ray.prompts import Prompt
 from dps_ray.rewards import name_of, short
-
-
-class ResponseError(RewardError):
-    """The reward function did not return on a response: it hung, needed too much, or ended its process."""
 
 
 class Sandbox:
@@ -40,7 +36,7 @@ class Sandbox:
     Args:
         reward: as `dps_ray.rewards.load_reward` takes it.
         limits: for one response.
-        start: seconds that loading the function may take.
+        start: seconds that loading the function may take, and what a built-in task needs.
     """
 
     def __init__(self, reward: str | None, limits: VerifierSettings, start: float) -> None:
@@ -98,9 +94,21 @@ class Sandbox:
         self.start()
         with suppress(OSError):  # the child ended meanwhile, as the first answer tells
             self._connection.send((prompt._replace(messages=[], images=[]), list(texts)))
+            self._wait_until_ready(prompt)
         results = [self._score(prompt, text) for text in texts]
         scores, accuracies = np.array(results, dtype=np.float64).reshape(-1, 2).T
         return scores, accuracies
+
+    def _wait_until_ready(self, prompt: Prompt) -> None:
+        """A built-in task may have much to import for its first group, which is not charged to a response."""
+        try:
+            with suppress(EOFError):  # as above
+                self._answer(self._start)
+        except TimeoutError:
+            self.close()
+            raise RewardError(
+                f"the built-in reward for {prompt.data_source!r} was not loaded within {self._start:g} s"
+            ) from None
 
     def _score(self, prompt: Prompt, text: str) -> tuple[float, float]:
         limits = self._limits

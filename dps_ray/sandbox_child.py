@@ -14,8 +14,10 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from dps_ray import tasks
 from dps_ray.errors import RewardError
 from dps_ray.rewards import RewardFunction, load_reward, score_response
+from dps_ray.tasks import confinement
 
 _PR_SET_PDEATHSIG = 1
 
@@ -26,6 +28,7 @@ def main(file: int) -> None:
     connection = Connection(file)
     # A process that the function forks must not answer in our place, nor hide our end from the parent.
     os.register_at_fork(after_in_child=connection.close)
+    confinement.enter()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     spec, cpu_seconds, memory_gib = connection.recv()
     try:
@@ -40,12 +43,17 @@ def main(file: int) -> None:
 
 
 def _serve(connection: Connection, reward: RewardFunction, cpu_seconds: float) -> None:
-    """Answers each response of a group with its score and accuracy, up to the first that fails.
+    """Answers a group with True when it is ready to score, and each response with its score and accuracy, up to the
+    first that fails.
 
     Answers that with the error, or with None when memory ran out; then this process is used up.
     """
     while True:
         prompt, texts = connection.recv()
+        if reward is tasks.compute_score:
+            _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
+            tasks.load(prompt.data_source)
+        connection.send(True)
         for text in texts:
             _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + cpu_seconds))
             try:
@@ -61,7 +69,8 @@ def _serve(connection: Connection, reward: RewardFunction, cpu_seconds: float) -
 def _limit(kind: int, value: int) -> None:
     """Set the soft limit, as far as the hard one allows."""
     _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+    limits = [each for each in (value, hard) if each != resource.RLIM_INFINITY]
+    resource.setrlimit(kind, (min(limits, default=resource.RLIM_INFINITY), hard))
 
 
 def _address_space() -> int:

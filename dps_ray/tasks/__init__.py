@@ -1,19 +1,31 @@
 """The built-in tasks, and the reward function that is used when none is named.
 
-Each task is a module with a generator of problems and a verifier; `compute_score` picks the
+Each task is a module with a verifier, and a generator of problems where there is one; `compute_score` picks the
 verifier by a row's `data_source`, with the signature of verl's reward functions.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from dps_ray.errors import RewardError
-from dps_ray.tasks import arithmetic, countdown, sums
+from dps_ray.tasks import arithmetic, confinement, countdown, geometry, mathematics, sums
 
-VERIFIERS: dict[str, Callable[[str, Any], dict[str, float]]] = {
+Verifier = Callable[[str, Any], dict[str, float]]
+
+VERIFIERS: dict[str, Verifier] = {
     "arithmetic": arithmetic.score,
     "countdown": countdown.score,
+    "countdown4": countdown.score,
+    "geometry": geometry.score,
+    "math": mathematics.score,
     "sums": sums.score,
+}
+
+# Data sets by the names that people give them: `HuggingFaceH4/MATH-500`, `aime24`, `minerva_math`, `hiyouga/geometry3k`.
+_FAMILIES = {
+    re.compile(r"(math|aime|amc|minerva|olympiad(_?bench)?|numina)(?![a-z]).*"): "math",
+    re.compile(r"(geometry|geo)(3k)?(?![a-z]).*"): "geometry",
 }
 
 
@@ -22,14 +34,38 @@ def compute_score(
 ) -> dict[str, float]:
     """Scores one response: `score` is the reward, `acc` is 1.0 when the answer is right, else 0.0.
 
-    Raises RewardError for a `data_source` that has no built-in verifier.
+    Returns in bounded time whatever the text. May be called from any thread.
+
+    Raises:
+        RewardError: a `data_source` that has no built-in verifier, or a ground truth that is none.
+        ResponseError: the verifier reached its limits, so that nobody knows whether the answer is right.
     """
-    try:
-        verifier = VERIFIERS[data_source]
-    except KeyError:
+    return VERIFIERS[_task(data_source)](solution_str, ground_truth)
+
+
+def load(data_source: str) -> None:
+    """Import what the verifier of a data source takes, so that its first response need not pay for it.
+
+    Does nothing for one that is not built in, nor outside a confined process (`dps_ray.tasks.confinement`).
+    """
+    if _find(data_source) in ("geometry", "math"):
+        confinement.load()
+
+
+def _task(data_source: str) -> str:
+    found = _find(data_source)
+    if found is None:
         raise RewardError(
             f"no built-in reward for data_source {data_source!r} (there are: "
             f"{', '.join(sorted(VERIFIERS))}); name your own reward function, as "
             f"'package.module:function' or 'path/to/file.py:function'"
-        ) from None
-    return verifier(solution_str, ground_truth)
+        )
+    return found
+
+
+def _find(data_source: str) -> str | None:
+    """The key in `VERIFIERS`."""
+    if data_source in VERIFIERS:
+        return data_source
+    name = data_source.rpartition("/")[2].lower()
+    return next((task for family, task in _FAMILIES.items() if family.fullmatch(name)), None)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dps_ray.config import VerifierSettings
-from dps_ray.errors import NonFiniteError, RewardError
+from dps_ray.errors import NonFiniteError, ResponseError, RewardError
 from dps_ray.prompts import Prompt
-from dps_ray.sandbox import ResponseError, Sandbox
+from dps_ray.sandbox import Sandbox
 
 PROMPT = Prompt(
     id=42,
