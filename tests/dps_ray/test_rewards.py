@@ -171,8 +171,8 @@ def test_an_exception_in_the_function_is_told_with_its_type_and_text():
 
 
 def test_a_reward_error_in_the_function_is_told_with_its_prompt():
-    with pytest.raises(RewardError, match=r"'sums', prompt 42: no built-in reward for"):
-        score_response(tasks.compute_score, PROMPT, "a")
+    with pytest.raises(RewardError, match=r"'riddles', prompt 42: no built-in reward for"):
+        score_response(tasks.compute_score, PROMPT._replace(data_source="riddles"), "a")
 
 
 def test_errors_travel_between_processes():
