@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,8 +63,11 @@ def boxed(answer: str) -> str:
     return rf"<think>{THOUGHTS}</think> So the answer is \boxed{{{answer}}}."
 
 
-def group(source: str, number: int, truth: Any, right: str, wrong: str) -> Group:
-    texts = [right, wrong] * (GROUP // 2)
+def group(source: str, number: int, truth: Any, right: list[str], wrong: list[str]) -> Group:
+    """Half of the responses are right ones and half wrong ones, in turn."""
+    texts = [
+        text for _, *pair in zip(range(GROUP // 2), cycle(right), cycle(wrong)) for text in pair
+    ]
     return Group(Prompt(number, [], source, truth, {}, []), texts)
 
 
@@ -72,7 +75,7 @@ def arithmetic_groups(count: int, rng: random.Random) -> Iterator[Group]:
     for number in range(count):
         chain = arithmetic.make_problem(rng.choice(arithmetic.LEVELS), rng)
         right = arithmetic.demonstration(chain)
-        yield group("arithmetic", number, right, right, right[:-2] + "x;")
+        yield group("arithmetic", number, right, [right], [right[:-2] + "x;"])
 
 
 def countdown_groups(count: int, rng: random.Random) -> Iterator[Group]:
@@ -82,28 +85,40 @@ def countdown_groups(count: int, rng: random.Random) -> Iterator[Group]:
             f"<think>{THOUGHTS}</think><answer>{text}</answer>"
             for text in (problem.solution, " + ".join(map(str, problem.numbers)))
         )
-        yield group("countdown", number, countdown.ground_truth(problem), right, wrong)
+        yield group("countdown", number, countdown.ground_truth(problem), [right], [wrong])
 
 
-def answer_groups(
-    source: str, cases: list[Case], count: int, rng: random.Random
-) -> Iterator[Group]:
+def table_groups(cases: list[Case], count: int, rng: random.Random) -> Iterator[Group]:
     """Right answers in the forms of the table, wrong ones from the table and of other rows."""
-    by_truth: dict[str, list[Case]] = {}
-    for case in cases:
-        by_truth.setdefault(case.truth, []).append(case)
+    truths = sorted({case.truth for case in cases})
     for number in range(count):
-        truth = rng.choice(sorted(by_truth))
-        right = [c.answer for c in by_truth[truth] if c.equal] or [truth]
-        wrong = [c.answer for c in by_truth[truth] if not c.equal] + [rng.choice(cases).truth]
-        yield group(source, number, truth, boxed(rng.choice(right)), boxed(rng.choice(wrong)))
+        truth = rng.choice(truths)
+        right = [c.answer for c in cases if c.truth == truth and c.equal] or [truth]
+        wrong = [c.answer for c in cases if c.truth == truth and not c.equal]
+        wrong += rng.sample([other for other in truths if other != truth], GROUP // 2)
+        yield group("math", number, truth, [boxed(a) for a in right], [boxed(a) for a in wrong])
+
+
+def figure_groups(count: int, rng: random.Random) -> Iterator[Group]:
+    """Lengths such as 3\\sqrt{34}, given exactly, rounded, and wrongly."""
+    for number in range(count):
+        factor, square = rng.randint(2, 99), rng.randint(2, 999)
+        length = factor * square**0.5
+        right = [
+            rf"{factor} \sqrt {{{square}}}",
+            rf"\sqrt{{{factor**2 * square}}}",
+            f"{length:.2f}",
+        ]
+        wrong = [rf"{factor + 1}\sqrt{{{square}}}", f"{1.01 * length:.2f}", f"{length:.0f}0 cm"]
+        texts = [[boxed(answer) for answer in answers] for answers in (right, wrong)]
+        yield group("geometry", number, rf"{factor}\sqrt{{{square}}}", *texts)
 
 
 def reference_groups(answers: list[str], count: int, rng: random.Random) -> Iterator[Group]:
     """Right answers as the data set writes them, wrong ones of other problems."""
     for number in range(count):
-        truth, other = rng.sample(answers, 2)
-        yield group("math", number, truth, boxed(truth), boxed(other))
+        truth, *others = rng.sample(answers, 1 + GROUP // 2)
+        yield group("math", number, truth, [boxed(truth)], [boxed(a) for a in others])
 
 
 # --- speed ----------------------------------------------------------------------------------------
@@ -125,7 +140,7 @@ def in_sandboxes(groups: list[Group], processes: int) -> float:
                 sandbox.score(prompt, texts)
 
         parts = [groups[i::processes] for i in range(processes)]
-        list(threads.map(score, sandboxes, [part[:1] for part in parts]))
+        list(threads.map(score, sandboxes, [part[:10] for part in parts]))
         began = time.perf_counter()
         list(threads.map(score, sandboxes, parts))
         took = time.perf_counter() - began
@@ -213,8 +228,8 @@ def main(arguments: list[str]) -> int:
     groups = {
         "arithmetic": list(arithmetic_groups(256, rng)),
         "countdown": list(countdown_groups(256, rng)),
-        "math, answers of the table": list(answer_groups("math", equal, 256, rng)),
-        "geometry, answers of the table": list(answer_groups("geometry", figures, 256, rng)),
+        "math, answers of the table": list(table_groups(equal, 256, rng)),
+        "geometry, lengths": list(figure_groups(256, rng)),
     }
     if answers:
         groups["math, answers of MATH500"] = list(reference_groups(answers, 256, rng))
