@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from actors.images import NEVER, ImageInputs, Patches, load_image_inputs
 from dps_ray.config import Config
 from dps_ray.objective import PaddedTensors, to_tensors
-from dps_ray.trajectories import Trajectories, pad, with_blank
+from dps_ray.trajectories import Images, Trajectories, pad, with_blank
+
+_ROOM = 2 * 2**30  # bytes of patches that a rank keeps while it trains on a batch
 
 
 class Inputs(NamedTuple):
@@ -42,6 +44,7 @@ class Policy:
         """What a folder of the model holds besides its weights."""
         if self._images is not None:
             self.processors.append(self._images.processor)
+            self._cut = _Cut(self._images)
 
     def load(self, freeze_vision_tower: bool = False) -> Any:
         """The model with the weights of the folder."""
@@ -59,7 +62,7 @@ class Policy:
         batch = pad(trajectories, rows)
         if self._images is None:
             return Inputs(to_tensors(batch, self._device), {})
-        patches = self._patches(self._images, trajectories, rows)
+        patches = self._cut.of(trajectories, rows)
         if patches is None:
             batch, patches = with_blank(batch, self._images.token), self._images.blank()
         tensors = to_tensors(batch, self._device)
@@ -86,18 +89,36 @@ class Policy:
             logits[..., self._images.never_sampled] = NEVER
         return logits
 
-    @staticmethod
-    def _patches(
-        images: ImageInputs, trajectories: Trajectories, rows: NDArray[np.int64]
-    ) -> Patches | None:
-        """The images of these trajectories in the order of the rows; each file is cut up once."""
+
+class _Cut:
+    """The images of a batch cut into patches, each once, as far as there is room to keep them: the responses
+    to a prompt come in different micro-batches, and twice."""
+
+    def __init__(self, inputs: ImageInputs):
+        self._inputs = inputs
+        self._batch: Images | None = None
+        self._kept: dict[int, Patches] = {}
+        self._room = 0  # bytes
+
+    def of(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> Patches | None:
+        """The images of these trajectories in the order of the rows; None if they have none."""
         if trajectories.images is None:
             return None
-        wanted = [index for row in rows for index in trajectories.images.of(row)]
-        cut = {i: images.patches([trajectories.images.file(i)]) for i in dict.fromkeys(wanted)}
-        if not cut:
+        if trajectories.images is not self._batch:
+            self._batch, self._kept, self._room = trajectories.images, {}, _ROOM
+        found = [
+            self._one(self._batch, index) for row in rows for index in self._batch.of(int(row))
+        ]
+        if not found:
             return None
-        return Patches(
-            np.concatenate([cut[index].values for index in wanted]),
-            np.concatenate([cut[index].grids for index in wanted]),
-        )
+        values, grids = zip(*found, strict=True)
+        return Patches(np.concatenate(values), np.concatenate(grids))
+
+    def _one(self, batch: Images, index: int) -> Patches:
+        if index in self._kept:
+            return self._kept[index]
+        patches = self._inputs.patches([batch.file(index)])
+        if patches.values.nbytes <= self._room:
+            self._kept[index] = patches
+            self._room -= patches.values.nbytes
+        return patches

@@ -60,6 +60,24 @@ def test_a_batch_gives_what_its_sequences_give_alone(policy, model, trajectories
     np.testing.assert_allclose(backwards, together[::-1], atol=1e-5)
 
 
+def test_an_image_is_cut_up_once_a_batch_as_far_as_there_is_room(
+    policy, model, trajectories, monkeypatch
+):
+    cut = []
+    patches = policy._images.patches
+    monkeypatch.setattr(
+        policy._images, "patches", lambda files: cut.append(len(files)) or patches(files)
+    )
+    again = trajectories._replace(images=pack_images(IMAGES))
+    first = logprobs(policy, model, again, [0, 2])
+    assert len(cut) == 3
+    np.testing.assert_array_equal(logprobs(policy, model, again, [0, 2]), first)
+    assert len(cut) == 3
+    monkeypatch.setattr("actors.policy._ROOM", 0)
+    logprobs(policy, model, trajectories._replace(images=pack_images(IMAGES)), [0, 0])
+    assert len(cut) == 5
+
+
 def test_the_image_decides(policy, model, trajectories):
     other = pack_images([(square("black"),), *IMAGES[1:]])
     shown = logprobs(policy, model, trajectories, [0, 2])

@@ -29,6 +29,7 @@ def test_a_vision_language_policy_is_rolled_out_trained_and_kept(tmp_path, visio
             *TWO_OF_EVERYTHING,
             f"data.reward={reward}:compute_score",
             "learner.zero_stage=3",
+            "learner.gradient_checkpointing=true",
             "model.dtype=float32",
             "data.max_prompt_length=128",
             "rollout.max_response_length=16",
