@@ -5,7 +5,7 @@
 
 Both sides cut the same file into the same patches with the same code, the image processor of transformers
 that needs only Pillow: what the engine sampled from is what the learner differentiates, to the bit. Files
-travel encoded, as they lie in the Parquet file; patches would be a hundred times larger.
+travel encoded, as they lie in the Parquet file; patches would be ten to a hundred times larger.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from dps_ray.image_files import decode
 SUPPORTED = ("qwen2_5_vl",)
 """Model types whose images are understood."""
 
-# Added to the logits of tokens that stand for images: no response has one. It is finite, so that a
+# In the place of the logits of tokens that stand for images: no response has one. It is finite, so that a
 # probability of 0 times its logarithm is 0; and large enough for any temperature.
 NEVER = -1e9
 

@@ -1,6 +1,6 @@
 """The images of prompts, as encoded files: taken from a row, checked and decoded with Pillow.
 
-They stay encoded wherever they travel; decoded and cut into patches they are a hundred times larger.
+They stay encoded wherever they travel; decoded and cut into patches they are ten to a hundred times larger.
 """
 
 import warnings

@@ -19,7 +19,7 @@ Progress = Callable[[int, int, str], None]
 _KEEP = 0x6B656570  # keeps this draw apart from others of the same seed
 # Prompts tokenized at a time while their lengths are checked.
 _CHUNK = 4096
-_CHUNK_WITH_IMAGES = 64
+_CHUNK_WITH_IMAGES = 512
 
 
 class PromptPool:
@@ -64,7 +64,7 @@ class PromptPool:
         return [self._request(prompt, row) for prompt, row in zip(prompts, tokens, strict=True)]
 
     def _request(self, prompt: Prompt, tokens: list[int]) -> Request:
-        if not prompt.images:
+        if not prompt.images and self._images is None:
             return Request(prompt.id, np.array(tokens, dtype=np.int32))
         place = self.table.place(prompt.id)
         whole = expanded(tokens, prompt, self._images, self._model, place)

@@ -44,7 +44,7 @@ def make_tiny_vision_policy(folder: Path, seed: int = 0, tied: bool = False) -> 
         tied: the output head is the embedding.
 
     Raises:
-        FileExistsError: the folder is there and not empty.
+        OSError: the folder is there and not empty.
     """
     aside = folder.with_name(f".{folder.name}.making")
     shutil.rmtree(aside, ignore_errors=True)

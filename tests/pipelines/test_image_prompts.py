@@ -77,6 +77,8 @@ def test_a_larger_image_is_scaled_down_to_max_pixels(pool):
         ([row("red", text="No mark.")], "1 images for 0 <image>"),
         ([row("red", text="<image><image>")], "1 images for 2 <image>"),
         ([row("red", text="<image> <|image_pad|>")], "2 placeholders for 1 images"),
+        ([row("red", images=[], text="Where is the <image>?")], "0 images for 1 <image>"),
+        ([row("red", images=[], text="<|image_pad|>")], "1 placeholders for 0 images"),
         ([{**row("red"), "images": [{"bytes": None, "path": "gone.png"}]}], "No such file"),
     ],
 )  # fmt: skip
