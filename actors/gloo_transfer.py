@@ -162,10 +162,12 @@ class GlooWorkerEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
     def _retie_head(self) -> None:
         """A tied head is not among the weights that arrive, so its packed copy is stale: tie it to
         the new embedding and have it packed again."""
-        head = getattr(self.model, "lm_head", None)
+        # Beside a vision tower it is a part of the model.
+        language_model: Any = getattr(self.model, "language_model", self.model)
+        head = getattr(language_model, "lm_head", None)
         if head is None:
             return
-        head.weight = self.model.model.embed_tokens.weight
+        head.weight = language_model.model.embed_tokens.weight
         if hasattr(head, "_already_called_process_weights_after_loading"):
             del head._already_called_process_weights_after_loading
         head.quant_method.process_weights_after_loading(head)

@@ -11,7 +11,7 @@ after it.
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,12 +36,12 @@ _UNIVERSAL = "universal"  # tag of a converted checkpoint
 
 
 def save(
-    engine: Any, tokenizer: Any, state: dict[str, Any], storage: Storage, folder: str
+    engine: Any, processors: Sequence[Any], state: dict[str, Any], storage: Storage, folder: str
 ) -> list[Stored]:
     """Write `folder/learner` and `folder/model`; a collective.
 
     Args:
-        tokenizer: of the policy; rank 0 writes it.
+        processors: of the policy, its tokenizer and what else it is served with; rank 0 writes them.
         state: what else `load` is to give back, the same on every rank; "version" is the training step.
 
     Returns:
@@ -67,7 +67,8 @@ def save(
                 raise failures[0]
             if rank == 0:
                 engine.module.save_pretrained(policy, state_dict=weights)
-                tokenizer.save_pretrained(policy)
+                for processor in processors:
+                    processor.save_pretrained(policy)
 
         def adopt() -> list[Stored]:
             if shared and rank > 0:

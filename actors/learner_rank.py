@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import ray
@@ -13,14 +13,10 @@ from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage, Stored
 from dps_ray.errors import NonFiniteError
 from dps_ray.failpoints import failpoint
-from dps_ray.trajectories import (
-    PaddedBatch,
-    Trajectories,
-    micro_batches,
-    minibatches,
-    pad,
-    unpad,
-)
+from dps_ray.trajectories import Trajectories, micro_batches, minibatches, unpad
+
+if TYPE_CHECKING:
+    from actors.policy import Inputs  # imports torch
 
 TAG = "state"
 """DeepSpeed's name of a checkpoint within its folder; manifests say it (`deepspeed_tag`)."""
@@ -74,9 +70,9 @@ class LearnerRank:
         )
         import deepspeed
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from actors import learner_files
+        from actors.policy import Policy
 
         self._on_gpu = self._config.resources.learner.gpus_per_rank > 0
         self._device = torch.device("cuda", 0) if self._on_gpu else torch.device("cpu")
@@ -87,12 +83,12 @@ class LearnerRank:
         convert = manifest is not None and learner_files.needs_conversion(
             manifest, ranks=self._ranks, zero_stage=settings.zero_stage
         )
-        dtype = getattr(torch, self._config.model.dtype)
-        model = AutoModelForCausalLM.from_pretrained(self._model_path, dtype=dtype)
+        self._policy = Policy(self._config, self._model_path, self._device)
+        model = self._policy.load(settings.freeze_vision_tower)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         optimizer = torch.optim.AdamW(
-            model.parameters(),
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=settings.lr,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
@@ -100,11 +96,9 @@ class LearnerRank:
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=self._deepspeed_config(load_universal=convert)
         )
-        self._tokenizer = AutoTokenizer.from_pretrained(self._model_path)
         self._reference = None
         if self._config.objective.kl_coef > 0:
-            reference = AutoModelForCausalLM.from_pretrained(self._model_path, dtype=dtype)
-            self._reference = reference.to(self._device).eval().requires_grad_(False)
+            self._reference = self._policy.load().to(self._device).eval().requires_grad_(False)
         if manifest is not None:
             state = learner_files.load(
                 self._engine,
@@ -175,7 +169,7 @@ class LearnerRank:
         the objective wants them: the first minibatch's own forward pass still has them."""
         import torch
 
-        from dps_ray.objective import to_tensors, token_logprobs
+        from dps_ray.objective import token_logprobs
 
         _, *later = [rows for cut in cuts for rows in cut]
         if self._config.objective.importance_cap is None or not later:
@@ -183,9 +177,10 @@ class LearnerRank:
         rows = np.unique(np.concatenate(later))
         found = np.zeros_like(trajectories.logprobs)
         for packed in self._my_micro_batches(trajectories, rows):
-            tensors = to_tensors(pad(trajectories, packed), self._device)
+            inputs = self._policy.inputs(trajectories, packed)
+            tensors = inputs.tensors
             with torch.no_grad():
-                logits = self._logits(tensors)[:, :-1]
+                logits = self._policy.logits(self._engine, inputs)[:, :-1]
             # The first position, which nothing predicts, is never part of a response.
             here = torch.zeros_like(tensors.logprobs)
             here[:, 1:] = token_logprobs(
@@ -205,11 +200,6 @@ class LearnerRank:
         packs = micro_batches(trajectories.lengths[rows], budget, self._ranks)[self._rank]
         return [rows[packed] for packed in packs]
 
-    def _logits(self, tensors: Any) -> Any:
-        return self._engine(
-            input_ids=tensors.tokens, attention_mask=tensors.attention, use_cache=False
-        ).logits
-
     def _step(self, trajectories: Trajectories, rows: Any, step: int, totals: "_Totals") -> bool:
         """One optimizer step on a minibatch; False if all ranks dropped it, since it is not finite."""
         import torch
@@ -224,8 +214,8 @@ class LearnerRank:
         found = _Sums()
         for index, packed in enumerate(mine):
             self._engine.set_gradient_accumulation_boundary(index == len(mine) - 1)
-            batch = pad(trajectories, packed)
-            loss = self._loss(batch, size, found, first=not totals.stepped)
+            inputs = self._policy.inputs(trajectories, packed)
+            loss = self._loss(inputs, size, found, first=not totals.stepped)
             if failpoint("learner.loss", step=step, rank=self._rank) or not torch.isfinite(loss):
                 # All of the gradient is NaN then, and after the reduction that of every rank, by which
                 # all know. (A loss that is not finite can have a gradient that is.)
@@ -265,7 +255,7 @@ class LearnerRank:
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads))
 
-    def _loss(self, batch: PaddedBatch, size: dict[str, int], sums: "_Sums", first: bool) -> Any:
+    def _loss(self, inputs: "Inputs", size: dict[str, int], sums: "_Sums", first: bool) -> Any:
         """The part of the minibatch's loss that this micro-batch contributes, a scalar tensor.
 
         Args:
@@ -273,16 +263,14 @@ class LearnerRank:
         """
         import torch
 
-        from dps_ray.objective import grpo_loss, to_tensors
+        from dps_ray.objective import grpo_loss
 
-        tensors = to_tensors(batch, self._device)
-        logits = self._logits(tensors)
+        tensors = inputs.tensors
+        logits = self._policy.logits(self._engine, inputs)
         reference = None
         if self._reference is not None:
             with torch.no_grad():
-                reference = self._reference(
-                    input_ids=tensors.tokens, attention_mask=tensors.attention, use_cache=False
-                ).logits
+                reference = self._policy.logits(self._reference, inputs)
         loss, per_token = grpo_loss(
             logits,
             reference,
@@ -347,12 +335,12 @@ class LearnerRank:
 
         result: list[float] = []
         for row in range(len(trajectories.advantages)):
-            batch = pad(trajectories, np.array([row]))
-            tokens = torch.from_numpy(batch.tokens).to(self._device)
+            inputs = self._policy.inputs(trajectories, np.array([row]))
+            tensors = inputs.tensors
             with torch.no_grad():
-                logits = self._engine(input_ids=tokens, use_cache=False).logits[:, :-1]
-            values = token_logprobs(logits, tokens[:, 1:], self._config.rollout.temperature)
-            result += values[0][torch.from_numpy(batch.response[0, 1:]) > 0].tolist()
+                logits = self._policy.logits(self._engine, inputs)[:, :-1]
+            values = token_logprobs(logits, tensors.tokens[:, 1:], self._config.rollout.temperature)
+            result += values[0][tensors.response[0, 1:] > 0].tolist()
         return result
 
     # Checkpoints.
@@ -362,7 +350,7 @@ class LearnerRank:
         from actors import learner_files
 
         state = {"optimizer_steps": self._optimizer_steps, "version": self._version}
-        return learner_files.save(self._engine, self._tokenizer, state, storage, folder)
+        return learner_files.save(self._engine, self._policy.processors, state, storage, folder)
 
 
 class _Sums:

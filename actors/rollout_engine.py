@@ -11,9 +11,11 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.images import NEVER, load_image_inputs
 from actors.process import log_to
+from actors.rollout_images import engine_arguments, engine_input
 from dps_ray.config import Config
-from dps_ray.errors import StaleError
+from dps_ray.errors import EngineError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import Group, Response
 
@@ -36,7 +38,8 @@ class Sampling:
 @dataclass(frozen=True)
 class Request:
     prompt_id: int
-    tokens: NDArray[np.int32]
+    tokens: NDArray[np.int32]  # an image's placeholder as often as the image has tokens
+    images: tuple[bytes, ...] = ()  # encoded files
 
 
 # One call at a time, as vLLM wants it; but more work may be handed in meanwhile.
@@ -60,6 +63,7 @@ class RolloutEngine:
         import actors.weight_transfer  # noqa: F401  registers the CPU backend with vLLM
 
         gpus = config.resources.rollout.gpus_per_engine
+        self._images = load_image_inputs(model, config.data.max_pixels)
         self._llm = LLM(
             model,
             dtype=config.model.dtype,
@@ -80,6 +84,7 @@ class RolloutEngine:
             disable_log_stats=True,
             # With a generator to each request, vLLM 0.32 cannot split a prefill on a CPU.
             enable_chunked_prefill=gpus > 0,
+            **(engine_arguments(self._images, gpus > 0) if self._images else {}),
         )
         self._tokenizer = self._llm.get_tokenizer()
         self._llm.update_weight_version(START)
@@ -142,9 +147,14 @@ class RolloutEngine:
         from vllm.sampling_params import RequestOutputKind
 
         name = str(request.prompt_id)
+        tokens = request.tokens.tolist()
+        prompt: Any = {"prompt_token_ids": tokens}
+        if request.images:
+            assert self._images is not None, "the driver asks only vision-language models"
+            prompt = engine_input(tokens, request.images, self._images)
         self._llm.llm_engine.add_request(
             name,
-            {"prompt_token_ids": request.tokens.tolist()},
+            prompt,
             SamplingParams(
                 n=sampling.responses,
                 temperature=sampling.temperature,
@@ -154,12 +164,20 @@ class RolloutEngine:
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
+                logit_bias=dict.fromkeys(self._images.never_sampled, NEVER)
+                if self._images
+                else None,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             ),
         )
         return name
 
     def _group(self, request: Request, output: Any, weights: str) -> Group:
+        if request.images and not np.array_equal(output.prompt_token_ids, request.tokens):
+            raise EngineError(
+                f"{self._name} answered other tokens than those of prompt {request.prompt_id}, which the "
+                "learner would train on"
+            )
         return Group(request.prompt_id, request.tokens, self._responses(output), weights)
 
     def _responses(self, output: Any) -> list[Response]:
@@ -212,6 +230,8 @@ class RolloutEngine:
         self._llm.finish_weight_update(weight_version=weights)
         # An update leaves the cached prefixes as they were computed with the old weights.
         self._llm.reset_prefix_cache()
+        if self._images:
+            self._llm.llm_engine.reset_encoder_cache()  # likewise what the vision tower gave
         self._incoming = None
 
     def _refuse_older_than(self, epoch: int) -> None:

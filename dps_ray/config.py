@@ -29,9 +29,12 @@ class DataSettings(Settings):
     id_column: str | None = None
     """Column with unique int64 prompt ids; null derives them from the rows' content."""
     max_prompt_length: Count = 1024
-    """Longest prompt, in tokens."""
+    """Longest prompt, in tokens, those of its images included."""
     overlong_prompts: Literal["skip", "error"] = "skip"
     """What to do with longer ones: leave them out of the pool and count them, or stop."""
+    max_pixels: Annotated[int, Field(ge=28 * 28)] | None = None
+    """Images of more pixels are scaled down to so many; 784 pixels are a token of Qwen2.5-VL. null: as the
+    model's own preprocessor_config.json says (12,845,056, or 16,384 tokens, for the published ones)."""
     train_max_samples: Count | None = None
     """Train on only so many of the prompts, drawn by `seed`; null on all of them."""
     reward: str | None = None
@@ -157,6 +160,8 @@ class LearnerSettings(Settings):
     """DeepSpeed ZeRO stage."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
+    freeze_vision_tower: bool = False
+    """Of a vision-language model, train the language model alone."""
     threads: Count = 1
     """On a CPU: threads a rank computes with."""
 

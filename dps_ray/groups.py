@@ -45,3 +45,4 @@ class ScoredGroup(NamedTuple):
     scores: NDArray[np.float64]  # (k,)
     accuracies: NDArray[np.float64]  # (k,)
     state: int  # the solve state: 0 unsolved, 1 partial, 2 solved
+    images: tuple[bytes, ...] = ()  # encoded files that the prompt shows

@@ -4,12 +4,13 @@
     prompt        list of {role, content}
     reward_model  {style, ground_truth}     ground_truth of any type
     extra_info    {split, index, ...}       optional
-    images        list                      optional
+    images        list of {bytes, path}     optional, one for each `<image>` in the contents
     ability       string                    written, not read
 
 Files are memory-mapped and decoded batch by batch, so that memory is bounded by a batch and not by
 the file. To read one row its whole row group is decoded: small row groups (`write_prompts` makes
-them of 1,024 rows) keep random reads fast; large ones, as pandas writes them, only make them slower.
+them of 1,024 rows, and with images some dozens are enough) keep random reads fast; large ones, as
+pandas writes them, only make them slower.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ REQUIRED = ("data_source", "prompt", "reward_model")
 OPTIONAL = ("extra_info", "images")
 
 _BATCH = 16_384  # rows decoded at a time
+_BATCH_WITH_IMAGES = 256
 _FIELD, _MESSAGE = "\x1d", "\x1e"  # ASCII's separators of groups and records, between hashed parts
 
 
@@ -100,10 +102,11 @@ class PromptFile:
     def _batches(
         self, columns: Sequence[str], groups: list[int] | None = None
     ) -> Iterator[pa.RecordBatch]:
+        size = _BATCH_WITH_IMAGES if "images" in columns else _BATCH
         # Threads would decode columns in parallel, but cost more to start than small groups take.
         try:
             yield from self._parquet.iter_batches(
-                _BATCH, row_groups=groups, columns=list(columns), use_threads=groups is None
+                size, row_groups=groups, columns=list(columns), use_threads=groups is None
             )
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path} cannot be read: {error}; make the file again") from error

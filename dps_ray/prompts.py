@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dps_ray.errors import DataError
 from dps_ray.hashing import hash_ids, hash_key
+from dps_ray.image_files import encoded
 from dps_ray.prompt_files import PromptFile, message_texts
 
 Progress = Callable[[int, int], None]
@@ -33,7 +34,7 @@ class Prompt(NamedTuple):
     data_source: str
     ground_truth: Any
     extra_info: dict[str, Any]
-    images: list[Any]
+    images: list[bytes]  # encoded files, one for each <image> in the contents
 
 
 class PromptTable:
@@ -87,12 +88,23 @@ class PromptTable:
         return len(self.ids)
 
     def rows(self, ids: NDArray[np.int64] | Sequence[int]) -> list[Prompt]:
-        """The prompts with these ids, in the order asked for; DataError for an unknown id."""
+        """The prompts with these ids, in the order asked for.
+
+        Raises:
+            DataError: an id is unknown, or an image's file is not there.
+        """
 
         def read(file: PromptFile, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-            return file.take(rows, file.columns()).to_pylist()
+            found = file.take(rows, file.columns()).to_pylist()
+            for number, row in zip(rows, found, strict=True):
+                row["images"] = _image_files(row.get("images"), file.path, int(number))
+            return found
 
         return [_prompt(int(id_), row) for id_, row in zip(ids, self._take(ids, read), strict=True)]
+
+    def place(self, id_: int) -> str:
+        """The file and row of a prompt, as errors name it."""
+        return self._place(int(self._rows_of([id_])[0]))
 
     def texts(self, ids: NDArray[np.int64] | Sequence[int]) -> list[str]:
         """The messages' contents, joined by newlines, of each prompt, in the order asked for."""
@@ -197,8 +209,15 @@ def _prompt(id_: int, row: dict[str, Any]) -> Prompt:
         data_source=row["data_source"],
         ground_truth=row["reward_model"]["ground_truth"],
         extra_info=row.get("extra_info") or {},
-        images=row.get("images") or [],
+        images=row["images"],
     )
+
+
+def _image_files(entries: list[Any] | None, path: Path, row: int) -> list[bytes]:
+    try:
+        return [encoded(entry, path.parent) for entry in entries or []]
+    except ValueError as error:
+        raise DataError(f"{path}, row {row}, column 'images': an image {error}") from None
 
 
 def _number_repeats(hashes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,10 +6,27 @@ bounded number of tokens. The loss does not depend on the packing: `objective.to
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Images(NamedTuple):
+    """The encoded images that the prompts of n trajectories show; those of the same prompt share them."""
+
+    files: NDArray[np.uint8]  # one after the other
+    ends: NDArray[np.int64]  # (files,) where each ends
+    firsts: NDArray[np.int64]  # (n,) a trajectory's first file,
+    counts: NDArray[np.int64]  # (n,) and how many are its own, in the order they are shown
+
+    def of(self, row: int) -> range:
+        """Which files are a trajectory's."""
+        return range(self.firsts[row], self.firsts[row] + self.counts[row])
+
+    def file(self, index: int) -> bytes:
+        start = int(self.ends[index - 1]) if index else 0
+        return self.files[start : int(self.ends[index])].tobytes()
 
 
 class Trajectories(NamedTuple):
@@ -23,6 +40,7 @@ class Trajectories(NamedTuple):
     # (sum of response lengths,) of the policy as it was before the first update of this batch, which is
     # what the clipped ratio is against; None: of the policy that sampled.
     proximal: NDArray[np.float32] | None = None
+    images: Images | None = None  # None: no prompt has any
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -115,6 +133,18 @@ def pad(trajectories: Trajectories, rows: NDArray[np.int64]) -> PaddedBatch:
     return PaddedBatch(tokens, attention, response, logprobs, proximal, advantages)
 
 
+def with_blank(batch: PaddedBatch, token: int) -> PaddedBatch:
+    """The batch and a sequence of this token alone, which weighs nothing."""
+    blank = PaddedBatch(*map(_with_a_row_of_zeros, batch))
+    blank.tokens[-1, 0] = token
+    blank.attention[-1, 0] = 1
+    return blank
+
+
+def _with_a_row_of_zeros(array: Any) -> Any:
+    return np.pad(array, ((0, 1), (0, 0)))
+
+
 def unpad(
     padded: NDArray[np.float32],
     trajectories: Trajectories,
@@ -141,4 +171,27 @@ def concatenate(
         prompt_lengths=np.array([len(p) for p in prompts], dtype=np.int64),
         response_lengths=np.array([len(r) for r in responses], dtype=np.int64),
         advantages=np.array(advantages, dtype=np.float32),
+    )
+
+
+def pack_images(of_each: Sequence[Sequence[bytes]]) -> Images | None:
+    """The encoded images of each of n trajectories; those next to each other that have the very same files
+    share them. None if there are no images."""
+    if not any(of_each):
+        return None
+    files: list[bytes] = []
+    firsts: list[int] = []
+    before: Sequence[bytes] | None = None
+    for these in of_each:
+        if these is before:
+            firsts.append(firsts[-1])
+            continue
+        firsts.append(len(files))
+        files += these
+        before = these
+    return Images(
+        files=np.frombuffer(b"".join(files), dtype=np.uint8),
+        ends=np.cumsum([len(file) for file in files], dtype=np.int64),
+        firsts=np.array(firsts, dtype=np.int64),
+        counts=np.array([len(these) for these in of_each], dtype=np.int64),
     )

@@ -13,7 +13,7 @@ from dps_ray.errors import DPSError
 from dps_ray.groups import ScoredGroup, weights_version
 from dps_ray.prediction import prediction_metrics
 from dps_ray.states import Observation, observation
-from dps_ray.trajectories import Trajectories, concatenate
+from dps_ray.trajectories import Trajectories, concatenate, pack_images
 
 
 @dataclass
@@ -111,11 +111,12 @@ def to_trajectories(
     scaled by the share of groups that carry gradient it is the mean over `batch_size` groups.
     """
     share = len(groups) / batch_size if objective.normalize_by == "batch_size" else 1.0
-    sequences = []
+    sequences, images = [], []
     for scored in groups:
         advantages = share * group_advantages(scored.scores, norm_by_std=objective.norm_by_std)
         for response, advantage in zip(scored.group.responses, advantages, strict=True):
             if len(response.tokens):
                 prompt = scored.group.prompt_tokens
                 sequences.append((prompt, response.tokens, response.logprobs, float(advantage)))
-    return concatenate(sequences)
+                images.append(scored.images)
+    return concatenate(sequences)._replace(images=pack_images(images))

@@ -4,6 +4,7 @@ actor starts."""
 from dataclasses import dataclass
 from typing import Any
 
+from actors.images import load_image_inputs
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DataError
 from dps_ray.prompts import PromptTable, overlap
@@ -52,8 +53,9 @@ def prepare(config: Config, view: View) -> Inputs:
         )
     view.phase("reading prompts")
     tokenizer = load_tokenizer(model, config.model.chat_template)
+    images = load_image_inputs(model, config.data.max_pixels)
     pool = PromptPool(
-        PromptTable.open(train, config.data.id_column), tokenizer, config, view.progress
+        PromptTable.open(train, config.data.id_column), tokenizer, images, config, view.progress
     )
     if config.data.train_max_samples is not None:
         pool.keep(config.data.train_max_samples, config.seed)
@@ -61,7 +63,7 @@ def prepare(config: Config, view: View) -> Inputs:
     held_out = None
     if test is not None:
         table = PromptTable.open(test, config.data.id_column)
-        held_out = PromptPool(table, tokenizer, config, view.progress)
+        held_out = PromptPool(table, tokenizer, images, config, view.progress)
         common = overlap(pool.table, table)
         if common:
             raise DataError(

@@ -7,46 +7,68 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.images import ImageInputs
 from actors.rollout import Request
 from dps_ray.config import Config
 from dps_ray.errors import DataError, ModelError
 from dps_ray.hashing import hash_ids, hash_key
 from dps_ray.prompts import Prompt, PromptTable
+from pipelines.image_prompts import check_images, expanded, messages_with_images
 
 Progress = Callable[[int, int, str], None]
 _KEEP = 0x6B656570  # keeps this draw apart from others of the same seed
-_CHUNK = 4096  # prompts tokenized at a time while their lengths are checked
+# Prompts tokenized at a time while their lengths are checked.
+_CHUNK = 4096
+_CHUNK_WITH_IMAGES = 512
 
 
 class PromptPool:
-    """A `PromptTable` and a tokenizer.
+    """A `PromptTable` and a tokenizer, and for a vision-language model its image processor.
 
     `ids`, int64, are those of the prompts that fit the length limit, in file order; `skipped` did not fit.
+
+    Raises:
+        DataError: an image is not whole, or not where its text says; or a prompt is too long.
     """
 
-    def __init__(self, table: PromptTable, tokenizer: Any, config: Config, progress: Progress):
+    def __init__(
+        self,
+        table: PromptTable,
+        tokenizer: Any,
+        images: ImageInputs | None,
+        config: Config,
+        progress: Progress,
+    ):
         self.table = table
         self._tokenizer = tokenizer
+        self._images = images
+        self._model = config.model.path
         self.ids, self.skipped = self._within_the_limit(config, progress)
 
     def prompts(self, ids: NDArray[np.int64]) -> list[Prompt]:
         return self.table.rows(ids)
 
     def requests(self, prompts: Sequence[Prompt]) -> list[Request]:
-        """The prompts through the chat template, as tokens."""
+        """The prompts through the chat template, as tokens, and their images."""
         texts = [
             self._tokenizer.apply_chat_template(
-                prompt.messages, tokenize=False, add_generation_prompt=True
+                messages_with_images(prompt) if prompt.images else prompt.messages,
+                tokenize=False,
+                add_generation_prompt=True,
             )
             for prompt in prompts
         ]
         if not texts:
             return []
         tokens = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [
-            Request(prompt.id, np.array(row, dtype=np.int32))
-            for prompt, row in zip(prompts, tokens, strict=True)
-        ]
+        return [self._request(prompt, row) for prompt, row in zip(prompts, tokens, strict=True)]
+
+    def _request(self, prompt: Prompt, tokens: list[int]) -> Request:
+        if not prompt.images and self._images is None:
+            return Request(prompt.id, np.array(tokens, dtype=np.int32))
+        place = self.table.place(prompt.id)
+        whole = expanded(tokens, prompt, self._images, self._model, place)
+        return Request(prompt.id, whole, tuple(prompt.images))
 
     def keep(self, size: int, seed: int) -> None:
         """Only `size` of the prompts, if there are more; which ones depends on the seed and their ids."""
@@ -60,10 +82,15 @@ class PromptPool:
         limit = config.data.max_prompt_length
         everything = self.table.ids
         fits = np.ones(len(everything), dtype=bool)
-        for start in range(0, len(everything), _CHUNK):
-            chunk = everything[start : start + _CHUNK]
-            lengths = [len(r.tokens) for r in self.requests(self.prompts(chunk))]
-            fits[start : start + _CHUNK] = np.array(lengths) <= limit
+        size = _CHUNK_WITH_IMAGES if self.table.has_images else _CHUNK
+        for start in range(0, len(everything), size):
+            chunk = everything[start : start + size]
+            prompts = self.prompts(chunk)
+            lengths = [len(r.tokens) for r in self.requests(prompts)]
+            fits[start : start + size] = np.array(lengths) <= limit
+            for prompt in prompts:
+                if prompt.images:
+                    check_images(prompt, self.table.place(prompt.id))
             progress(start + len(chunk), len(everything), "prompts measured")
             if config.data.overlong_prompts == "error" and not fits.all():
                 row = int(np.argmin(fits))

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.rollout import Rollouts, Sampling
+from actors.rollout import Request, Rollouts, Sampling
 from actors.verifier import Verifiers
 from dps_ray.errors import DPSError, EngineError
 from dps_ray.groups import Group, ScoredGroup
@@ -36,8 +36,10 @@ def roll_out(
         generated()
 
     with timed("select"):
-        prompts = {prompt.id: prompt for prompt in pool.prompts(ids)}
-        requests = pool.requests(list(prompts.values()))
+        found = pool.prompts(ids)
+        requests = pool.requests(found)
+        # A reward is given for the text.
+        prompts = {prompt.id: prompt._replace(images=[]) for prompt in found}
     scoring = verifiers.scoring()
     with timed("generate"):
         groups = rollouts.generate(requests, sampling, on_group)
@@ -46,6 +48,13 @@ def roll_out(
     return [
         EngineError(f"prompt {request.prompt_id} was set aside: every engine that had it died")
         if group is None
-        else answers[request.prompt_id]
+        else _with_images(answers[request.prompt_id], request)
         for request, group in zip(requests, groups, strict=True)
     ]
+
+
+def _with_images(answer: ScoredGroup | DPSError, request: Request) -> ScoredGroup | DPSError:
+    """For the learner: from the engine they do not come back."""
+    if request.images and isinstance(answer, ScoredGroup):
+        return answer._replace(images=request.images)
+    return answer

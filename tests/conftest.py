@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from dps_ray.failpoints import VARIABLE, ArmedFailpoint, fail_at
 from pipelines import builtin, start_policy
+from pipelines.tiny_vision import make_tiny_vision_policy
 
 settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile("deterministic")
@@ -24,6 +25,18 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tied_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the output head tied to the embedding."""
     return start_policy.tiny_policy(tmp_path_factory.mktemp("policies"), tied=True)
+
+
+@pytest.fixture(scope="session")
+def vision_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random policy of Qwen2.5-VL's architecture, with untied embeddings."""
+    return make_tiny_vision_policy(tmp_path_factory.mktemp("policies") / "vision")
+
+
+@pytest.fixture(scope="session")
+def tied_vision_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the output head tied to the embedding, as the smaller published ones have it."""
+    return make_tiny_vision_policy(tmp_path_factory.mktemp("policies") / "vision", tied=True)
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def test_a_prompt_holds_what_its_row_says(write):
     assert prompt.data_source == "sums"
     assert prompt.ground_truth == "2"
     assert prompt.extra_info == {"index": 7}
-    assert prompt.images == images
+    assert prompt.images == [b"png"]
 
 
 def test_optional_columns_may_be_missing_or_null(write):

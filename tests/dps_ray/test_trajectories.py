@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dps_ray.trajectories import concatenate, micro_batches, minibatches, pad
+from dps_ray.trajectories import (
+    concatenate,
+    micro_batches,
+    minibatches,
+    pack_images,
+    pad,
+    with_blank,
+)
 
 lengths_of = st.lists(st.integers(1, 50), max_size=60).map(
     lambda values: np.array(values, dtype=np.int64)
@@ -62,3 +69,27 @@ def test_a_pass_without_sequences_weighs_nothing():
         [(np.array([1], np.int32), np.array([2], np.int32), np.zeros(1, np.float32), 1.0)]
     )
     assert pad(trajectories, np.empty(0, dtype=np.int64)).response.sum() == 0
+
+
+def test_responses_to_one_prompt_share_its_images():
+    one, two = (b"first", b"second"), (b"third",)
+    images = pack_images([one, one, (), two, two, two])
+    assert len(images.files) == len(b"firstsecondthird")
+    shown = [[images.file(i) for i in images.of(row)] for row in range(6)]
+    assert shown == [list(one), list(one), [], [b"third"], [b"third"], [b"third"]]
+
+
+def test_without_images_nothing_is_carried():
+    assert pack_images([(), ()]) is None
+
+
+def test_a_blank_sequence_has_one_token_and_no_response():
+    tokens = [np.array(part, np.int32) for part in ([5, 6], [7, 8, 9])]
+    batch = pad(concatenate([(*tokens, np.zeros(3, np.float32), 1.0)]), np.array([0]))
+    longer = with_blank(batch, token=42)
+    assert longer.tokens.tolist() == [[5, 6, 7, 8, 9], [42, 0, 0, 0, 0]]
+    assert longer.attention[1].tolist() == [1, 0, 0, 0, 0]
+    assert not longer.response[1].any()
+    for before, after in zip(batch, longer, strict=True):
+        assert before.dtype == after.dtype
+        np.testing.assert_array_equal(after[:-1], before)

@@ -1,0 +1,124 @@
+"""The policy as the learner computes with it: a language model, or one that is shown images besides.
+
+A vision-language model is given the images of each sequence, cut into patches when they are needed. Under
+ZeRO a pass through its vision tower is a collective, so a micro-batch without images gets a sequence with a
+blank one, which weighs nothing.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from actors.images import NEVER, ImageInputs, Patches, load_image_inputs
+from dps_ray.config import Config
+from dps_ray.objective import PaddedTensors, to_tensors
+from dps_ray.trajectories import Images, Trajectories, pad, with_blank
+
+_ROOM = 2 * 2**30  # bytes of patches that a rank keeps while it trains on a batch
+
+
+class Inputs(NamedTuple):
+    """A micro-batch on the device."""
+
+    tensors: PaddedTensors
+    images: dict[str, torch.Tensor]  # what the model is given of images; empty for a language model
+
+
+class Policy:
+    """How the model in `path` is loaded and run; the weights are whoever's that asks.
+
+    Args:
+        path: Hugging Face folder or name.
+    """
+
+    def __init__(self, config: Config, path: str, device: torch.device):
+        from transformers import AutoTokenizer
+
+        self._path = path
+        self._device = device
+        self._dtype = getattr(torch, config.model.dtype)
+        self._images = load_image_inputs(path, config.data.max_pixels)
+        self.processors = [AutoTokenizer.from_pretrained(path)]
+        """What a folder of the model holds besides its weights."""
+        if self._images is not None:
+            self.processors.append(self._images.processor)
+            self._cut = _Cut(self._images)
+
+    def load(self, freeze_vision_tower: bool = False) -> Any:
+        """The model with the weights of the folder."""
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+        if self._images is None:
+            return AutoModelForCausalLM.from_pretrained(self._path, dtype=self._dtype)
+        model = AutoModelForImageTextToText.from_pretrained(self._path, dtype=self._dtype)
+        if freeze_vision_tower:
+            model.model.visual.requires_grad_(False)
+        return model
+
+    def inputs(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> Inputs:
+        """The given trajectories as a micro-batch; see `pad`."""
+        batch = pad(trajectories, rows)
+        if self._images is None:
+            return Inputs(to_tensors(batch, self._device), {})
+        patches = self._cut.of(trajectories, rows)
+        if patches is None:
+            batch, patches = with_blank(batch, self._images.token), self._images.blank()
+        tensors = to_tensors(batch, self._device)
+        return Inputs(
+            tensors,
+            {
+                "pixel_values": torch.from_numpy(patches.values).to(self._device),
+                "image_grid_thw": torch.from_numpy(patches.grids).to(self._device),
+                # From where images are the model derives the positions of all tokens.
+                "mm_token_type_ids": (tensors.tokens == self._images.token).int(),
+            },
+        )
+
+    def logits(self, model: Any, inputs: Inputs) -> torch.Tensor:
+        """(b, t, vocabulary) for a model that `load` gave, or its DeepSpeed engine."""
+        logits: torch.Tensor = model(
+            input_ids=inputs.tensors.tokens,
+            attention_mask=inputs.tensors.attention,
+            use_cache=False,
+            **inputs.images,
+        ).logits
+        if self._images is not None:
+            # As the engine samples. In place: nothing before needs them for its gradient.
+            logits[..., self._images.never_sampled] = NEVER
+        return logits
+
+
+class _Cut:
+    """The images of a batch cut into patches, each once, as far as there is room to keep them: the responses
+    to a prompt come in different micro-batches, and twice."""
+
+    def __init__(self, inputs: ImageInputs):
+        self._inputs = inputs
+        self._batch: Images | None = None
+        self._kept: dict[int, Patches] = {}
+        self._room = 0  # bytes
+
+    def of(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> Patches | None:
+        """The images of these trajectories in the order of the rows; None if they have none."""
+        if trajectories.images is None:
+            return None
+        if trajectories.images is not self._batch:
+            self._batch, self._kept, self._room = trajectories.images, {}, _ROOM
+        found = [
+            self._one(self._batch, index) for row in rows for index in self._batch.of(int(row))
+        ]
+        if not found:
+            return None
+        values, grids = zip(*found, strict=True)
+        return Patches(np.concatenate(values), np.concatenate(grids))
+
+    def _one(self, batch: Images, index: int) -> Patches:
+        if index in self._kept:
+            return self._kept[index]
+        patches = self._inputs.patches([batch.file(index)])
+        if patches.values.nbytes <= self._room:
+            self._kept[index] = patches
+            self._room -= patches.values.nbytes
+        return patches
