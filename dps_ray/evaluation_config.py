@@ -52,6 +52,8 @@ class EvaluatedData(Settings):
     """Longest prompt, in tokens."""
     overlong_prompts: Literal["skip", "error"] = "error"
     """What to do with longer ones: stop, or leave them out of the set and count them."""
+    max_pixels: Annotated[int, Field(ge=28 * 28)] | None = None
+    """Images of more pixels are scaled down to so many; null: as the model's own preprocessor_config.json says."""
     reward: str | None = None
     """Reward function as `module:function` or `file.py:function` with verl's signature
     `compute_score(data_source, solution_str, ground_truth, extra_info)`; null uses the task's own."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoConfig
 
+from actors.images import load_image_inputs
 from dps_ray import settings
 from dps_ray.durable import Manifest, Storage, checkpoint_folder, load, manifests
 from dps_ray.errors import CheckpointError, ConfigError, DataError, ModelError
@@ -110,6 +111,7 @@ def parts_of(
         DataError: a prompt is too long; all are, if that is no error by itself.
     """
     tokenizer = load_tokenizer(model.path, config.model.chat_template)
+    images = load_image_inputs(model.path, config.data.max_pixels)
     _check_context(model, config)
     folder, limit = config.folder / "prompts", config.data.max_prompt_length
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,11 @@ def parts_of(
     for benchmark in benchmarks:
         name, total = benchmark.name, len(benchmark.table)
         pool = PromptPool(
-            benchmark.table, tokenizer, config.of_a_run(model.path), lambda done, total, unit: None
+            benchmark.table,
+            tokenizer,
+            images,
+            config.of_a_run(model.path),
+            lambda done, total, unit: None,
         )
         if pool.skipped == total:
             raise DataError(
@@ -246,6 +252,7 @@ def _key(model: Model, benchmark: Benchmark, config: EvaluationConfig) -> str:
             config.temperature,
             config.top_p,
             config.max_response_length,
+            config.data.max_pixels,
             config.seed,
             reward,
             source.read_text() if source.is_file() else None,
