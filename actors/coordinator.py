@@ -23,7 +23,8 @@ from dps_ray import Selection, hashing, merge
 from dps_ray.config import Config
 from dps_ray.durable import ObservationLog, Storage, Stored
 from dps_ray.errors import StaleError
-from dps_ray.states import Observation, totals_of
+from dps_ray.pooled import Clusters
+from dps_ray.states import Observation
 
 _NONE = np.empty(0, dtype=np.int64)
 
@@ -35,6 +36,7 @@ class Coordinator:
 
     Args:
         place: of a shard's index, the options that say where it runs, and with what.
+        clusters: of each id, for a method that learns by cluster (`dps_ray.pooled`); None: it does not.
     """
 
     def __init__(
@@ -44,20 +46,25 @@ class Coordinator:
         ids: NDArray[np.int64],
         recoveries: Recoveries,
         place: Callable[[int], dict[str, Any]],
+        clusters: Clusters | None = None,
     ):
         self._count = config.resources.beliefs.shards
         self._batch_size = config.loop.batch_size
         self._timeouts = config.timeouts
         self._storage = storage
+        self._clusters = None if clusters is None else _ClusterOf(ids, clusters)
         homes = hashing.shards(ids, self._count)
 
         def start(index: int) -> Callable[[int], Any]:
-            mine = ids[homes == index]
+            here = homes == index
+            mine, theirs = ids[here], None if clusters is None else clusters.take(here)
             options = BeliefShard.options(  # type: ignore[attr-defined]
                 **place(index),
                 runtime_env=environment(threads=1),
             )
-            return lambda incarnation: options.remote(config, storage, mine, index, len(ids))
+            return lambda incarnation: options.remote(
+                config, storage, mine, index, len(ids), theirs
+            )
 
         self.members = [
             Member("belief_shard", index, start(index), recoveries) for index in range(self._count)
@@ -102,6 +109,8 @@ class Coordinator:
         Raises:
             CheckpointError: the observation could not be written; nothing has changed.
         """
+        if self._clusters is not None:
+            observation = observation._replace(clusters=self._clusters(observation.ids))
         ObservationLog(self._storage, self._at.epoch).append(step, observation)
         self._at = self._at._replace(step=step)
         self._proposals = self._ask_for_proposals(self._batch_size, self.excluded, observation)
@@ -121,17 +130,8 @@ class Coordinator:
     def _ask_for_proposals(
         self, size: int, excluded: NDArray[np.int64], observation: Observation | None = None
     ) -> "_Asked":
-        parts: list[Observation | None] = [None] * self._count
-        totals = None
-        if observation is not None:
-            totals = totals_of(observation)
-            homes = hashing.shards(observation.ids, self._count)
-            parts = [
-                Observation(*(column[homes == index] for column in observation))
-                for index in range(self._count)
-            ]
         homes = hashing.shards(excluded, self._count)
-        arguments = [(size, excluded[homes == i], part, totals) for i, part in enumerate(parts)]
+        arguments = [(size, excluded[homes == i], observation) for i in range(self._count)]
         asked = self._ask("propose", arguments)
         asked.about = (size, excluded.tobytes())
         return asked
@@ -166,6 +166,17 @@ class Coordinator:
         for member in self.members:
             member.well()
         return [answers[member.index] for member in self.members]
+
+
+class _ClusterOf:
+    """Looks up the clusters of prompts by their ids."""
+
+    def __init__(self, ids: NDArray[np.int64], clusters: Clusters) -> None:
+        order = np.argsort(ids)
+        self._ids, self._labels = ids[order], clusters.labels[order]
+
+    def __call__(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        return self._labels[np.searchsorted(self._ids, ids)]
 
 
 class _Call(NamedTuple):

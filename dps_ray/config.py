@@ -51,6 +51,20 @@ class ModelSettings(Settings):
 class SelectorSettings(Settings):
     """Of the methods that are named; others take no notice."""
 
+    cluster_column: str | None = None
+    """dps_pooled: column by whose values prompts are of a kind, such as `ability`, or `extra_info.level`
+    for a key of extra_info: strings or integers. null: prompts of one data_source are of a kind."""
+    cluster_decay: Share = 0.9
+    """dps_pooled: weight of the past in the counts of clusters."""
+    cluster_strength: Annotated[float, Field(gt=0.0)] = 10.0
+    """dps_pooled: how many moves of its own its cluster's transitions are worth to a prompt (kappa)."""
+    temperature: Annotated[float, Field(gt=0.0)] | None = None
+    """dps_pooled: draws prompts without replacement with weight P(partial)^(1 / temperature); null: 0.5."""
+    rest: Natural | None = None
+    """dps_pooled: steps for which a prompt is left alone once it was tried; null: 20."""
+    max_uses: Count | None = None
+    """dps_pooled: no prompt is tried more often until all of the pool were tried once more; null: no
+    limit."""
     decay: Share = 0.7
     """DPS: weight of the past in the transition counts (lambda); 1 never forgets, 0 keeps one step."""
     prior: Literal["uniform", "progress", "stability", "local"] = "uniform"
@@ -285,6 +299,7 @@ class TimeoutSettings(Settings):
 class Config(Settings):
     method: Literal[
         "dps",
+        "dps_pooled",
         "uniform",
         "history_resampling",
         "mopps",

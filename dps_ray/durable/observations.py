@@ -1,6 +1,7 @@
 """The log of what was observed: a file a step, durable before the beliefs see it.
 
     log/e0007/step=00000042.arrow     columns id, state, successes, responses; ascending by id
+                                      and cluster, where prompts have one
 
 A belief shard that dies is its checkpoint, and after it this epoch's log. The log of an epoch that went
 before says what was seen then, also in steps that were rolled back; `committed` picks those that count.
@@ -20,14 +21,14 @@ from dps_ray.durable.manifest import Manifest
 from dps_ray.errors import CheckpointError
 from dps_ray.states import Observation
 
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.int64()),
-        ("state", pa.int8()),
-        ("successes", pa.int16()),
-        ("responses", pa.int16()),
-    ]
-)
+_FIELDS = [
+    ("id", pa.int64()),
+    ("state", pa.int8()),
+    ("successes", pa.int16()),
+    ("responses", pa.int16()),
+]
+_SCHEMA = pa.schema(_FIELDS)
+_SCHEMA_WITH_CLUSTERS = pa.schema([*_FIELDS, ("cluster", pa.int32())])
 _STEP = re.compile(r".*/step=(\d+)\.arrow")
 
 
@@ -120,16 +121,18 @@ def committed(storage: Storage, manifest: Manifest) -> Iterator[tuple[int, Obser
 
 def _encoded(epoch: int, step: int, observation: Observation) -> pa.Buffer:
     digest = _digest(epoch, step, observation)
-    schema = _SCHEMA.with_metadata({"epoch": str(epoch), "step": str(step), "sha256": digest})
+    schema = _schema_of(observation).with_metadata(
+        {"epoch": str(epoch), "step": str(step), "sha256": digest}
+    )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch(list(observation), schema=schema))
+        writer.write_batch(pa.record_batch(_columns(observation), schema=schema))
     return sink.getvalue()
 
 
 def _decoded(epoch: int, step: int, content: pa.Buffer) -> Observation:
     table = pa.ipc.open_file(content).read_all()
-    if not table.schema.equals(_SCHEMA):
+    if not (table.schema.equals(_SCHEMA) or table.schema.equals(_SCHEMA_WITH_CLUSTERS)):
         raise ValueError(f"its columns are {table.schema.names}")
     observation = Observation(*(column.to_numpy() for column in table.columns))
     stated = (table.schema.metadata or {}).get(b"sha256", b"").decode()
@@ -140,12 +143,20 @@ def _decoded(epoch: int, step: int, content: pa.Buffer) -> Observation:
 
 def _of_schema(observation: Observation) -> Observation:
     """The same with the dtypes that a file gives back, for its checksum is over their bytes."""
-    dtypes = (field.type.to_pandas_dtype() for field in _SCHEMA)
-    return Observation(*map(np.asarray, observation, dtypes))
+    dtypes = [field.type.to_pandas_dtype() for field in _schema_of(observation)]
+    return Observation(*map(np.asarray, _columns(observation), dtypes))
+
+
+def _columns(observation: Observation) -> list[np.ndarray]:
+    return [column for column in observation if column is not None]
+
+
+def _schema_of(observation: Observation) -> pa.Schema:
+    return _SCHEMA if observation.clusters is None else _SCHEMA_WITH_CLUSTERS
 
 
 def _digest(epoch: int, step: int, observation: Observation) -> str:
     digest = hashlib.sha256(np.array([epoch, step, len(observation.ids)], np.int64).tobytes())
-    for column in observation:
+    for column in _columns(observation):
         digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()

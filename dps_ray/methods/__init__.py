@@ -10,7 +10,7 @@
 | `Recency` (control) | last partial first, then never seen, then the oldest | states |
 | `Oracle` (simulation) | largest true P(the group is mixed) | `set_rates` |
 
-`dps_ray.UniformSelector` and `dps_ray.BeliefStore` (DPS) are the two others; Dynamic Sampling is uniform
+`dps_ray.UniformSelector`, `dps_ray.BeliefStore` (DPS) and `dps_ray.pooled.PooledStore` are the others; Dynamic Sampling is uniform
 selection with the loop's group filter. All give the same batches for any number of shards.
 """
 
@@ -27,6 +27,7 @@ from dps_ray.methods.mopps import MoPPS
 from dps_ray.methods.oracle import Oracle
 from dps_ray.methods.recency import Recency
 from dps_ray.methods.variance_ema import VarianceEMA
+from dps_ray.pooled import Clusters, PooledStore
 from dps_ray.selector import Selector
 from dps_ray.uniform import UniformSelector
 
@@ -50,6 +51,7 @@ def make(
     settings: SelectorSettings,
     group_size: int,
     seed: int,
+    clusters: Clusters | None = None,
 ) -> Selector:
     """The selector that a configuration's `method` names.
 
@@ -57,6 +59,7 @@ def make(
         ids: int64 (n,), the prompts of this shard.
         pool: prompts over all shards.
         group_size: k, responses to a prompt.
+        clusters: of each id, for `dps_pooled`; None: all are of one.
 
     Raises:
         KeyError: there is no method of this name.
@@ -68,6 +71,17 @@ def make(
             prior=settings.prior,
             entropy_weight=settings.entropy_weight,
             seed=seed,
+        ),
+        "dps_pooled": lambda: PooledStore(
+            ids,
+            clusters,
+            seed,
+            decay=settings.decay,
+            memory=settings.cluster_decay,
+            strength=settings.cluster_strength,
+            temperature=0.5 if settings.temperature is None else settings.temperature,
+            rest=20 if settings.rest is None else settings.rest,
+            max_uses=settings.max_uses,
         ),
         "uniform": lambda: UniformSelector(ids, seed),
         "history_resampling": lambda: HistoryResampling(ids, seed),

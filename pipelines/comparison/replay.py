@@ -6,7 +6,7 @@ probe, can be asked about as well.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from dps_ray import BeliefStore, methods, settings
 from dps_ray.durable import Storage, committed, load, manifests
 from dps_ray.errors import DataError
 from dps_ray.methods.beta import BetaSelector, group_states
+from dps_ray.pooled import Clusters, number_within
 from dps_ray.selector import Selector
 from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, totals_of
 from pipelines.run_log import PROBES
@@ -73,6 +74,7 @@ def replayed(folder: Path) -> Replay:
         settings=config.selector,
         group_size=config.rollout.group_size,
         seed=config.seed,
+        clusters=_clusters(ids, observations.values(), config.seed),
     )
     forecasts = []
     for step, observation in observations.items():
@@ -81,8 +83,21 @@ def replayed(folder: Path) -> Replay:
             predicted = None if outcome is None else predictions(selector, outcome.ids)
             if outcome is not None and predicted is not None:
                 forecasts.append(Forecast(step, on, predicted, outcome.states))
-        selector.observe(*observation, totals_of(observation))
+        selector.observe(*observation[:4], totals_of(observation), observation)
     return Replay(selector, observations, forecasts)
+
+
+def _clusters(
+    ids: NDArray[np.int64], observations: Iterable[Observation], seed: int
+) -> Clusters | None:
+    """Of these prompts, as they were observed; of those that only a probe drew the first. None where
+    prompts have none."""
+    labels = np.zeros(len(ids), dtype=np.int32)
+    for observation in observations:
+        if observation.clusters is None:
+            return None
+        labels[np.searchsorted(ids, observation.ids)] = observation.clusters
+    return number_within(ids, labels, seed)
 
 
 def predictions(selector: Selector, ids: NDArray[np.int64]) -> NDArray[np.float64] | None:

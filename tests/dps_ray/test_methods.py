@@ -15,9 +15,24 @@ from dps_ray.methods import (
     Recency,
     VarianceEMA,
 )
+from dps_ray.pooled import PooledStore, number_within
+from dps_ray.states import Observation
 
 IDS = np.random.default_rng(0).integers(-(2**62), 2**62, 300)
 BATCH, STEPS, K = 24, 30, 8
+
+LABELS = IDS % 5 * (IDS % 3 == 0)
+
+
+def clusters_of(ids):
+    """Of these prompts, in a pool of all."""
+    return number_within(IDS, LABELS, 5).take(np.flatnonzero(np.isin(IDS, ids)))
+
+
+def restored(selector, snapshot, ids):
+    known = {"clusters": clusters_of(ids)} if isinstance(selector, PooledStore) else {}
+    return type(selector).restore(snapshot, ids, **known)
+
 
 METHODS = {
     "history_resampling": lambda ids: HistoryResampling(ids, seed=5),
@@ -28,6 +43,8 @@ METHODS = {
     "variance_ema": lambda ids: VarianceEMA(ids, seed=5),
     "recency": lambda ids: Recency(ids, seed=5),
     "oracle": lambda ids: Oracle(ids, seed=5),
+    "dps_pooled": lambda ids: PooledStore(ids, clusters_of(ids), seed=5),
+    "dps_pooled, two uses": lambda ids: PooledStore(ids, clusters_of(ids), seed=5, max_uses=2),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 
@@ -66,11 +83,19 @@ def step(selectors, number, in_flight):
     successes = outcome(batch.ids, number)
     states = states_of(successes)
     totals = np.bincount(states[done], minlength=3)
+    order = np.flatnonzero(done)[np.argsort(batch.ids[done])]
+    whole = Observation(
+        batch.ids[order],
+        states[order],
+        successes[order],
+        np.full(len(order), K),
+        LABELS[[IDS.tolist().index(i) for i in batch.ids[order].tolist()]],
+    )
     homes = shards(batch.ids, count)
     for shard, selector in enumerate(selectors):
         mine = (done & (homes == shard)).nonzero()[0][::-1]
         counts = successes[mine], np.full(len(mine), K)
-        selector.observe(batch.ids[mine], states[mine], *counts, totals)
+        selector.observe(batch.ids[mine], states[mine], *counts, totals, whole)
     return batch, batch.ids[~done]
 
 
@@ -88,9 +113,8 @@ def run(make, count, steps=STEPS, restart=None, storage=None):
                 for at, each in enumerate(selectors)
             ]
             parts = split(IDS, restart)
-            kind = type(selectors[0])
             selectors = [
-                kind.restore(snapshot, ids)
+                restored(selectors[0], snapshot, ids)
                 for snapshot, ids in zip(reshard(snapshots, restart), parts, strict=True)
             ]
         if isinstance(selectors[0], Oracle) and number % 7 == 0:
@@ -139,7 +163,7 @@ def test_a_snapshot_holds_arrays_and_plain_numbers_and_comes_back_equal(make, tm
     _, (selector,) = run(make, 1, steps=9)
     storage, snapshot = Storage.at(tmp_path), selector.snapshot()
     back = read_snapshot(storage, write_snapshot(storage, shard_file(0, 1), snapshot))
-    again = type(selector).restore(back, IDS[::-1]).snapshot()
+    again = restored(selector, back, IDS).snapshot()
     assert again.keys() == snapshot.keys()
     for name, value in snapshot.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
@@ -194,7 +218,7 @@ def test_a_shard_may_be_empty(make):
     selector = make(np.empty(0, np.int64))
     selector.observe([], [], [], [], [1, 2, 3])
     assert selector.select(0).predicted.shape == (0, 3)
-    assert len(type(selector).restore(selector.snapshot(), [])) == 0
+    assert len(restored(selector, selector.snapshot(), np.empty(0, np.int64))) == 0
 
 
 @every_method

@@ -1,0 +1,306 @@
+"""Beliefs over prompts that were never seen: a pool, its clusters, their prompts.
+
+    waiting   never tried, or long ago: their cluster's belief, in a random order      O(clusters + batch)
+    recent    tried in the last few dozen steps: a row of its own                      O(recent)
+
+The next batch is drawn from both, by weight P(partial)^(1/T) without replacement: a prompt seen partial lately
+comes again when its own belief says so, but most are new ones, of the clusters that are partial now.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dps_ray.hashing import hash_key
+from dps_ray.outcomes import checked
+from dps_ray.pool.index import Positions, PromptIndex, as_ids
+from dps_ray.pooled.clusters import Clusters, number_within
+from dps_ray.pooled.race import LAP, first_waiting, own_arrivals
+from dps_ray.pooled.recent import Recent
+from dps_ray.pooled.state_dynamics import Outcomes, StateDynamics
+from dps_ray.pooled.waiting import Waiting
+from dps_ray.selection import Selection, check_size
+from dps_ray.states import PARTIAL, Observation
+
+_RECENT = 50  # steps after which a prompt waits again
+_LEAST = 1e-12  # P(partial) that is taken for possible
+_REST = 1e3 * LAP
+_OF_CLUSTERS, _OF_PROMPTS = 1, 2  # keep the draws of the two apart
+
+
+class PooledStore:
+    """Pooled beliefs: see `dps_ray.selector.Selector`, and `StateDynamics` for what is believed.
+
+    Bit-equal for any split of the ids over several stores, given `dps_ray.merge` and what the whole step found.
+
+    Args:
+        ids: int64 (N,), unique, in any order.
+        clusters: of each id, from `number_within` of the whole pool; None: these ids are the pool, and all
+            are of one cluster.
+        seed: decides the order in which prompts are tried, and keys all draws.
+        memory: gamma in [0, 1], the part of the clusters' counts kept from step to step.
+        decay: lambda in [0, 1], the part of a prompt's own evidence kept.
+        strength: kappa, how many moves its cluster's transitions are worth to a prompt.
+        temperature: T > 0; small is greedy, large uniform.
+        rest: steps for which a prompt is left alone once it was tried, as far as others are left.
+        max_uses: a prompt is not tried more often than that until all of the pool were, once more than before;
+            None: no limit.
+    """
+
+    _settings = ("seed", "memory", "decay", "strength", "temperature", "rest", "max_uses")
+
+    def __init__(
+        self,
+        ids: ArrayLike,
+        clusters: Clusters | None = None,
+        seed: int = 0,
+        *,
+        memory: float = 0.9,
+        decay: float = 0.7,
+        strength: float = 10.0,
+        temperature: float = 0.5,
+        rest: int = 10,
+        max_uses: int | None = None,
+    ) -> None:
+        self.seed, self.step = int(seed), 0
+        self.memory, self.decay, self.strength = float(memory), float(decay), float(strength)
+        self.temperature, self.rest, self.max_uses = float(temperature), int(rest), max_uses
+        known = as_ids(ids)
+        clusters = number_within(known, None, seed) if clusters is None else clusters
+        self._index = PromptIndex(known, self.seed)
+        by_position = np.empty(len(known), dtype=np.int64)
+        by_position[self._index.positions(known)] = np.arange(len(known))
+        self._waiting = Waiting(clusters.take(by_position))
+        self._dynamics = StateDynamics(len(clusters.sizes), self.memory, self.decay, self.strength)
+        self._recent = Recent.nobody(self._dynamics.width)
+        self._mine = np.empty(0, dtype=np.int64)  # positions of the recent, -1 of another shard's
+        self._times = np.zeros(len(known), dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    # --- choosing ---------------------------------------------------------------------------------
+
+    def select(self, size: int, exclude: ArrayLike | None = None) -> Selection:
+        """The first `size` of a draw without replacement, by weight P(partial)^(1/T); none in `exclude`.
+
+        The draw belongs to (seed, step): asked again with others excluded, the rest come in the same order.
+
+        Raises ValueError when fewer than `size` are left to choose from, and for an id in `exclude` that is
+        unknown or given twice.
+        """
+        excluded = self._index.distinct_positions([] if exclude is None else exclude)
+        check_size(size, len(self), len(excluded))
+        rows = np.flatnonzero((self._mine >= 0) & ~np.isin(self._mine, excluded))
+        waiting, waiting_score = first_waiting(
+            self._waiting,
+            self._log_weights(self._dynamics.waiting[PARTIAL]),
+            size,
+            hash_key(self.seed, self.step, _OF_CLUSTERS),
+            excluded,
+            laps=self.max_uses is not None,
+        )
+        positions = np.concatenate([self._mine[rows], waiting])
+        predicted = np.concatenate(
+            [
+                self._dynamics.predicted(self._recent.numbers).take(rows, axis=1),
+                self._dynamics.waiting.take(self._waiting.labels[waiting], axis=1),
+            ],
+            axis=1,
+        )
+        score = np.concatenate([self._scores(rows), waiting_score])
+        return (
+            Selection(
+                ids=self._index.ids(positions),
+                predicted=np.ascontiguousarray(predicted.T),
+                score=score,
+                times_sampled=self._times[positions].astype(np.int64),
+                tie=self._index.ties(positions),
+            )
+            .ranked()
+            .take(np.arange(size))
+        )
+
+    def _scores(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Of recent prompts of this shard: those that rest come last, those that were used up before them."""
+        recent = self._recent.take(rows)
+        ties = self._index.ties(self._mine[rows])
+        score = self._log_weights(self._dynamics.predicted(recent.numbers)[PARTIAL])
+        score += own_arrivals(ties, hash_key(self.seed, self.step, _OF_PROMPTS))
+        if self.max_uses is not None:
+            score -= LAP * (recent.lap + recent.uses // self.max_uses)
+        return score - _REST * np.maximum(self.rest - (self.step - recent.seen_at), 0)
+
+    def _log_weights(self, partial: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.log(np.maximum(partial, _LEAST)) / self.temperature
+
+    # --- learning ---------------------------------------------------------------------------------
+
+    def observe(
+        self,
+        ids: ArrayLike,
+        states: ArrayLike,
+        successes: ArrayLike | None = None,
+        responses: ArrayLike | None = None,
+        totals: ArrayLike | None = None,
+        everywhere: Observation | None = None,
+    ) -> None:
+        """One step of the whole pool; see `Selector.observe`.
+
+        everywhere: what the whole step found, over all shards, with the clusters; None: these are all.
+
+        Raises ValueError, and changes nothing, when one of them cannot be right.
+        """
+        whole = self._checked(ids, states, successes, responses, totals, everywhere)
+        labels = whole.clusters
+        assert labels is not None
+        rows = self._recent.find(whole.ids)
+        again, first = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
+        self.step += 1
+        numbers, new_numbers = self._dynamics.step(
+            self._recent.numbers,
+            self._recent.labels,
+            rows[again],
+            _outcomes(whole, again),
+            labels[first],
+            _outcomes(whole, first),
+        )
+        mine, here = self._index.find(whole.ids)
+        self._times[mine[here]] += 1
+        lap = self._waiting.passed[labels[first]] // np.maximum(
+            self._waiting.sizes[labels[first]], 1
+        )
+        self._waiting.take(labels[first], mine[first][here[first]])
+        recent = self._recent._replace(
+            numbers=numbers, seen_at=self._recent.seen_at.copy(), uses=self._recent.uses.copy()
+        )
+        recent.seen_at[rows[again]] = self.step
+        recent.uses[rows[again]] += 1
+        one = np.ones(len(first), dtype=np.int64)
+        new = Recent(whole.ids[first], labels[first], self.step * one, one, lap, new_numbers)
+        self._forget_the_oldest(recent.joined(new))
+
+    def _forget_the_oldest(self, recent: Recent) -> None:
+        """Takes up these recent prompts but those tried too long ago, who wait again."""
+        positions, here = self._index.find(recent.ids)
+        old = recent.seen_at <= self.step - max(_RECENT, self.rest)
+        self._waiting.put_back(recent.labels[old], positions[old & here])
+        self._recent = recent.take(~old)
+        self._mine = np.where(here, positions, -1)[~old]
+
+    def _checked(
+        self,
+        ids: ArrayLike,
+        states: ArrayLike,
+        successes: ArrayLike | None,
+        responses: ArrayLike | None,
+        totals: ArrayLike | None,
+        everywhere: Observation | None,
+    ) -> Observation:
+        """The whole step, ascending by id, with clusters."""
+        seen = checked(self._index, ids, states, successes, responses, totals)
+        if everywhere is None:
+            whole = Observation(
+                as_ids(ids),
+                seen.states,
+                _whole_numbers(seen.successes),
+                _whole_numbers(seen.responses),
+                self._waiting.labels[seen.positions],
+            )
+        else:
+            whole = everywhere
+            if whole.clusters is None:
+                raise ValueError("the whole step came without clusters, which pooled beliefs need")
+            known = len(self._waiting.sizes)
+            beyond = whole.clusters[(whole.clusters < 0) | (whole.clusters >= known)]
+            if len(beyond):
+                raise ValueError(f"cluster {beyond[0]} is none of the {known} there are")
+            here = self._index.find(whole.ids)
+            if not np.array_equal(np.sort(here[0][here[1]]), np.sort(seen.positions)):
+                raise ValueError("the whole step holds other prompts of this shard than were given")
+        return whole.take(np.argsort(whole.ids, kind="stable"))
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def predicted(self, ids: ArrayLike) -> NDArray[np.float64]:
+        """Beliefs for the next step: float64 (n, 3), P(unsolved), P(partial), P(solved) of each id."""
+        positions = self._index.positions(ids)
+        rows = self._recent.find(self._index.ids(positions))
+        found = self._dynamics.waiting.take(self._waiting.labels[positions], axis=1)
+        here = rows >= 0
+        found[:, here] = self._dynamics.predicted(self._recent.numbers).take(rows[here], axis=1)
+        return np.ascontiguousarray(found.T)
+
+    def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """At how many steps each id was observed: int64 (n,)."""
+        return self._times[self._index.positions(ids)].astype(np.int64)
+
+    def metrics(self) -> dict[str, float]:
+        """How many prompts have a row, and were ever seen; shards may add theirs up."""
+        return {
+            "beliefs/active_rows": float(np.count_nonzero(self._mine >= 0)),
+            "beliefs/prompts_seen": float(np.count_nonzero(self._times)),
+        }
+
+    # --- keeping ----------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole state: settings, clusters and recent prompts, alike in all shards, and who was seen here."""
+        seen = np.flatnonzero(self._times)
+        behind: Positions = np.sort(self._waiting.behind)
+        recent = self._recent._asdict()
+        return {
+            **{name: getattr(self, name) for name in self._settings},
+            "step": self.step,
+            "passed": self._waiting.passed.copy(),
+            "counts": self._waiting.counts.copy(),
+            **{f"dynamics_{name}": value for name, value in self._dynamics.snapshot().items()},
+            "recent_prompts": recent.pop("ids").copy(),
+            **{f"recent_{name}": value.copy() for name, value in recent.items()},
+            "seen_ids": self._index.ids(seen),
+            "seen_times": self._times[seen],
+            "behind_ids": self._index.ids(behind),
+        }
+
+    @classmethod
+    def restore(
+        cls, snapshot: Mapping[str, Any], ids: ArrayLike, clusters: Clusters | None = None
+    ) -> Self:
+        """The store that `snapshot()` was taken of, over the same ids and clusters: it goes on bit-equal.
+
+        Raises ValueError when an id of the snapshot is not among these.
+        """
+        store = cls(ids, clusters, **{name: snapshot[name] for name in cls._settings})
+        store.step = int(snapshot["step"])
+        prefix = "dynamics_"
+        store._dynamics.take_up(
+            {name[len(prefix) :]: snapshot[name] for name in snapshot if name.startswith(prefix)}
+        )
+        store._recent = Recent(
+            *(
+                np.array(snapshot["recent_prompts" if name == "ids" else f"recent_{name}"])
+                for name in Recent._fields
+            )
+        )
+        positions, here = store._index.find(store._recent.ids)
+        store._mine = np.where(here, positions, -1)
+        seen = store._index.distinct_positions(snapshot["seen_ids"])
+        store._times[seen] = snapshot["seen_times"]
+        store._waiting.restore(
+            snapshot["passed"],
+            snapshot["counts"],
+            out=positions[here],
+            behind=store._index.distinct_positions(snapshot["behind_ids"]),
+        )
+        return store
+
+
+def _whole_numbers(counts: NDArray[np.float64]) -> NDArray[np.int16]:
+    """-1 where they were not told."""
+    return np.nan_to_num(counts, nan=-1).astype(np.int16)
+
+
+def _outcomes(whole: Observation, rows: NDArray[np.integer]) -> Outcomes:
+    return Outcomes(whole.states[rows], whole.successes[rows], whole.responses[rows])
