@@ -59,7 +59,7 @@ class SelectorSettings(Settings):
     cluster_strength: Annotated[float, Field(gt=0.0)] = 10.0
     """dps_pooled: how many moves of its own its cluster's transitions are worth to a prompt (kappa)."""
     temperature: Annotated[float, Field(gt=0.0)] | None = None
-    """dps_pooled: draws prompts without replacement with weight P(partial)^(1 / temperature); null: 0.5."""
+    """dps_pooled: draws prompts without replacement with weight P(partial)^(1 / temperature); null: 0.25."""
     rest: Natural | None = None
     """dps_pooled: steps for which a prompt is left alone once it was tried; null: 20."""
     max_uses: Count | None = None
@@ -71,6 +71,9 @@ class SelectorSettings(Settings):
     """DPS: prior transition counts alpha0, by their published names."""
     entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """DPS: adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
+    observation: Literal["states", "counts"] = "states"
+    """dps_pooled: what is learned from of a group: its solve state, or how many of its responses were
+    right."""
     beta_decay: Share = 0.5
     """MoPPS and MaPP: weight of the past in the Beta's counts; 1 never forgets."""
     variance_decay: Share = 0.7

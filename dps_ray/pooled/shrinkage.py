@@ -47,24 +47,35 @@ def shrunk(counts: Floats, effective: Floats, prior: Floats) -> Shares:
             than as many whole ones.
         prior: (K,), counts added to the pool's.
     """
-    totals = counts.sum(axis=0)
-    seen = totals > 0
-    total = effective[seen].sum()
-    shares = counts[:, seen] / totals[seen]
-    pool = _mean(shares, effective[seen], prior)
-    strength = GREATEST_STRENGTH
-    spare = total - (effective[seen] ** 2).sum() / max(total, 1e-300) - (seen.sum() - 1)
-    if seen.sum() > 1 and spare > 0:
-        spread = (effective[seen] * ((shares - pool[:, None]) ** 2).sum(axis=0)).sum()
-        by_chance = 1 - (pool**2).sum()
-        rho = (spread / max(by_chance, 1e-12) - (seen.sum() - 1)) / spare
-        strength = 1 / max(rho, 1e-9) - 1
-        strength = float(np.clip(strength, LEAST_STRENGTH, GREATEST_STRENGTH))
+    strength = _strength(counts, effective, prior)
+    return towards_the_pool(counts, effective, prior, strength)
+
+
+def towards_the_pool(counts: Floats, effective: Floats, prior: Floats, strength: float) -> Shares:
+    """As `shrunk`, with a strength that is known."""
+    seen = counts.any(axis=0)
+    shares = counts[:, seen] / counts[:, seen].sum(axis=0)
+    known = effective[seen]
     # The mean cluster: each counts by how well its own shares are known, not by how often it was chosen.
-    pool = _mean(shares, effective[seen] / (1 + effective[seen] / (1 + strength)), prior)
-    weight = effective / np.maximum(totals, 1e-300)
-    own = counts * weight
-    return Shares((own + strength * pool[:, None]) / (effective + strength), pool, strength)
+    pool = _mean(shares, known / (1 + known / (1 + strength)), prior)
+    own = np.zeros_like(counts)
+    own[:, seen] = shares * known
+    weight = np.where(seen, effective, 0.0)
+    return Shares((own + strength * pool[:, None]) / (weight + strength), pool, strength)
+
+
+def _strength(counts: Floats, effective: Floats, prior: Floats) -> float:
+    seen = counts.any(axis=0)
+    known, others = effective[seen], np.count_nonzero(seen) - 1
+    shares = counts[:, seen] / counts[:, seen].sum(axis=0)
+    spare = known.sum() - (known**2).sum() / max(known.sum(), 1e-300) - others
+    if others < 1 or spare <= 0:
+        return GREATEST_STRENGTH
+    pool = _mean(shares, known, prior)
+    spread = (known * ((shares - pool[:, None]) ** 2).sum(axis=0)).sum()
+    by_chance = max(1 - (pool**2).sum(), 1e-12)
+    rho = (spread / by_chance - others) / spare
+    return float(np.clip(1 / max(rho, 1e-9) - 1, LEAST_STRENGTH, GREATEST_STRENGTH))
 
 
 def _mean(shares: Floats, weights: Floats, prior: Floats) -> Floats:

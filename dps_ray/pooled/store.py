@@ -8,7 +8,7 @@ comes again when its own belief says so, but most are new ones, of the clusters 
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from dps_ray.outcomes import checked
 from dps_ray.pool.index import Positions, PromptIndex, as_ids
 from dps_ray.pooled.clusters import Clusters, number_within
 from dps_ray.pooled.race import LAP, first_waiting, own_arrivals
+from dps_ray.pooled.rate_dynamics import RateDynamics
 from dps_ray.pooled.recent import Recent
 from dps_ray.pooled.state_dynamics import Outcomes, StateDynamics
 from dps_ray.pooled.waiting import Waiting
@@ -40,6 +41,8 @@ class PooledStore:
         clusters: of each id, from `number_within` of the whole pool; None: these ids are the pool, and all
             are of one cluster.
         seed: decides the order in which prompts are tried, and keys all draws.
+        observation: what a prompt shows: its state, or how many responses were right.
+        group_size: k, responses of the next group.
         memory: gamma in [0, 1], the part of the clusters' counts kept from step to step.
         decay: lambda in [0, 1], the part of a prompt's own evidence kept.
         strength: kappa, how many moves its cluster's transitions are worth to a prompt.
@@ -49,7 +52,17 @@ class PooledStore:
             None: no limit.
     """
 
-    _settings = ("seed", "memory", "decay", "strength", "temperature", "rest", "max_uses")
+    _settings = (
+        "seed",
+        "observation",
+        "group_size",
+        "memory",
+        "decay",
+        "strength",
+        "temperature",
+        "rest",
+        "max_uses",
+    )
 
     def __init__(
         self,
@@ -57,14 +70,17 @@ class PooledStore:
         clusters: Clusters | None = None,
         seed: int = 0,
         *,
+        observation: Literal["states", "counts"] = "states",
+        group_size: int = 8,
         memory: float = 0.9,
         decay: float = 0.7,
         strength: float = 10.0,
-        temperature: float = 0.5,
-        rest: int = 10,
+        temperature: float = 0.25,
+        rest: int = 20,
         max_uses: int | None = None,
     ) -> None:
         self.seed, self.step = int(seed), 0
+        self.observation, self.group_size = observation, int(group_size)
         self.memory, self.decay, self.strength = float(memory), float(decay), float(strength)
         self.temperature, self.rest, self.max_uses = float(temperature), int(rest), max_uses
         known = as_ids(ids)
@@ -73,7 +89,11 @@ class PooledStore:
         by_position = np.empty(len(known), dtype=np.int64)
         by_position[self._index.positions(known)] = np.arange(len(known))
         self._waiting = Waiting(clusters.take(by_position))
-        self._dynamics = StateDynamics(len(clusters.sizes), self.memory, self.decay, self.strength)
+        self._dynamics: StateDynamics | RateDynamics = (
+            RateDynamics(len(clusters.sizes), self.memory, self.group_size)
+            if observation == "counts"
+            else StateDynamics(len(clusters.sizes), self.memory, self.decay, self.strength)
+        )
         self._recent = Recent.nobody(self._dynamics.width)
         self._mine = np.empty(0, dtype=np.int64)  # positions of the recent, -1 of another shard's
         self._times = np.zeros(len(known), dtype=np.int32)
@@ -200,7 +220,8 @@ class PooledStore:
         everywhere: Observation | None,
     ) -> Observation:
         """The whole step, ascending by id, with clusters."""
-        seen = checked(self._index, ids, states, successes, responses, totals)
+        needs_counts = "PooledStore" if self.observation == "counts" else None
+        seen = checked(self._index, ids, states, successes, responses, totals, needs_counts)
         if everywhere is None:
             whole = Observation(
                 as_ids(ids),

@@ -45,6 +45,9 @@ METHODS = {
     "oracle": lambda ids: Oracle(ids, seed=5),
     "dps_pooled": lambda ids: PooledStore(ids, clusters_of(ids), seed=5),
     "dps_pooled, two uses": lambda ids: PooledStore(ids, clusters_of(ids), seed=5, max_uses=2),
+    "dps_pooled, counts": lambda ids: PooledStore(
+        ids, clusters_of(ids), seed=5, observation="counts", rest=2
+    ),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 
@@ -254,7 +257,7 @@ def test_wrong_input_is_named_and_changes_nothing(make, call, named):
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["mopps", "mapp", "variance_ema"])
+@pytest.mark.parametrize("name", ["mopps", "mapp", "variance_ema", "dps_pooled, counts"])
 def test_a_method_that_learns_from_counts_refuses_states_alone(name):
     selector = METHODS[name](IDS)
     with pytest.raises(ValueError, match=f"{type(selector).__name__} was told states alone"):
