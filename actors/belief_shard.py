@@ -147,8 +147,8 @@ class BeliefShard:
         if at.base is not None:
             manifest = load(self._storage, at.base)
             snapshot = read_shard(self._storage, manifest, self._index, self._count)
-            known = {} if self._clusters is None else {"clusters": self._clusters}
-            selector, step = type(selector).restore(snapshot, self._ids, **known), manifest.step
+            selector = methods.restore(selector, snapshot, self._ids, self._clusters)
+            step = manifest.step
         for logged, observation in ObservationLog(self._storage, at.epoch).steps_after(step):
             if logged <= at.step:
                 self._observe(selector, observation)

@@ -21,6 +21,7 @@ from actors.member import Member, Recoveries
 from actors.process import environment
 from dps_ray import Selection, hashing, merge
 from dps_ray.config import Config
+from dps_ray.coverage import fresh_of
 from dps_ray.durable import ObservationLog, Storage, Stored
 from dps_ray.errors import StaleError
 from dps_ray.pooled import Clusters
@@ -50,6 +51,7 @@ class Coordinator:
     ):
         self._count = config.resources.beliefs.shards
         self._batch_size = config.loop.batch_size
+        self._fresh_share = config.selector.fresh_share
         self._timeouts = config.timeouts
         self._storage = storage
         self._clusters = None if clusters is None else _ClusterOf(ids, clusters)
@@ -100,7 +102,8 @@ class Coordinator:
         self.metrics = dict(totals)
         selections = [proposal.selection for proposal in proposals]
         # Ranking only a share of the pool (selector.candidates) may leave a few less than `size`.
-        return merge(selections, min(size, sum(len(s.ids) for s in selections)))
+        size = min(size, sum(len(s.ids) for s in selections))
+        return merge(selections, size, fresh_of(size, self._fresh_share))
 
     def observe(self, step: int, observation: Observation) -> None:
         """One step for the whole pool: written down, then applied. Does not wait for the shards, which

@@ -59,12 +59,17 @@ class SelectorSettings(Settings):
     cluster_strength: Annotated[float, Field(gt=0.0)] = 10.0
     """dps_pooled: how many moves of its own its cluster's transitions are worth to a prompt (kappa)."""
     temperature: Annotated[float, Field(gt=0.0)] | None = None
-    """dps_pooled: draws prompts without replacement with weight P(partial)^(1 / temperature); null: 0.25."""
+    """dps, dps_pooled, variance_ema: prompts are drawn without replacement with weight
+    score^(1 / temperature), which is P(partial) for DPS: small is greedy, large uniform. null: the best are
+    taken; dps_pooled: 0.25."""
     rest: Natural | None = None
-    """dps_pooled: steps for which a prompt is left alone once it was tried; null: 20."""
+    """Any method: steps for which a prompt is left alone once it was tried, as far as there are others.
+    null: 0; dps_pooled: 20."""
     max_uses: Count | None = None
-    """dps_pooled: no prompt is tried more often until all of the pool were tried once more; null: no
+    """Any method: uses of a prompt in a round; a round ends when all of the pool had as many. null: no
     limit."""
+    fresh_share: Share = 0.0
+    """Any method: at least this part of a batch are prompts never tried, as far as there are any."""
     decay: Share = 0.7
     """DPS: weight of the past in the transition counts (lambda); 1 never forgets, 0 keeps one step."""
     prior: Literal["uniform", "progress", "stability", "local"] = "uniform"
@@ -355,6 +360,31 @@ class Config(Settings):
             raise ValueError(
                 f"selector.candidates={self.selector.candidates} is for method=dps; "
                 f"method={self.method} ranks nothing, so set it to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_probability_has_a_temperature(self) -> "Config":
+        if self.selector.temperature is None:
+            return self
+        if self.method not in ("dps", "dps_pooled", "variance_ema"):
+            raise ValueError(
+                f"selector.temperature={self.selector.temperature} is for method=dps, dps_pooled and "
+                f"variance_ema; method={self.method} draws in its own way, so set it to null"
+            )
+        if self.selector.candidates is not None:
+            raise ValueError(
+                f"selector.candidates={self.selector.candidates} and selector.temperature="
+                f"{self.selector.temperature}: a draw is from the whole pool, so set one of them to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _counts_are_for_pooled_beliefs(self) -> "Config":
+        if self.selector.observation == "counts" and self.method != "dps_pooled":
+            raise ValueError(
+                f"selector.observation=counts is for method=dps_pooled; method={self.method} has its own way, "
+                "so leave it at states"
             )
         return self
 

@@ -1,7 +1,6 @@
 """What every selection method offers, so that the pipeline does not know which one runs."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,10 +59,8 @@ class Selector(Protocol):
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """The whole state, as arrays and plain numbers that `numpy.savez` can write."""
-        ...
+        """The whole state, as arrays and plain numbers that `numpy.savez` can write.
 
-    @classmethod
-    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> Self:
-        """The selector that the snapshot was taken of, over the same ids: it goes on where that stopped."""
+        `dps_ray.methods.restore` makes a selector from it that goes on where this one stopped.
+        """
         ...

@@ -14,18 +14,21 @@
 selection with the loop's group filter. All give the same batches for any number of shards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from numpy.typing import ArrayLike
 
 from dps_ray.beliefs import BeliefStore
 from dps_ray.config import SelectorSettings
+from dps_ray.coverage import Covered
 from dps_ray.methods.greso import GRESO
 from dps_ray.methods.history_resampling import HistoryResampling
 from dps_ray.methods.mapp import MaPP
 from dps_ray.methods.mopps import MoPPS
 from dps_ray.methods.oracle import Oracle
 from dps_ray.methods.recency import Recency
+from dps_ray.methods.scored import ScoredSelector
 from dps_ray.methods.variance_ema import VarianceEMA
 from dps_ray.pooled import Clusters, PooledStore
 from dps_ray.selector import Selector
@@ -40,6 +43,7 @@ __all__ = [
     "Recency",
     "VarianceEMA",
     "make",
+    "restore",
 ]
 
 
@@ -71,6 +75,7 @@ def make(
             prior=settings.prior,
             entropy_weight=settings.entropy_weight,
             seed=seed,
+            temperature=settings.temperature,
         ),
         "dps_pooled": lambda: PooledStore(
             ids,
@@ -94,4 +99,29 @@ def make(
         "recency": lambda: Recency(ids, seed),
         "oracle": lambda: Oracle(ids, group_size, seed),
     }
-    return makers[name]()
+    selector = makers[name]()
+    if isinstance(selector, ScoredSelector):
+        selector.temperature = settings.temperature
+    own = isinstance(selector, PooledStore)  # covers its pool itself
+    rest = 0 if own or settings.rest is None else settings.rest
+    max_uses = None if own else settings.max_uses
+    if rest or max_uses is not None or settings.fresh_share:
+        return Covered(selector, rest, max_uses, settings.fresh_share)
+    return selector
+
+
+def restore(
+    like: Selector,
+    snapshot: Mapping[str, Any],
+    ids: ArrayLike,
+    clusters: Clusters | None = None,
+) -> Selector:
+    """The selector that the snapshot was taken of; `like` is one that was made with the same settings."""
+    if isinstance(like, Covered):
+        covered = like.around(restore(like.inner, snapshot, ids, clusters))
+        covered.take_up(snapshot)
+        return covered
+    if isinstance(like, PooledStore):
+        return type(like).restore(snapshot, ids, clusters)
+    kind: Any = type(like)  # of which every one restores itself
+    return kind.restore(snapshot, ids)

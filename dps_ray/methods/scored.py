@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dps_ray.draws import tempered
+from dps_ray.hashing import hash_key
 from dps_ray.outcomes import Outcomes, checked
 from dps_ray.pool.index import Positions, PromptIndex
 from dps_ray.pool.ranking import keys
@@ -19,6 +21,8 @@ from dps_ray.selection import Selection, check_size
 from dps_ray.states import Observation
 
 Floats = NDArray[np.float64]
+
+_TEMPERED = 0x74656D70  # keeps this draw apart from a method's own
 
 
 class ScoredSelector(ABC):
@@ -41,6 +45,9 @@ class ScoredSelector(ABC):
     _shared: ClassVar[tuple[str, ...]] = ("step",)
     _by_prompt: ClassVar[tuple[str, ...]] = ("times",)
     _learns_from_counts: ClassVar[bool] = False
+    # Draws without replacement by weight score^(1 / temperature), for a score that is a probability; None
+    # takes the best.
+    temperature: float | None = None
 
     def __init__(self, ids: ArrayLike, seed: int = 0) -> None:
         self.seed = int(seed)
@@ -80,6 +87,9 @@ class ScoredSelector(ABC):
         excluded = self._index.distinct_positions([] if exclude is None else exclude)
         check_size(size, len(self), len(excluded))
         score = self._scores()
+        if self.temperature is not None:
+            key = hash_key(self.seed, self.step, _TEMPERED)
+            score = tempered(score, self.temperature, self._ties, key)
         if len(excluded):
             score = score.copy()
             score[excluded] = -np.inf
@@ -143,6 +153,7 @@ class ScoredSelector(ABC):
         seen = np.flatnonzero(self._times)
         return {
             **{name: getattr(self, name) for name in (*self._settings, *self._shared)},
+            **({} if self.temperature is None else {"temperature": self.temperature}),
             "seen_ids": self._index.ids(seen),
             **{f"seen_{name}": getattr(self, f"_{name}")[seen] for name in self._by_prompt},
         }
@@ -154,6 +165,8 @@ class ScoredSelector(ABC):
         Raises ValueError when an id of the snapshot is not among these.
         """
         selector = cls(ids, **{name: snapshot[name] for name in cls._settings})
+        if "temperature" in snapshot:
+            selector.temperature = float(snapshot["temperature"])
         for name in cls._shared:
             setattr(selector, name, snapshot[name])
         seen = selector._index.distinct_positions(snapshot["seen_ids"])

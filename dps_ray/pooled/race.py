@@ -14,6 +14,7 @@ so every shard draws the same ones.
 import numpy as np
 from numpy.typing import NDArray
 
+from dps_ray.coverage import ROUND
 from dps_ray.draws import uniforms
 from dps_ray.hmm import Floats
 from dps_ray.pool.index import Positions
@@ -21,12 +22,6 @@ from dps_ray.pooled.waiting import Waiting
 
 _NUMBER_BITS = 32
 _WIDEST = 256  # arrivals of one cluster looked at together
-LAP = 1e4  # scores of two laps lie apart by that much: more than any noise
-
-
-def own_arrivals(ties: NDArray[np.uint64], key: int) -> Floats:
-    """Minus the logarithm of an exponential arrival of rate 1 for each prompt: its Gumbel noise, (n,)."""
-    return -np.log(-np.log(uniforms(ties, key)))
 
 
 def first_waiting(
@@ -137,5 +132,5 @@ class _Runners:
             lap = (self._waiting.passed[rings] + number) // np.maximum(
                 self._waiting.sizes[rings], 1
             )
-            score -= LAP * lap
+            score -= ROUND * lap
         return score

@@ -13,11 +13,13 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dps_ray.coverage import REST, ROUND
+from dps_ray.draws import tempered
 from dps_ray.hashing import hash_key
 from dps_ray.outcomes import checked
 from dps_ray.pool.index import Positions, PromptIndex, as_ids
 from dps_ray.pooled.clusters import Clusters, number_within
-from dps_ray.pooled.race import LAP, first_waiting, own_arrivals
+from dps_ray.pooled.race import first_waiting
 from dps_ray.pooled.rate_dynamics import RateDynamics
 from dps_ray.pooled.recent import Recent
 from dps_ray.pooled.state_dynamics import Outcomes, StateDynamics
@@ -27,7 +29,6 @@ from dps_ray.states import PARTIAL, Observation
 
 _RECENT = 50  # steps after which a prompt waits again
 _LEAST = 1e-12  # P(partial) that is taken for possible
-_REST = 1e3 * LAP
 _OF_CLUSTERS, _OF_PROMPTS = 1, 2  # keep the draws of the two apart
 
 
@@ -61,7 +62,6 @@ class PooledStore:
         "strength",
         "temperature",
         "rest",
-        "max_uses",
     )
 
     def __init__(
@@ -147,11 +147,13 @@ class PooledStore:
         """Of recent prompts of this shard: those that rest come last, those that were used up before them."""
         recent = self._recent.take(rows)
         ties = self._index.ties(self._mine[rows])
-        score = self._log_weights(self._dynamics.predicted(recent.numbers)[PARTIAL])
-        score += own_arrivals(ties, hash_key(self.seed, self.step, _OF_PROMPTS))
+        partial = self._dynamics.predicted(recent.numbers)[PARTIAL]
+        score = tempered(
+            partial, self.temperature, ties, hash_key(self.seed, self.step, _OF_PROMPTS)
+        )
         if self.max_uses is not None:
-            score -= LAP * (recent.lap + recent.uses // self.max_uses)
-        return score - _REST * np.maximum(self.rest - (self.step - recent.seen_at), 0)
+            score -= ROUND * (recent.lap + recent.uses // self.max_uses)
+        return score - REST * np.maximum(self.rest - (self.step - recent.seen_at), 0)
 
     def _log_weights(self, partial: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.log(np.maximum(partial, _LEAST)) / self.temperature
@@ -274,6 +276,7 @@ class PooledStore:
         recent = self._recent._asdict()
         return {
             **{name: getattr(self, name) for name in self._settings},
+            "max_uses": self.max_uses or 0,
             "step": self.step,
             "passed": self._waiting.passed.copy(),
             "counts": self._waiting.counts.copy(),
@@ -293,7 +296,8 @@ class PooledStore:
 
         Raises ValueError when an id of the snapshot is not among these.
         """
-        store = cls(ids, clusters, **{name: snapshot[name] for name in cls._settings})
+        settings = {name: snapshot[name] for name in cls._settings}
+        store = cls(ids, clusters, **settings, max_uses=int(snapshot["max_uses"]) or None)
         store.step = int(snapshot["step"])
         prefix = "dynamics_"
         store._dynamics.take_up(

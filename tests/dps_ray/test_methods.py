@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dps_ray import merge
+from dps_ray import BeliefStore, UniformSelector, merge
+from dps_ray.coverage import Covered, fresh_of
 from dps_ray.durable import Storage, read_snapshot, reshard, shard_file, write_snapshot
 from dps_ray.hashing import hash_ids, hash_key, shards
 from dps_ray.methods import (
@@ -14,6 +15,7 @@ from dps_ray.methods import (
     Oracle,
     Recency,
     VarianceEMA,
+    restore,
 )
 from dps_ray.pooled import PooledStore, number_within
 from dps_ray.states import Observation
@@ -30,8 +32,12 @@ def clusters_of(ids):
 
 
 def restored(selector, snapshot, ids):
-    known = {"clusters": clusters_of(ids)} if isinstance(selector, PooledStore) else {}
-    return type(selector).restore(snapshot, ids, **known)
+    return restore(selector, snapshot, ids, clusters_of(ids))
+
+
+def tempered(selector, temperature):
+    selector.temperature = temperature
+    return selector
 
 
 METHODS = {
@@ -49,7 +55,25 @@ METHODS = {
         ids, clusters_of(ids), seed=5, observation="counts", rest=2
     ),
 }
+# With limits and draws around or within them (`dps_ray.coverage`).
+COVERED = {
+    "dps, covered": lambda ids: Covered(
+        BeliefStore(ids, seed=5), rest=3, max_uses=2, fresh_share=0.3
+    ),
+    "dps, tempered": lambda ids: BeliefStore(ids, seed=5, temperature=0.5),
+    "dps, resting and tempered": lambda ids: Covered(
+        BeliefStore(ids, seed=5, temperature=0.5, decay=1.0), rest=20
+    ),
+    "dps_pooled, half fresh": lambda ids: Covered(
+        PooledStore(ids, clusters_of(ids), seed=5, temperature=0.05, rest=1), fresh_share=0.5
+    ),
+    "variance_ema, tempered": lambda ids: tempered(VarianceEMA(ids, seed=5), 0.3),
+    "uniform, used once": lambda ids: Covered(UniformSelector(ids, seed=5), max_uses=1),
+}
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+covered_too = pytest.mark.parametrize(
+    "make", [*METHODS.values(), *COVERED.values()], ids=[*METHODS, *COVERED]
+)
 
 
 def split(ids, count):
@@ -81,7 +105,8 @@ def step(selectors, number, in_flight):
         mine = in_flight[homes == shard]
         size = min(BATCH, len(selector) - len(mine))
         proposed.append(selector.select(size, exclude=mine))
-    batch = merge(proposed, BATCH)
+    share = getattr(selectors[0], "_fresh_share", 0.0)
+    batch = merge(proposed, BATCH, fresh_of(BATCH, share))
     done = draw(batch.ids, number, 1) % 10 > 0
     successes = outcome(batch.ids, number)
     states = states_of(successes)
@@ -146,7 +171,7 @@ def assert_equal(ours, theirs):
             np.testing.assert_array_equal(field, expected, err_msg=name)
 
 
-@every_method
+@covered_too
 @pytest.mark.parametrize(("count", "restart"), [(2, None), (7, None), (1, 1), (2, 7), (7, 1)])
 def test_selections_are_bit_equal_for_any_number_of_shards_and_over_a_restart(
     make, count, restart, one_store, tmp_path
@@ -161,7 +186,7 @@ def test_selections_are_bit_equal_for_any_number_of_shards_and_over_a_restart(
     assert BATCH <= seen <= len(IDS)
 
 
-@every_method
+@covered_too
 def test_a_snapshot_holds_arrays_and_plain_numbers_and_comes_back_equal(make, tmp_path):
     _, (selector,) = run(make, 1, steps=9)
     storage, snapshot = Storage.at(tmp_path), selector.snapshot()
@@ -172,7 +197,7 @@ def test_a_snapshot_holds_arrays_and_plain_numbers_and_comes_back_equal(make, tm
         np.testing.assert_array_equal(again[name], value, err_msg=name)
 
 
-@every_method
+@covered_too
 def test_selecting_changes_nothing(make):
     _, (selector,) = run(make, 1, steps=9)
     first, before = selector.select(40), selector.snapshot()
@@ -192,7 +217,7 @@ def test_the_best_come_first_and_a_smaller_batch_is_the_head_of_a_larger(make):
         assert selector.select(size).ids.tolist() == everyone.ids[:size].tolist()
 
 
-@every_method
+@covered_too
 def test_excluded_prompts_are_passed_over(make):
     _, (selector,) = run(make, 1, steps=9)
     usual = selector.select(60).ids
@@ -200,7 +225,7 @@ def test_excluded_prompts_are_passed_over(make):
     assert len(selector.select(len(IDS) - 20, exclude=usual[:20]).ids) == len(IDS) - 20
 
 
-@every_method
+@covered_too
 def test_a_prompt_that_is_not_observed_keeps_its_count(make):
     selector = make(IDS)
     batch = selector.select(5)
@@ -216,7 +241,7 @@ def test_other_seeds_give_other_batches(make):
     assert set(other.select(BATCH).ids.tolist()) != set(batch.tolist())
 
 
-@every_method
+@covered_too
 def test_a_shard_may_be_empty(make):
     selector = make(np.empty(0, np.int64))
     selector.observe([], [], [], [], [1, 2, 3])
