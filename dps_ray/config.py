@@ -55,7 +55,8 @@ class SelectorSettings(Settings):
     """dps_pooled: column by whose values prompts are of a kind, such as `ability`, or `extra_info.level`
     for a key of extra_info: strings or integers. null: prompts of one data_source are of a kind."""
     cluster_decay: Share = 0.9
-    """dps_pooled: weight of the past in the counts of clusters."""
+    """dps_pooled: weight of the past in the counts of a cluster; its fourth root in a step that tried none
+    of its waiting prompts."""
     cluster_strength: Annotated[float, Field(gt=0.0)] = 10.0
     """dps_pooled: how many moves of its own its cluster's transitions are worth to a prompt (kappa)."""
     temperature: Annotated[float, Field(gt=0.0)] | None = None

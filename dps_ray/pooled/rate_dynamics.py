@@ -1,9 +1,10 @@
 """As `state_dynamics`, fed by counts: what clusters tell of their prompts' solve rates, and how rates move.
 
-    F_c     = gamma Phi F_c + sum of posteriors at first visits           (K, C), counts of rates
+    F_c     = gamma_c Phi F_c + sum of posteriors at first visits           (K, C), counts of rates
     m_c     = F_c, shrunk towards the pool's                              belief of those that wait
     Phi     = banded transitions, learned from all prompts tried again    (`dps_ray.rates`)
 
+Here F moves along with Phi, which shifts rates by a bin at a time and is learned from all prompts together.
 How far clusters are to be believed is estimated from the states that were found at first visits, which are
 counts proper; posteriors lean towards what was believed before.
 """
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from dps_ray import rates
 from dps_ray.hmm import Floats
 from dps_ray.pooled.shrinkage import shrunk, towards_the_pool
-from dps_ray.pooled.state_dynamics import FIRST_PRIOR, Labels, Outcomes
+from dps_ray.pooled.state_dynamics import FIRST_PRIOR, Labels, Outcomes, kept
 
 _BINS = 15
 
@@ -80,8 +81,9 @@ class RateDynamics:
         new = rates.condition(
             self._believed.take(first_labels, axis=1), self._likelihood(found_first)
         )
-        self._first = self._memory * rates.predict(self._transitions, self._first)
-        self._first_states *= self._memory
+        part = kept(self._memory, first_labels, len(self._first.T))
+        self._first = part * rates.predict(self._transitions, self._first)
+        self._first_states *= part
         for one, found in zip(self._first, new, strict=True):
             np.add.at(one, first_labels, found)
         np.add.at(self._first_states, (found_first.states, first_labels), 1.0)

@@ -3,7 +3,7 @@
 A prompt of cluster c that is waiting to be tried has its cluster's belief; one that was tried lately has its
 own, which moves by its cluster's transitions:
 
-    F_c     = Phi_c (gamma F_c + first visits by state)                   counts of those that waited
+    F_c     = gamma_c F_c + first visits by state                         counts of those that waited
     T_c     = gamma T_c + sum of xi over the prompts tried again          counts of moves, [to, from]
     m_c     = F_c, shrunk towards the pool's (`shrinkage`)                belief of those that wait
     Phi_c   = columns of T_c, each shrunk towards the pool's
@@ -11,8 +11,10 @@ own, which moves by its cluster's transitions:
 
 Prompts are taken from those that wait in a random order (`waiting`), so that what they show is a fair sample
 of their cluster's when they are taken: F is not biased by which clusters are chosen. It grows old as the
-policy moves, so it is moved along, by Phi_c, as well as forgotten. xi is conditioned on the state a prompt
-came from, by which it may have been chosen.
+policy moves, and so is forgotten: gamma_c is gamma in a step that brought something newer, and its fourth
+root in one that did not. xi is conditioned on the state a prompt came from, by which it may have been chosen.
+F is not moved by Phi_c, which tells of prompts that were trained on, rests on few of them, and would blur
+what tells clusters apart.
 """
 
 from collections.abc import Mapping
@@ -41,6 +43,12 @@ class Outcomes(NamedTuple):
     responses: NDArray[np.int64]
 
 
+def kept(memory: float, first_labels: Labels, clusters: int) -> Floats:
+    """The part of their counts of first visits that clusters keep over a step with these, (C,)."""
+    visited = np.bincount(first_labels, minlength=clusters) > 0
+    return np.where(visited, memory, memory**0.25)
+
+
 class StateDynamics:
     """Cluster statistics, alike in all shards; the rows of prompts are the caller's.
 
@@ -48,7 +56,7 @@ class StateDynamics:
 
     Args:
         clusters: C, how many there are.
-        memory: gamma in [0, 1], the part of the clusters' counts that is kept from step to step.
+        memory: gamma in [0, 1], the part of the clusters' counts that is kept over a step.
         decay: lambda in [0, 1], the part of a prompt's own evidence that is kept.
         strength: kappa, how many moves from a state its cluster's transitions are worth to a prompt.
     """
@@ -112,7 +120,7 @@ class StateDynamics:
         for origin in range(3):
             target = self._moves[:, origin]
             np.add.at(target, (found_again.states, labels[again]), moves[origin])
-        self._first *= self._memory
+        self._first *= kept(self._memory, first_labels, len(self._first.T))
         np.add.at(self._first, (found_first.states, first_labels), 1.0)
         self._refresh()
 
@@ -124,7 +132,7 @@ class StateDynamics:
         )
 
     def _refresh(self) -> None:
-        """Transitions and beliefs from the counts, and the counts of first visits moved on by a step."""
+        """Transitions and beliefs, from the counts."""
         totals = self._moves.sum(axis=0)
         self._transitions = np.stack(
             [shrunk(self._moves[:, j], totals[j], MOVES_PRIOR[:, j]).clusters for j in range(3)],

@@ -24,7 +24,7 @@ from dps_ray.pooled.rate_dynamics import RateDynamics
 from dps_ray.pooled.recent import Recent
 from dps_ray.pooled.state_dynamics import Outcomes, StateDynamics
 from dps_ray.pooled.waiting import Waiting
-from dps_ray.selection import Selection, check_size
+from dps_ray.selection import Selection, check_size, merge
 from dps_ray.states import PARTIAL, Observation
 
 _RECENT = 50  # steps after which a prompt waits again
@@ -122,26 +122,22 @@ class PooledStore:
             excluded,
             laps=self.max_uses is not None,
         )
-        positions = np.concatenate([self._mine[rows], waiting])
-        predicted = np.concatenate(
-            [
-                self._dynamics.predicted(self._recent.numbers).take(rows, axis=1),
-                self._dynamics.waiting.take(self._waiting.labels[waiting], axis=1),
-            ],
-            axis=1,
-        )
         score = np.concatenate([self._scores(rows), waiting_score])
-        return (
-            Selection(
-                ids=self._index.ids(positions),
-                predicted=np.ascontiguousarray(predicted.T),
-                score=score,
-                times_sampled=self._times[positions].astype(np.int64),
-                tie=self._index.ties(positions),
-            )
-            .ranked()
-            .take(np.arange(size))
+        best = _largest(score, size)
+        rows, waiting = rows[best[best < len(rows)]], waiting[best[best >= len(rows)] - len(rows)]
+        positions = np.concatenate([self._mine[rows], waiting])
+        predicted = [
+            self._dynamics.predicted(self._recent.numbers[:, rows]),
+            self._dynamics.waiting.take(self._waiting.labels[waiting], axis=1),
+        ]
+        selection = Selection(
+            ids=self._index.ids(positions),
+            predicted=np.ascontiguousarray(np.concatenate(predicted, axis=1).T),
+            score=score[best],
+            times_sampled=self._times[positions].astype(np.int64),
+            tie=self._index.ties(positions),
         )
+        return merge([selection], size)
 
     def _scores(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
         """Of recent prompts of this shard: those that rest come last, those that were used up before them."""
@@ -329,3 +325,10 @@ def _whole_numbers(counts: NDArray[np.float64]) -> NDArray[np.int16]:
 
 def _outcomes(whole: Observation, rows: NDArray[np.integer]) -> Outcomes:
     return Outcomes(whole.states[rows], whole.successes[rows], whole.responses[rows])
+
+
+def _largest(score: NDArray[np.float64], size: int) -> NDArray[np.intp]:
+    """Where the `size` largest scores stand, ascending, with all that equal the least of them."""
+    if not 0 < size < len(score):
+        return np.arange(len(score) if size else 0)
+    return np.flatnonzero(score >= np.partition(score, len(score) - size)[len(score) - size])

@@ -42,6 +42,16 @@ def test_an_observation_is_read_back_as_it_was(log, storage):
     assert_equal(log.read(42), SEEN)
 
 
+def test_the_clusters_of_prompts_are_read_back_with_them(log):
+    found = SEEN._replace(clusters=np.array([4, 0, 2]))
+    log.append(1, found)
+    log.append(1, found)
+    assert log.read(1).clusters.tolist() == [4, 0, 2]
+    assert log.read(1).clusters.dtype == np.int32
+    with pytest.raises(CheckpointError, match="another observation of step 1"):
+        log.append(1, SEEN)
+
+
 def test_a_step_that_observed_nothing_is_a_step(log):
     nothing = observation([], [])
     log.append(1, nothing)
