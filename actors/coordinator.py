@@ -112,11 +112,16 @@ class Coordinator:
         Raises:
             CheckpointError: the observation could not be written; nothing has changed.
         """
-        if self._clusters is not None:
-            observation = observation._replace(clusters=self._clusters(observation.ids))
+        observation = self.clustered(observation)
         ObservationLog(self._storage, self._at.epoch).append(step, observation)
         self._at = self._at._replace(step=step)
         self._proposals = self._ask_for_proposals(self._batch_size, self.excluded, observation)
+
+    def clustered(self, observation: Observation) -> Observation:
+        """The same with the clusters of its prompts, where the method has any."""
+        if self._clusters is None:
+            return observation
+        return observation._replace(clusters=self._clusters(observation.ids))
 
     def times_sampled(self) -> dict[int, int]:
         """How many prompts of the pool were sampled how many times, the never sampled at 0."""

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dps_ray import BeliefStore, methods, settings
+from dps_ray.coverage import Covered
 from dps_ray.durable import Storage, committed, load, manifests
 from dps_ray.errors import DataError
 from dps_ray.methods.beta import BetaSelector, group_states
-from dps_ray.pooled import Clusters, number_within
+from dps_ray.pooled import Clusters, PooledStore, number_within
 from dps_ray.selector import Selector
 from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, totals_of
 from pipelines.run_log import PROBES
@@ -74,7 +75,7 @@ def replayed(folder: Path) -> Replay:
         settings=config.selector,
         group_size=config.rollout.group_size,
         seed=config.seed,
-        clusters=_clusters(ids, observations.values(), config.seed),
+        clusters=_clusters(ids, [*observations.values(), *probes.values()], config.seed),
     )
     forecasts = []
     for step, observation in observations.items():
@@ -90,8 +91,7 @@ def replayed(folder: Path) -> Replay:
 def _clusters(
     ids: NDArray[np.int64], observations: Iterable[Observation], seed: int
 ) -> Clusters | None:
-    """Of these prompts, as they were observed; of those that only a probe drew the first. None where
-    prompts have none."""
+    """Of these prompts, as they were observed; None where prompts have none."""
     labels = np.zeros(len(ids), dtype=np.int32)
     for observation in observations:
         if observation.clusters is None:
@@ -102,7 +102,9 @@ def _clusters(
 
 def predictions(selector: Selector, ids: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """P(unsolved), P(partial), P(solved) of each id: float64 (n, 3); None of a method that predicts nothing."""
-    if isinstance(selector, BeliefStore):
+    if isinstance(selector, Covered):
+        return predictions(selector.inner, ids)
+    if isinstance(selector, BeliefStore | PooledStore):
         return selector.predicted(ids)
     if isinstance(selector, BetaSelector):
         a, b = selector.parameters(ids).T
@@ -122,4 +124,6 @@ def read_probes(folder: Path) -> dict[int, Observation]:
 def _observation(line: Mapping[str, Any]) -> Observation:
     right, scored = (np.array(line[name], np.int16) for name in ("successes", "responses"))
     states = np.select([right == 0, right == scored], [UNSOLVED, SOLVED], PARTIAL)
-    return Observation(np.array(line["ids"], np.int64), states.astype(np.int8), right, scored)
+    clusters = np.array(line["clusters"], np.int32) if "clusters" in line else None
+    ids = np.array(line["ids"], np.int64)
+    return Observation(ids, states.astype(np.int8), right, scored, clusters)
