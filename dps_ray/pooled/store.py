@@ -226,7 +226,7 @@ class PooledStore:
                 seen.states,
                 _whole_numbers(seen.successes),
                 _whole_numbers(seen.responses),
-                self._waiting.labels[seen.positions],
+                clusters=self._waiting.labels[seen.positions],
             )
         else:
             whole = everywhere
@@ -262,6 +262,12 @@ class PooledStore:
             "beliefs/active_rows": float(np.count_nonzero(self._mine >= 0)),
             "beliefs/prompts_seen": float(np.count_nonzero(self._times)),
         }
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all that is held by prompt, the recent's rows included."""
+        parts = (self._index, self._waiting, self._times, self._mine, *self._recent)
+        return sum(part.nbytes for part in parts)
 
     # --- keeping ----------------------------------------------------------------------------------
 

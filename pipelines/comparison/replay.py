@@ -126,4 +126,4 @@ def _observation(line: Mapping[str, Any]) -> Observation:
     states = np.select([right == 0, right == scored], [UNSOLVED, SOLVED], PARTIAL)
     clusters = np.array(line["clusters"], np.int32) if "clusters" in line else None
     ids = np.array(line["ids"], np.int64)
-    return Observation(ids, states.astype(np.int8), right, scored, clusters)
+    return Observation(ids, states.astype(np.int8), right, scored, clusters=clusters)

@@ -117,7 +117,7 @@ def step(selectors, number, in_flight):
         states[order],
         successes[order],
         np.full(len(order), K),
-        LABELS[[IDS.tolist().index(i) for i in batch.ids[order].tolist()]],
+        clusters=LABELS[[IDS.tolist().index(i) for i in batch.ids[order].tolist()]],
     )
     homes = shards(batch.ids, count)
     for shard, selector in enumerate(selectors):

@@ -126,7 +126,11 @@ def test_a_whole_step_that_cannot_be_right_is_refused_and_changes_nothing(everyw
     ids = np.arange(20)
     selector = PooledStore(ids, number_within(ids, ids % 2, 0))
     whole = Observation(
-        ids[:2], np.array([1, 0], np.int8), np.array([4, 0]), np.array([8, 8]), np.array([0, 1])
+        ids[:2],
+        np.array([1, 0], np.int8),
+        np.array([4, 0]),
+        np.array([8, 8]),
+        clusters=np.array([0, 1]),
     )
     before = selector.select(20).ids.tolist()
     with pytest.raises(ValueError, match=named):
