@@ -65,7 +65,7 @@ class SelectorSettings(Settings):
     taken; dps_pooled: 0.25."""
     rest: Natural | None = None
     """Any method: steps for which a prompt is left alone once it was tried, as far as there are others.
-    null: 0; dps_pooled: 20."""
+    null: 0; dps_pooled: 20, or as many as leave half of the pool."""
     max_uses: Count | None = None
     """Any method: uses of a prompt in a round; a round ends when all of the pool had as many. null: no
     limit."""

@@ -87,7 +87,7 @@ def make(
             memory=settings.cluster_decay,
             strength=settings.cluster_strength,
             temperature=0.25 if settings.temperature is None else settings.temperature,
-            rest=20 if settings.rest is None else settings.rest,
+            rest=settings.rest,
             max_uses=settings.max_uses,
         ),
         "uniform": lambda: UniformSelector(ids, seed),

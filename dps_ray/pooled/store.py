@@ -27,6 +27,7 @@ from dps_ray.pooled.waiting import Waiting
 from dps_ray.selection import Selection, check_size, merge
 from dps_ray.states import PARTIAL, Observation
 
+_REST = 20  # steps, unless it is set
 _RECENT = 50  # steps after which a prompt waits again
 _LEAST = 1e-12  # P(partial) that is taken for possible
 _OF_CLUSTERS, _OF_PROMPTS = 1, 2  # keep the draws of the two apart
@@ -48,7 +49,8 @@ class PooledStore:
         decay: lambda in [0, 1], the part of a prompt's own evidence kept.
         strength: kappa, how many moves its cluster's transitions are worth to a prompt.
         temperature: T > 0; small is greedy, large uniform.
-        rest: steps for which a prompt is left alone once it was tried, as far as others are left.
+        rest: steps for which a prompt is left alone once it was tried, as far as others are left. None: 20,
+            but that half of the pool is left at least.
         max_uses: a prompt is not tried more often than that until all of the pool were, once more than before;
             None: no limit.
     """
@@ -61,7 +63,6 @@ class PooledStore:
         "decay",
         "strength",
         "temperature",
-        "rest",
     )
 
     def __init__(
@@ -76,13 +77,13 @@ class PooledStore:
         decay: float = 0.7,
         strength: float = 10.0,
         temperature: float = 0.25,
-        rest: int = 20,
+        rest: int | None = None,
         max_uses: int | None = None,
     ) -> None:
         self.seed, self.step = int(seed), 0
         self.observation, self.group_size = observation, int(group_size)
         self.memory, self.decay, self.strength = float(memory), float(decay), float(strength)
-        self.temperature, self.rest, self.max_uses = float(temperature), int(rest), max_uses
+        self.temperature, self.rest, self.max_uses = float(temperature), rest, max_uses
         known = as_ids(ids)
         clusters = number_within(known, None, seed) if clusters is None else clusters
         self._index = PromptIndex(known, self.seed)
@@ -149,7 +150,17 @@ class PooledStore:
         )
         if self.max_uses is not None:
             score -= ROUND * (recent.lap + recent.uses // self.max_uses)
-        return score - REST * np.maximum(self.rest - (self.step - recent.seen_at), 0)
+        return score - REST * np.maximum(self._rest() - (self.step - recent.seen_at), 0)
+
+    def _rest(self) -> int:
+        """Steps of rest at present."""
+        if self.rest is not None:
+            return self.rest
+        age = np.minimum(self.step - self._recent.seen_at, _REST)
+        tried = np.bincount(age, minlength=_REST + 1)[
+            :_REST
+        ].cumsum()  # in the last 1, 2, ... steps
+        return int(np.count_nonzero(2 * tried <= self._waiting.sizes.sum()))
 
     def _log_weights(self, partial: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.log(np.maximum(partial, _LEAST)) / self.temperature
@@ -203,7 +214,7 @@ class PooledStore:
     def _forget_the_oldest(self, recent: Recent) -> None:
         """Takes up these recent prompts but those tried too long ago, who wait again."""
         positions, here = self._index.find(recent.ids)
-        old = recent.seen_at <= self.step - max(_RECENT, self.rest)
+        old = recent.seen_at <= self.step - max(_RECENT, self.rest or 0)
         self._waiting.put_back(recent.labels[old], positions[old & here])
         self._recent = recent.take(~old)
         self._mine = np.where(here, positions, -1)[~old]
@@ -278,6 +289,7 @@ class PooledStore:
         recent = self._recent._asdict()
         return {
             **{name: getattr(self, name) for name in self._settings},
+            "rest": -1 if self.rest is None else self.rest,
             "max_uses": self.max_uses or 0,
             "step": self.step,
             "passed": self._waiting.passed.copy(),
@@ -299,7 +311,14 @@ class PooledStore:
         Raises ValueError when an id of the snapshot is not among these.
         """
         settings = {name: snapshot[name] for name in cls._settings}
-        store = cls(ids, clusters, **settings, max_uses=int(snapshot["max_uses"]) or None)
+        rest = int(snapshot["rest"])
+        store = cls(
+            ids,
+            clusters,
+            **settings,
+            rest=None if rest < 0 else rest,
+            max_uses=int(snapshot["max_uses"]) or None,
+        )
         store.step = int(snapshot["step"])
         prefix = "dynamics_"
         store._dynamics.take_up(

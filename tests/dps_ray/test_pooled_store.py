@@ -103,6 +103,16 @@ def test_a_prompt_waits_again_when_it_was_tried_long_ago():
     assert set(selector.select(30).ids) == set(ids)
 
 
+def test_by_default_half_of_a_small_pool_is_left_to_choose_from():
+    ids = np.arange(60)
+    selector, batches = PooledStore(ids), []
+    for _ in range(12):
+        batches.append(set(selector.select(10).ids))
+        selector.observe(list(batches[-1]), np.ones(10))
+    assert all(not batches[i] & (batches[i - 1] | batches[i - 2]) for i in range(2, 12))
+    assert any(batches[i] & batches[i - 4] for i in range(6, 12))
+
+
 def test_rows_are_those_of_the_last_dozens_of_steps_however_long_a_run_is():
     ids, rng = np.arange(2_000), np.random.default_rng(0)
     selector, rows = PooledStore(ids), []
