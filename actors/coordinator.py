@@ -121,7 +121,8 @@ class Coordinator:
         """The same with the clusters of its prompts, where the method has any."""
         if self._clusters is None:
             return observation
-        return observation._replace(clusters=self._clusters(observation.ids))
+        clusters = self._clusters(observation.ids)
+        return observation._replace(clusters=clusters.labels, ranks=clusters.ranks)
 
     def times_sampled(self) -> dict[int, int]:
         """How many prompts of the pool were sampled how many times, the never sampled at 0."""
@@ -181,10 +182,10 @@ class _ClusterOf:
 
     def __init__(self, ids: NDArray[np.int64], clusters: Clusters) -> None:
         order = np.argsort(ids)
-        self._ids, self._labels = ids[order], clusters.labels[order]
+        self._ids, self._clusters = ids[order], clusters.take(order)
 
-    def __call__(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
-        return self._labels[np.searchsorted(self._ids, ids)]
+    def __call__(self, ids: NDArray[np.int64]) -> Clusters:
+        return self._clusters.take(np.searchsorted(self._ids, ids))
 
 
 class _Call(NamedTuple):

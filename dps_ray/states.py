@@ -19,6 +19,7 @@ class Observation(NamedTuple):
     successes:  int16 (n,), right responses in the group
     responses:  int16 (n,), scored responses in the group
     clusters:   int32 (n,), the cluster of each prompt; None where prompts have none
+    ranks:      int32 (n,), its number there; None likewise
     """
 
     ids: NDArray[np.int64]
@@ -26,6 +27,7 @@ class Observation(NamedTuple):
     successes: NDArray[np.int16]
     responses: NDArray[np.int16]
     clusters: NDArray[np.int32] | None = None
+    ranks: NDArray[np.int32] | None = None
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Observation":
         """Of these prompts only, in this order."""

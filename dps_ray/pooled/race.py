@@ -18,7 +18,7 @@ from dps_ray.coverage import ROUND
 from dps_ray.draws import uniforms
 from dps_ray.hmm import Floats
 from dps_ray.pool.index import Positions
-from dps_ray.pooled.waiting import Waiting
+from dps_ray.pooled.waiting import Keys, Waiting
 
 _NUMBER_BITS = 32
 _WIDEST = 256  # arrivals of one cluster looked at together
@@ -41,11 +41,9 @@ def first_waiting(
         excluded: positions of prompts to pass over. They keep their arrivals, and nobody else gets them.
         laps: whether a prompt of a later lap around its ring comes after all those of earlier laps.
     """
-    behind = waiting.behind
-    behind = behind[~np.isin(behind, excluded)]
     rings = np.flatnonzero((waiting.here > 0) & (waiting.counts > 0))
     runners = _Runners(waiting, log_weights, key, laps, rings)
-    positions, scores = [behind], [runners.of_behind(waiting.labels[behind])]
+    positions, scores = [np.empty(0, dtype=np.int64)], [np.empty(0)]
     bound, width = -np.inf if size else np.inf, 1
     while True:
         runners.keep(runners.score >= bound)
@@ -79,12 +77,7 @@ class _Runners:
         self._waiting, self._log_weights, self._key, self._laps = waiting, log_weights, key, laps
         self.rings, self.number = rings, np.zeros_like(rings)
         self.time = self._gaps(self.rings, self.number)
-        self.score = self._scores(self.rings, self.number, self.time)
-
-    def of_behind(self, rings: NDArray[np.integer]) -> Floats:
-        """Scores of prompts that were passed over: they come with the first."""
-        number = np.zeros(len(rings), dtype=np.int64)
-        return self._scores(rings, number, self._gaps(rings, number))
+        self.score = self._scores(self.rings, self.number, self.time)[1]
 
     def keep(self, kept: NDArray[np.bool_]) -> None:
         self.rings, self.number = self.rings[kept], self.number[kept]
@@ -97,26 +90,23 @@ class _Runners:
         return np.argpartition(-self.score, count)[:count]
 
     def run(self, who: NDArray[np.intp], width: int) -> tuple[Positions, Floats]:
-        """The next `width` arrivals of each of these: positions, -1 where nobody is there, and scores."""
+        """The next `width` arrivals of each of these, or as many as wait: positions, -1 for those of other
+        shards, and scores."""
         rings, number = self.rings[who], self.number[who]
         numbers = number[:, None] + np.arange(width + 1)
         wide = np.broadcast_to(rings[:, None], numbers.shape)
         times = self._gaps(wide.ravel(), numbers.ravel()).reshape(numbers.shape)
         times[:, 0] = self.time[who]
         np.add.accumulate(times, axis=1, out=times)  # in order, so the same however many at once
-        scores = self._scores(wide.ravel(), numbers.ravel(), times.ravel()).reshape(numbers.shape)
-        self.number[who], self.time[who], self.score[who] = (
-            numbers[:, -1],
-            times[:, -1],
-            np.where(numbers[:, -1] < self._waiting.sizes[rings], scores[:, -1], -np.inf),
-        )
-        there = (numbers[:, :-1] < self._waiting.sizes[rings][:, None]).ravel()
-        found = np.full(len(there), -1, dtype=np.int64)
-        found[there] = self._waiting.find(
-            wide[:, :-1].ravel()[there], numbers[:, :-1].ravel()[there]
-        )
+        self.number[who], self.time[who] = numbers[:, -1], times[:, -1]
+        there = numbers < self._waiting.counts[rings][:, None]
+        score = np.full(numbers.shape, -np.inf)
+        keys, score[there] = self._scores(wide[there], numbers[there], times[there])
+        self.score[who] = score[:, -1]
+        now = np.broadcast_to(np.arange(width + 1) < width, numbers.shape)[there]
+        found = self._waiting.here_at(keys[now])
         self.keep(self.score > -np.inf)
-        return found, scores[:, :-1].ravel()
+        return found, score[:, :-1][there[:, :-1]]
 
     def _gaps(self, rings: NDArray[np.integer], number: NDArray[np.integer]) -> Floats:
         """From the arrival before to this one."""
@@ -126,11 +116,10 @@ class _Runners:
 
     def _scores(
         self, rings: NDArray[np.integer], number: NDArray[np.integer], time: Floats
-    ) -> Floats:
+    ) -> tuple[Keys, Floats]:
+        """Who it is that arrives, and with what score."""
+        keys, lap = self._waiting.find(rings, number)
         score = self._log_weights[rings] - np.log(time)
         if self._laps:
-            lap = (self._waiting.passed[rings] + number) // np.maximum(
-                self._waiting.sizes[rings], 1
-            )
             score -= ROUND * lap
-        return score
+        return keys, score

@@ -13,6 +13,7 @@ class Recent(NamedTuple):
 
     ids:     int64 (n,)
     labels:  int32 (n,), the cluster of each
+    ranks:   int32 (n,), its number there
     seen_at: int64 (n,), the step at which it was last observed
     uses:    int64 (n,), how often it was since it last waited
     lap:     int64 (n,), how often its ring had been passed through then
@@ -21,6 +22,7 @@ class Recent(NamedTuple):
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int32]
+    ranks: NDArray[np.int32]
     seen_at: NDArray[np.int64]
     uses: NDArray[np.int64]
     lap: NDArray[np.int64]
@@ -29,9 +31,8 @@ class Recent(NamedTuple):
     @classmethod
     def nobody(cls, width: int) -> "Recent":
         nothing = np.empty(0, dtype=np.int64)
-        return cls(
-            nothing, nothing.astype(np.int32), nothing, nothing, nothing, np.empty((width, 0))
-        )
+        small = nothing.astype(np.int32)
+        return cls(nothing, small, small, nothing, nothing, nothing, np.empty((width, 0)))
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """In which rows these ids stand: int64 (n,), -1 for those that do not."""

@@ -17,17 +17,17 @@ from dps_ray.coverage import REST, ROUND
 from dps_ray.draws import tempered
 from dps_ray.hashing import hash_key
 from dps_ray.outcomes import checked
-from dps_ray.pool.index import Positions, PromptIndex, as_ids
+from dps_ray.pool.index import PromptIndex, as_ids
 from dps_ray.pooled.clusters import Clusters, number_within
 from dps_ray.pooled.race import first_waiting
 from dps_ray.pooled.rate_dynamics import RateDynamics
 from dps_ray.pooled.recent import Recent
 from dps_ray.pooled.state_dynamics import Outcomes, StateDynamics
-from dps_ray.pooled.waiting import Waiting
+from dps_ray.pooled.waiting import Waiting, keys_of
 from dps_ray.selection import Selection, check_size, merge
 from dps_ray.states import PARTIAL, Observation
 
-_REST = 20  # steps, unless it is set
+_USUAL_REST = 20  # steps, unless it is set
 _RECENT = 50  # steps after which a prompt waits again
 _LEAST = 1e-12  # P(partial) that is taken for possible
 _OF_CLUSTERS, _OF_PROMPTS = 1, 2  # keep the draws of the two apart
@@ -156,10 +156,9 @@ class PooledStore:
         """Steps of rest at present."""
         if self.rest is not None:
             return self.rest
-        age = np.minimum(self.step - self._recent.seen_at, _REST)
-        tried = np.bincount(age, minlength=_REST + 1)[
-            :_REST
-        ].cumsum()  # in the last 1, 2, ... steps
+        age = np.minimum(self.step - self._recent.seen_at, _USUAL_REST)
+        # In the last step, the last two, and so on:
+        tried = np.bincount(age, minlength=_USUAL_REST + 1)[:_USUAL_REST].cumsum()
         return int(np.count_nonzero(2 * tried <= self._waiting.sizes.sum()))
 
     def _log_weights(self, partial: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -183,8 +182,9 @@ class PooledStore:
         Raises ValueError, and changes nothing, when one of them cannot be right.
         """
         whole = self._checked(ids, states, successes, responses, totals, everywhere)
-        labels = whole.clusters
+        labels, ranks = whole.clusters, whole.ranks
         assert labels is not None
+        assert ranks is not None
         rows = self._recent.find(whole.ids)
         again, first = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
         self.step += 1
@@ -198,24 +198,30 @@ class PooledStore:
         )
         mine, here = self._index.find(whole.ids)
         self._times[mine[here]] += 1
-        lap = self._waiting.passed[labels[first]] // np.maximum(
-            self._waiting.sizes[labels[first]], 1
-        )
-        self._waiting.take(labels[first], mine[first][here[first]])
+        lap = self._waiting.laps[labels[first]]
+        self._waiting.take(keys_of(labels[first], ranks[first]))
         recent = self._recent._replace(
             numbers=numbers, seen_at=self._recent.seen_at.copy(), uses=self._recent.uses.copy()
         )
         recent.seen_at[rows[again]] = self.step
         recent.uses[rows[again]] += 1
         one = np.ones(len(first), dtype=np.int64)
-        new = Recent(whole.ids[first], labels[first], self.step * one, one, lap, new_numbers)
+        new = Recent(
+            whole.ids[first],
+            labels[first],
+            ranks[first],
+            self.step * one,
+            one,
+            lap,
+            new_numbers,
+        )
         self._forget_the_oldest(recent.joined(new))
 
     def _forget_the_oldest(self, recent: Recent) -> None:
         """Takes up these recent prompts but those tried too long ago, who wait again."""
         positions, here = self._index.find(recent.ids)
         old = recent.seen_at <= self.step - max(_RECENT, self.rest or 0)
-        self._waiting.put_back(recent.labels[old], positions[old & here])
+        self._waiting.put_back(keys_of(recent.labels[old], recent.ranks[old]))
         self._recent = recent.take(~old)
         self._mine = np.where(here, positions, -1)[~old]
 
@@ -231,22 +237,27 @@ class PooledStore:
         """The whole step, ascending by id, with clusters."""
         needs_counts = "PooledStore" if self.observation == "counts" else None
         seen = checked(self._index, ids, states, successes, responses, totals, needs_counts)
-        if everywhere is None:
+        if everywhere is None or everywhere.clusters is None or everywhere.ranks is None:
+            if everywhere is not None and len(everywhere.ids) != len(seen.positions):
+                raise ValueError("the whole step came without clusters, which pooled beliefs need")
             whole = Observation(
                 as_ids(ids),
                 seen.states,
                 _whole_numbers(seen.successes),
                 _whole_numbers(seen.responses),
                 clusters=self._waiting.labels[seen.positions],
+                ranks=self._waiting.ranks[seen.positions],
             )
         else:
             whole = everywhere
-            if whole.clusters is None:
-                raise ValueError("the whole step came without clusters, which pooled beliefs need")
-            known = len(self._waiting.sizes)
-            beyond = whole.clusters[(whole.clusters < 0) | (whole.clusters >= known)]
-            if len(beyond):
-                raise ValueError(f"cluster {beyond[0]} is none of the {known} there are")
+            labels, ranks, sizes = everywhere.clusters, everywhere.ranks, self._waiting.sizes
+            known = (labels >= 0) & (labels < len(sizes)) & (ranks >= 0)
+            known &= ranks < sizes.take(labels, mode="clip")
+            if not known.all():
+                row = np.argmin(known)
+                raise ValueError(
+                    f"prompt {whole.ids[row]} is number {ranks[row]} of cluster {labels[row]}: there is none"
+                )
             here = self._index.find(whole.ids)
             if not np.array_equal(np.sort(here[0][here[1]]), np.sort(seen.positions)):
                 raise ValueError("the whole step holds other prompts of this shard than were given")
@@ -285,21 +296,18 @@ class PooledStore:
     def snapshot(self) -> dict[str, Any]:
         """The whole state: settings, clusters and recent prompts, alike in all shards, and who was seen here."""
         seen = np.flatnonzero(self._times)
-        behind: Positions = np.sort(self._waiting.behind)
         recent = self._recent._asdict()
         return {
             **{name: getattr(self, name) for name in self._settings},
             "rest": -1 if self.rest is None else self.rest,
             "max_uses": self.max_uses or 0,
             "step": self.step,
-            "passed": self._waiting.passed.copy(),
-            "counts": self._waiting.counts.copy(),
+            **{f"waiting_{name}": value for name, value in self._waiting.snapshot().items()},
             **{f"dynamics_{name}": value for name, value in self._dynamics.snapshot().items()},
             "recent_prompts": recent.pop("ids").copy(),
             **{f"recent_{name}": value.copy() for name, value in recent.items()},
             "seen_ids": self._index.ids(seen),
             "seen_times": self._times[seen],
-            "behind_ids": self._index.ids(behind),
         }
 
     @classmethod
@@ -334,11 +342,8 @@ class PooledStore:
         store._mine = np.where(here, positions, -1)
         seen = store._index.distinct_positions(snapshot["seen_ids"])
         store._times[seen] = snapshot["seen_times"]
-        store._waiting.restore(
-            snapshot["passed"],
-            snapshot["counts"],
-            out=positions[here],
-            behind=store._index.distinct_positions(snapshot["behind_ids"]),
+        store._waiting.take_up(
+            **{name: snapshot[f"waiting_{name}"] for name in store._waiting.snapshot()}
         )
         return store
 

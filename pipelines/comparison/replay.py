@@ -84,7 +84,10 @@ def replayed(folder: Path) -> Replay:
             predicted = None if outcome is None else predictions(selector, outcome.ids)
             if outcome is not None and predicted is not None:
                 forecasts.append(Forecast(step, on, predicted, outcome.states))
-        selector.observe(*observation[:4], totals_of(observation), observation)
+        alone = observation._replace(
+            clusters=None, ranks=None
+        )  # ranks were those of the whole pool
+        selector.observe(*observation[:4], totals_of(observation), alone)
     return Replay(selector, observations, forecasts)
 
 

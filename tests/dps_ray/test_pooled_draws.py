@@ -6,7 +6,7 @@ import pytest
 from dps_ray.pool.index import PromptIndex
 from dps_ray.pooled import number_within, race
 from dps_ray.pooled.race import first_waiting
-from dps_ray.pooled.waiting import Waiting
+from dps_ray.pooled.waiting import Waiting, keys_of
 
 NOBODY = np.empty(0, dtype=np.int64)
 
@@ -51,30 +51,75 @@ def test_what_is_no_clustering_is_named(labels, named):
         number_within([1, 2, 3], labels, 0)
 
 
+class Lists:
+    """`Waiting`, a list of keys for each ring: who is behind, then from the head on."""
+
+    def __init__(self, sizes):
+        self.rings = [[keys_of(c, r).item() for r in range(size)] for c, size in enumerate(sizes)]
+        self.heads, self.behind, self.away = [0] * len(sizes), [], []
+
+    def order(self, c):
+        ring = self.rings[c][self.heads[c] :] + self.rings[c][: self.heads[c]]
+        late = sorted(k for k in self.behind if k >> 32 == c)
+        return late + [k for k in ring if k not in self.away and k not in self.behind]
+
+    def take(self, keys):
+        late = [k for k in keys if k in self.behind]
+        self.behind = [k for k in self.behind if k not in late]
+        self.away += late
+        for c in range(len(self.rings)):
+            taken = [k for k in keys if k >> 32 == c and k not in late]
+            ahead = [k for k in self.order(c) if k not in self.behind][: len(taken)]
+            if taken:
+                self.heads[c] = (self.rings[c].index(ahead[-1]) + 1) % len(self.rings[c])
+            self.behind += [k for k in ahead if k not in taken]
+            self.away += taken
+
+
+def test_who_comes_first_second_and_so_on_is_as_in_plain_lists():
+    rng, sizes = np.random.default_rng(0), [13, 1, 30]
+    labels = np.repeat([0, 1, 2], sizes)
+    waiting, _ = waiting_of(np.arange(44), labels)
+    lists, history = Lists(sizes), []
+    for _ in range(300):
+        for c in range(3):
+            expected = lists.order(c)
+            assert waiting.counts[c] == len(expected)
+            numbers = np.arange(len(expected))
+            assert waiting.find(np.full(len(numbers), c), numbers)[0].tolist() == expected
+        everyone = [k for c in range(3) for k in lists.order(c)[: rng.integers(6)]]
+        taken = [k for k in everyone if rng.random() < 0.8]
+        waiting.take(np.array(taken, dtype=np.int64))
+        lists.take(taken)
+        history.append(taken)
+        if len(history) > 4:
+            back = history.pop(0)
+            waiting.put_back(np.array(back, dtype=np.int64))
+            lists.away = [k for k in lists.away if k not in back]
+    assert waiting.laps.min() > 10
+
+
 def test_a_ring_is_passed_through_in_order_and_begun_again():
     waiting, _ = waiting_of(np.arange(12), np.zeros(12, dtype=int))
-    order = [int(waiting.find(np.zeros(1, int), np.array([i]))[0]) for i in range(12)]
-    taken = []
+    taken, laps = [], []
     for _ in range(5):  # 3 at a time; they come back two steps later
-        head = waiting.find(np.zeros(3, int), np.arange(3))
-        waiting.take(np.zeros(3, int), head)
+        head, lap = waiting.find(np.zeros(3, int), np.arange(3))
+        waiting.take(head)
         taken.append(head)
+        laps.append(lap)
         if len(taken) > 1:
-            waiting.put_back(np.zeros(3, int), taken[-2])
-    assert np.concatenate(taken).tolist() == order + order[:3]
+            waiting.put_back(taken[-2])
+    assert np.concatenate(taken).tolist() == [*range(12), 0, 1, 2]
+    assert np.concatenate(laps).tolist() == [0] * 12 + [1] * 3
     assert waiting.counts.tolist() == [9]
 
 
-def test_a_prompt_that_was_passed_over_stands_behind_until_it_is_taken():
+def test_a_prompt_that_was_passed_over_comes_first_until_it_is_taken():
     waiting, _ = waiting_of(np.arange(12), np.zeros(12, dtype=int))
-    first, second, third = waiting.find(np.zeros(3, int), np.arange(3))
-    waiting.take(np.zeros(2, int), np.array([second, third]))
-    assert waiting.behind.tolist() == [first]
-    found, scores = first_waiting(waiting, np.zeros(1), 4, 9, NOBODY, laps=False)
-    assert found[scores.argmax()] == first or first in found
-    waiting.take(np.zeros(1, int), np.array([first]))
-    assert waiting.behind.size == 0
-    assert waiting.passed.tolist() == [3]
+    waiting.take(np.array([1, 2]))
+    assert waiting.find(np.zeros(3, int), np.arange(3))[0].tolist() == [0, 3, 4]
+    waiting.take(np.array([0]))
+    assert waiting.find(np.zeros(3, int), np.arange(3))[0].tolist() == [3, 4, 5]
 
 
 # --- draws -----------------------------------------------------------------------------------------
@@ -109,7 +154,7 @@ def test_draws_of_later_steps_are_as_new_ones_although_the_order_is_fixed():
     for key in range(300):
         found, scores = first_waiting(waiting, np.zeros(2), 10, key, NOBODY, laps=False)
         found = found[np.argsort(-scores)[:10]]
-        waiting.take(waiting.labels[found], found)
+        waiting.take(keys_of(waiting.labels[found], waiting.ranks[found]))
         counts.append(np.count_nonzero(labels[index.ids(found)] == 0))
     assert np.mean(counts) == pytest.approx(2.5, abs=0.3)
     assert np.var(counts) == pytest.approx(10 * 0.25 * 0.75, rel=0.3)

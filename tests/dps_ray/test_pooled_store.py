@@ -127,9 +127,10 @@ def test_rows_are_those_of_the_last_dozens_of_steps_however_long_a_run_is():
 @pytest.mark.parametrize(
     ("everywhere", "named"),
     [
-        (lambda o: o._replace(clusters=None), "without clusters"),
-        (lambda o: o._replace(clusters=np.array([0, 9])), "cluster 9 is none of the 2"),
+        (lambda o: o._replace(clusters=np.array([0, 9])), "prompt 1 is number 0 of cluster 9"),
+        (lambda o: o._replace(ranks=np.array([10, 0])), "prompt 0 is number 10 of cluster 0"),
         (lambda o: o.take([0]), "other prompts of this shard"),
+        (lambda o: o.take([0])._replace(clusters=None), "without clusters"),
     ],
 )
 def test_a_whole_step_that_cannot_be_right_is_refused_and_changes_nothing(everywhere, named):
@@ -141,6 +142,7 @@ def test_a_whole_step_that_cannot_be_right_is_refused_and_changes_nothing(everyw
         np.array([4, 0]),
         np.array([8, 8]),
         clusters=np.array([0, 1]),
+        ranks=np.array([3, 0]),
     )
     before = selector.select(20).ids.tolist()
     with pytest.raises(ValueError, match=named):
