@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dps_ray.coverage import REST, ROUND
-from dps_ray.draws import tempered
+from dps_ray.draws import log_weights, tempered
 from dps_ray.hashing import hash_key
 from dps_ray.outcomes import checked
 from dps_ray.pool.index import PromptIndex, as_ids
@@ -24,12 +24,12 @@ from dps_ray.pooled.rate_dynamics import RateDynamics
 from dps_ray.pooled.recent import Recent
 from dps_ray.pooled.state_dynamics import Outcomes, StateDynamics
 from dps_ray.pooled.waiting import Waiting, keys_of
+from dps_ray.pooled.whole_step import whole_step
 from dps_ray.selection import Selection, check_size, merge
 from dps_ray.states import PARTIAL, Observation
 
 _USUAL_REST = 20  # steps, unless it is set
 _RECENT = 50  # steps after which a prompt waits again
-_LEAST = 1e-12  # P(partial) that is taken for possible
 _OF_CLUSTERS, _OF_PROMPTS = 1, 2  # keep the draws of the two apart
 
 
@@ -53,6 +53,10 @@ class PooledStore:
             but that half of the pool is left at least.
         max_uses: a prompt is not tried more often than that until all of the pool were, once more than before;
             None: no limit.
+
+    Raises:
+        ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice, or there is
+            not one cluster for each.
     """
 
     _settings = (
@@ -84,8 +88,22 @@ class PooledStore:
         self.observation, self.group_size = observation, int(group_size)
         self.memory, self.decay, self.strength = float(memory), float(decay), float(strength)
         self.temperature, self.rest, self.max_uses = float(temperature), rest, max_uses
+        for name, value, good in (
+            ("observation", observation, observation in ("states", "counts")),
+            ("group_size", group_size, group_size >= 2),
+            ("memory", memory, 0 <= memory <= 1),
+            ("decay", decay, 0 <= decay <= 1),
+            ("strength", strength, strength > 0),
+            ("temperature", temperature, temperature > 0),
+            ("rest", rest, rest is None or rest >= 0),
+            ("max_uses", max_uses, max_uses is None or max_uses >= 1),
+        ):
+            if not good:
+                raise ValueError(f"{name}={value!r} is out of its range")
         known = as_ids(ids)
         clusters = number_within(known, None, seed) if clusters is None else clusters
+        if len(clusters.labels) != len(known):
+            raise ValueError(f"{len(known)} ids came with the clusters of {len(clusters.labels)}")
         self._index = PromptIndex(known, self.seed)
         by_position = np.empty(len(known), dtype=np.int64)
         by_position[self._index.positions(known)] = np.arange(len(known))
@@ -98,6 +116,7 @@ class PooledStore:
         self._recent = Recent.nobody(self._dynamics.width)
         self._mine = np.empty(0, dtype=np.int64)  # positions of the recent, -1 of another shard's
         self._times = np.zeros(len(known), dtype=np.int32)
+        self._seen = 0  # prompts ever observed
 
     def __len__(self) -> int:
         return len(self._index)
@@ -117,7 +136,7 @@ class PooledStore:
         rows = np.flatnonzero((self._mine >= 0) & ~np.isin(self._mine, excluded))
         waiting, waiting_score = first_waiting(
             self._waiting,
-            self._log_weights(self._dynamics.waiting[PARTIAL]),
+            log_weights(self._dynamics.waiting[PARTIAL], self.temperature),
             size,
             hash_key(self.seed, self.step, _OF_CLUSTERS),
             excluded,
@@ -161,9 +180,6 @@ class PooledStore:
         tried = np.bincount(age, minlength=_USUAL_REST + 1)[:_USUAL_REST].cumsum()
         return int(np.count_nonzero(2 * tried <= self._waiting.sizes.sum()))
 
-    def _log_weights(self, partial: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.log(np.maximum(partial, _LEAST)) / self.temperature
-
     # --- learning ---------------------------------------------------------------------------------
 
     def observe(
@@ -181,7 +197,9 @@ class PooledStore:
 
         Raises ValueError, and changes nothing, when one of them cannot be right.
         """
-        whole = self._checked(ids, states, successes, responses, totals, everywhere)
+        needs_counts = "PooledStore" if self.observation == "counts" else None
+        seen = checked(self._index, ids, states, successes, responses, totals, needs_counts)
+        whole = whole_step(seen, everywhere, self._index, self._waiting)
         labels, ranks = whole.clusters, whole.ranks
         assert labels is not None
         assert ranks is not None
@@ -196,8 +214,8 @@ class PooledStore:
             labels[first],
             _outcomes(whole, first),
         )
-        mine, here = self._index.find(whole.ids)
-        self._times[mine[here]] += 1
+        self._seen += int(np.count_nonzero(self._times[seen.positions] == 0))
+        self._times[seen.positions] += 1
         lap = self._waiting.laps[labels[first]]
         self._waiting.take(keys_of(labels[first], ranks[first]))
         recent = self._recent._replace(
@@ -225,44 +243,6 @@ class PooledStore:
         self._recent = recent.take(~old)
         self._mine = np.where(here, positions, -1)[~old]
 
-    def _checked(
-        self,
-        ids: ArrayLike,
-        states: ArrayLike,
-        successes: ArrayLike | None,
-        responses: ArrayLike | None,
-        totals: ArrayLike | None,
-        everywhere: Observation | None,
-    ) -> Observation:
-        """The whole step, ascending by id, with clusters."""
-        needs_counts = "PooledStore" if self.observation == "counts" else None
-        seen = checked(self._index, ids, states, successes, responses, totals, needs_counts)
-        if everywhere is None or everywhere.clusters is None or everywhere.ranks is None:
-            if everywhere is not None and len(everywhere.ids) != len(seen.positions):
-                raise ValueError("the whole step came without clusters, which pooled beliefs need")
-            whole = Observation(
-                as_ids(ids),
-                seen.states,
-                _whole_numbers(seen.successes),
-                _whole_numbers(seen.responses),
-                clusters=self._waiting.labels[seen.positions],
-                ranks=self._waiting.ranks[seen.positions],
-            )
-        else:
-            whole = everywhere
-            labels, ranks, sizes = everywhere.clusters, everywhere.ranks, self._waiting.sizes
-            known = (labels >= 0) & (labels < len(sizes)) & (ranks >= 0)
-            known &= ranks < sizes.take(labels, mode="clip")
-            if not known.all():
-                row = np.argmin(known)
-                raise ValueError(
-                    f"prompt {whole.ids[row]} is number {ranks[row]} of cluster {labels[row]}: there is none"
-                )
-            here = self._index.find(whole.ids)
-            if not np.array_equal(np.sort(here[0][here[1]]), np.sort(seen.positions)):
-                raise ValueError("the whole step holds other prompts of this shard than were given")
-        return whole.take(np.argsort(whole.ids, kind="stable"))
-
     # --- looking ----------------------------------------------------------------------------------
 
     def predicted(self, ids: ArrayLike) -> NDArray[np.float64]:
@@ -282,7 +262,7 @@ class PooledStore:
         """How many prompts have a row, and were ever seen; shards may add theirs up."""
         return {
             "beliefs/active_rows": float(np.count_nonzero(self._mine >= 0)),
-            "beliefs/prompts_seen": float(np.count_nonzero(self._times)),
+            "beliefs/prompts_seen": float(self._seen),
         }
 
     @property
@@ -341,16 +321,11 @@ class PooledStore:
         positions, here = store._index.find(store._recent.ids)
         store._mine = np.where(here, positions, -1)
         seen = store._index.distinct_positions(snapshot["seen_ids"])
-        store._times[seen] = snapshot["seen_times"]
+        store._times[seen], store._seen = snapshot["seen_times"], len(seen)
         store._waiting.take_up(
             **{name: snapshot[f"waiting_{name}"] for name in store._waiting.snapshot()}
         )
         return store
-
-
-def _whole_numbers(counts: NDArray[np.float64]) -> NDArray[np.int16]:
-    """-1 where they were not told."""
-    return np.nan_to_num(counts, nan=-1).astype(np.int16)
 
 
 def _outcomes(whole: Observation, rows: NDArray[np.integer]) -> Outcomes:

@@ -149,3 +149,19 @@ def test_a_whole_step_that_cannot_be_right_is_refused_and_changes_nothing(everyw
         selector.observe(ids[:2], [1, 0], everywhere=everywhere(whole))
     assert selector.select(20).ids.tolist() == before
     assert selector.step == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"temperature": 0.0}, r"temperature=0\.0"),
+        ({"memory": 1.5}, r"memory=1\.5"),
+        ({"rest": -1}, "rest=-1"),
+        ({"max_uses": 0}, "max_uses=0"),
+        ({"observation": "scores"}, "observation='scores'"),
+        ({"clusters": number_within([1, 2], None, 0)}, "3 ids came with the clusters of 2"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, named):
+    with pytest.raises(ValueError, match=named):
+        PooledStore([1, 2, 3], **settings)
