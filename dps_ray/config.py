@@ -52,8 +52,9 @@ class SelectorSettings(Settings):
     """Of the methods that are named; others take no notice."""
 
     cluster_column: str | None = None
-    """dps_pooled: column by whose values prompts are of a kind, such as `ability`, or `extra_info.level`
-    for a key of extra_info: strings or integers. null: prompts of one data_source are of a kind."""
+    """dps_pooled: column by whose values prompts are of a kind, such as `ability`, `extra_info.level` for a
+    key of extra_info, or `cluster` as made by `pipelines.prepare cluster`: strings or integers. null:
+    prompts of one data_source are of a kind."""
     cluster_decay: Share = 0.9
     """dps_pooled: weight of the past in the counts of a cluster; its fourth root in a step that tried none
     of its waiting prompts."""
