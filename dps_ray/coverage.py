@@ -52,10 +52,8 @@ class Covered:
         self.inner = inner
         self._rest, self._max_uses, self._fresh_share = rest, max_uses, fresh_share
         self._step = 0
-        self._resting = np.empty(0, dtype=np.int64)  # ids
-        self._seen_at = np.empty(
-            0, dtype=np.int64
-        )  # the step at which each of them was observed last
+        # Ids, ascending, and the step at which each was observed last.
+        self._resting = self._seen_at = np.empty(0, dtype=np.int64)
         self._seen = GrowingArray(np.int64)  # ids ever observed
 
     def __len__(self) -> int:

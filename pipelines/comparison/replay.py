@@ -84,9 +84,8 @@ def replayed(folder: Path) -> Replay:
             predicted = None if outcome is None else predictions(selector, outcome.ids)
             if outcome is not None and predicted is not None:
                 forecasts.append(Forecast(step, on, predicted, outcome.states))
-        alone = observation._replace(
-            clusters=None, ranks=None
-        )  # ranks were those of the whole pool
+        # Ranks were those of the whole pool, of which there is only a part here.
+        alone = observation._replace(clusters=None, ranks=None)
         selector.observe(*observation[:4], totals_of(observation), alone)
     return Replay(selector, observations, forecasts)
 
