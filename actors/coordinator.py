@@ -21,9 +21,11 @@ from actors.member import Member, Recoveries
 from actors.process import environment
 from dps_ray import Selection, hashing, merge
 from dps_ray.config import Config
+from dps_ray.coverage import fresh_of
 from dps_ray.durable import ObservationLog, Storage, Stored
 from dps_ray.errors import StaleError
-from dps_ray.states import Observation, totals_of
+from dps_ray.pooled import Clusters
+from dps_ray.states import Observation
 
 _NONE = np.empty(0, dtype=np.int64)
 
@@ -35,6 +37,7 @@ class Coordinator:
 
     Args:
         place: of a shard's index, the options that say where it runs, and with what.
+        clusters: of each id, for a method that learns by cluster (`dps_ray.pooled`); None: it does not.
     """
 
     def __init__(
@@ -44,20 +47,26 @@ class Coordinator:
         ids: NDArray[np.int64],
         recoveries: Recoveries,
         place: Callable[[int], dict[str, Any]],
+        clusters: Clusters | None = None,
     ):
         self._count = config.resources.beliefs.shards
         self._batch_size = config.loop.batch_size
+        self._fresh_share = config.selector.fresh_share
         self._timeouts = config.timeouts
         self._storage = storage
+        self._clusters = None if clusters is None else _ClusterOf(ids, clusters)
         homes = hashing.shards(ids, self._count)
 
         def start(index: int) -> Callable[[int], Any]:
-            mine = ids[homes == index]
+            here = homes == index
+            mine, theirs = ids[here], None if clusters is None else clusters.take(here)
             options = BeliefShard.options(  # type: ignore[attr-defined]
                 **place(index),
                 runtime_env=environment(threads=1),
             )
-            return lambda incarnation: options.remote(config, storage, mine, index, len(ids))
+            return lambda incarnation: options.remote(
+                config, storage, mine, index, len(ids), theirs
+            )
 
         self.members = [
             Member("belief_shard", index, start(index), recoveries) for index in range(self._count)
@@ -93,7 +102,8 @@ class Coordinator:
         self.metrics = dict(totals)
         selections = [proposal.selection for proposal in proposals]
         # Ranking only a share of the pool (selector.candidates) may leave a few less than `size`.
-        return merge(selections, min(size, sum(len(s.ids) for s in selections)))
+        size = min(size, sum(len(s.ids) for s in selections))
+        return merge(selections, size, fresh_of(size, self._fresh_share))
 
     def observe(self, step: int, observation: Observation) -> None:
         """One step for the whole pool: written down, then applied. Does not wait for the shards, which
@@ -102,9 +112,17 @@ class Coordinator:
         Raises:
             CheckpointError: the observation could not be written; nothing has changed.
         """
+        observation = self.clustered(observation)
         ObservationLog(self._storage, self._at.epoch).append(step, observation)
         self._at = self._at._replace(step=step)
         self._proposals = self._ask_for_proposals(self._batch_size, self.excluded, observation)
+
+    def clustered(self, observation: Observation) -> Observation:
+        """The same with the clusters of its prompts, where the method has any."""
+        if self._clusters is None:
+            return observation
+        clusters = self._clusters(observation.ids)
+        return observation._replace(clusters=clusters.labels, ranks=clusters.ranks)
 
     def times_sampled(self) -> dict[int, int]:
         """How many prompts of the pool were sampled how many times, the never sampled at 0."""
@@ -121,17 +139,8 @@ class Coordinator:
     def _ask_for_proposals(
         self, size: int, excluded: NDArray[np.int64], observation: Observation | None = None
     ) -> "_Asked":
-        parts: list[Observation | None] = [None] * self._count
-        totals = None
-        if observation is not None:
-            totals = totals_of(observation)
-            homes = hashing.shards(observation.ids, self._count)
-            parts = [
-                Observation(*(column[homes == index] for column in observation))
-                for index in range(self._count)
-            ]
         homes = hashing.shards(excluded, self._count)
-        arguments = [(size, excluded[homes == i], part, totals) for i, part in enumerate(parts)]
+        arguments = [(size, excluded[homes == i], observation) for i in range(self._count)]
         asked = self._ask("propose", arguments)
         asked.about = (size, excluded.tobytes())
         return asked
@@ -166,6 +175,17 @@ class Coordinator:
         for member in self.members:
             member.well()
         return [answers[member.index] for member in self.members]
+
+
+class _ClusterOf:
+    """Looks up the clusters of prompts by their ids."""
+
+    def __init__(self, ids: NDArray[np.int64], clusters: Clusters) -> None:
+        order = np.argsort(ids)
+        self._ids, self._clusters = ids[order], clusters.take(order)
+
+    def __call__(self, ids: NDArray[np.int64]) -> Clusters:
+        return self._clusters.take(np.searchsorted(self._ids, ids))
 
 
 class _Call(NamedTuple):

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dps_ray import hmm, settling
+from dps_ray.draws import on_the_ring, tempered
 from dps_ray.hashing import hash_key
 from dps_ray.hmm import Beliefs, Floats
 from dps_ray.pool.growing import GrowingArray
@@ -40,9 +41,10 @@ from dps_ray.pool.ranking import (
 )
 from dps_ray.pool.rows import Content, Rows, RowTable
 from dps_ray.priors import initial_belief, prior_counts
-from dps_ray.selection import Selection, check_size
-from dps_ray.states import check_states
+from dps_ray.selection import Selection, check_size, merge
+from dps_ray.states import Observation, check_states
 
+_TEMPERED = 0x74656D70  # keeps this draw apart from that of candidates
 _NOBODY = np.empty(0, dtype=np.int64)
 # Steps between looks at which prompts have settled. They keep their rows a little longer than they need
 # to, and leave in lots: a look costs half as much as a step.
@@ -65,6 +67,7 @@ class BeliefStore:
         seed: orders equals, and draws candidates.
         tolerance: how near a prompt must be to what is shared to be taken for idle; see `settling`.
         entropy_weight: score = P(partial) + entropy_weight * entropy in nats (published "topk+entropy").
+        temperature: T > 0 draws without replacement by weight score^(1/T); None takes the best.
 
     Raises:
         ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice.
@@ -79,10 +82,14 @@ class BeliefStore:
         seed: int = 0,
         tolerance: float = 1e-9,
         entropy_weight: float = 0.0,
+        temperature: float | None = None,
     ) -> None:
         self._decay = _within("decay", decay, 0, 1)
         self._tolerance = _within("tolerance", tolerance, 0, 1)
         self._entropy_weight = _within("entropy_weight", entropy_weight, -1e6, 1e6)
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {temperature!r}")
+        self._temperature = temperature
         self._prior = prior_counts(prior)
         self._initial = initial_belief(initial)
         self._least_evidence = settling.least_evidence(self._prior, self._decay, self._tolerance)
@@ -124,9 +131,49 @@ class BeliefStore:
         """
         excluded = _NOBODY if exclude is None else self.index.distinct_positions(exclude)
         check_size(size, len(self), len(excluded), candidates)
+        if self._temperature is not None:
+            if candidates is not None:
+                raise ValueError("temperature draws from the whole pool: give no candidates")
+            return self._tempered(self._temperature, size, excluded)
         if candidates is None:
             return self._ranked(*self._best_of_each(size, excluded), size)
         return self._ranked(*self._drawn(candidates, excluded), size)
+
+    def _tempered(self, temperature: float, size: int, excluded: Positions) -> Selection:
+        """A draw of `size` prompts by weight score^(1/T), the first drawn first.
+
+        Prompts with a row draw noise of their own, by (seed, step, id). Idle ones, who have one score, take
+        for their noise how far their hash lies from a point on the ring of hashes that is drawn anew each
+        step: within a step these are independent uniforms too, and the nearest are found without a look at
+        the others.
+        """
+        key = hash_key(self.index.seed, self._step, _TEMPERED)
+        start, need = hash_key(key), size + len(excluded)
+        while True:
+            arc = self.index.arc(start, length=need)
+            idle = arc[(self._slots[arc] == 0) & ~np.isin(arc, excluded)][:size]
+            if len(idle) == size or len(arc) == len(self):
+                break
+            need *= 2
+        parts = [(idle, self._shared.predicted.repeat(len(idle), axis=1))]
+        for table in (self._moving, self._resting):
+            positions = positions_of(keys_of(table.ranks))
+            rows = np.flatnonzero(~np.isin(positions, excluded))
+            parts.append((positions[rows], table.beliefs.predicted.take(rows, axis=1)))
+        positions = np.concatenate([part[0] for part in parts])
+        predicted = np.concatenate([part[1] for part in parts], axis=1)
+        ties = self.index.ties(positions)
+        score = scores(predicted, self._entropy_weight)
+        drawn = tempered(score, temperature, ties, key)
+        drawn[: len(idle)] = on_the_ring(score[: len(idle)], temperature, ties[: len(idle)], start)
+        selection = Selection(
+            ids=self.index.ids(positions),
+            predicted=np.ascontiguousarray(predicted.T),
+            score=drawn,
+            times_sampled=self._times[positions].astype(np.int64),
+            tie=ties,
+        )
+        return merge([selection], size)
 
     def _best_of_each(self, size: int, excluded: Positions) -> tuple[Rows, Rows, Keys]:
         """The best moving, resting and idle prompts: `size` of each, or all where there are fewer."""
@@ -195,6 +242,7 @@ class BeliefStore:
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
         totals: ArrayLike | None = None,
+        everywhere: Observation | None = None,
     ) -> None:
         """One step of the whole pool: these prompts were rolled out and found in these solve states.
 
@@ -319,6 +367,8 @@ class BeliefStore:
             "seen_ids": self.index.ids(seen),
             "seen_times": self._times[seen],
         }
+        if self._temperature is not None:
+            snapshot["temperature"] = self._temperature
         for name, table in (("moving", self._moving), ("resting", self._resting)):
             content = table.content(positions_of(keys_of(table.ranks)).argsort())
             snapshot[f"{name}_ids"] = self.index.ids(positions_of(keys_of(content.ranks)))
@@ -342,6 +392,7 @@ class BeliefStore:
             seed=int(snapshot["seed"]),
             tolerance=float(snapshot["tolerance"]),
             entropy_weight=float(snapshot["entropy_weight"]),
+            temperature=float(snapshot["temperature"]) if "temperature" in snapshot else None,
         )
         store._step = int(snapshot["step"])
         store._shared = store._shared._replace(

@@ -54,12 +54,36 @@ class ModelSettings(Settings):
 class SelectorSettings(Settings):
     """Of the methods that are named; others take no notice."""
 
+    cluster_column: str | None = None
+    """dps_pooled: column by whose values prompts are of a kind, such as `ability`, `extra_info.level` for a
+    key of extra_info, or `cluster` as made by `pipelines.prepare cluster`: strings or integers. null:
+    prompts of one data_source are of a kind."""
+    cluster_decay: Share = 0.9
+    """dps_pooled: weight of the past in the counts of a cluster; its fourth root in a step that tried none
+    of its waiting prompts."""
+    cluster_strength: Annotated[float, Field(gt=0.0)] = 10.0
+    """dps_pooled: how many moves of its own its cluster's transitions are worth to a prompt (kappa)."""
+    temperature: Annotated[float, Field(gt=0.0)] | None = None
+    """dps, dps_pooled, variance_ema: prompts are drawn without replacement with weight
+    score^(1 / temperature), which is P(partial) for DPS: small is greedy, large uniform. null: the best are
+    taken; dps_pooled: 0.25."""
+    rest: Natural | None = None
+    """Any method: steps for which a prompt is left alone once it was tried, as far as there are others.
+    null: 0; dps_pooled: 20, or as many as leave half of the pool."""
+    max_uses: Count | None = None
+    """Any method: uses of a prompt in a round; a round ends when all of the pool had as many. null: no
+    limit."""
+    fresh_share: Share = 0.0
+    """Any method: at least this part of a batch are prompts never tried, as far as there are any."""
     decay: Share = 0.7
     """DPS: weight of the past in the transition counts (lambda); 1 never forgets, 0 keeps one step."""
     prior: Literal["uniform", "progress", "stability", "local"] = "uniform"
     """DPS: prior transition counts alpha0, by their published names."""
     entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """DPS: adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
+    observation: Literal["states", "counts"] = "states"
+    """dps_pooled: what is learned from of a group: its solve state, or how many of its responses were
+    right."""
     beta_decay: Share = 0.5
     """MoPPS and MaPP: weight of the past in the Beta's counts; 1 never forgets."""
     variance_decay: Share = 0.7
@@ -306,6 +330,7 @@ class TimeoutSettings(EngineTimeouts):
 class Config(Settings):
     method: Literal[
         "dps",
+        "dps_pooled",
         "uniform",
         "history_resampling",
         "mopps",
@@ -358,6 +383,31 @@ class Config(Settings):
             raise ValueError(
                 f"selector.candidates={self.selector.candidates} is for method=dps; "
                 f"method={self.method} ranks nothing, so set it to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_probability_has_a_temperature(self) -> "Config":
+        if self.selector.temperature is None:
+            return self
+        if self.method not in ("dps", "dps_pooled", "variance_ema"):
+            raise ValueError(
+                f"selector.temperature={self.selector.temperature} is for method=dps, dps_pooled and "
+                f"variance_ema; method={self.method} draws in its own way, so set it to null"
+            )
+        if self.selector.candidates is not None:
+            raise ValueError(
+                f"selector.candidates={self.selector.candidates} and selector.temperature="
+                f"{self.selector.temperature}: a draw is from the whole pool, so set one of them to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _counts_are_for_pooled_beliefs(self) -> "Config":
+        if self.selector.observation == "counts" and self.method != "dps_pooled":
+            raise ValueError(
+                f"selector.observation=counts is for method=dps_pooled; method={self.method} has its own way, "
+                "so leave it at states"
             )
         return self
 

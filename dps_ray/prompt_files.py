@@ -73,6 +73,38 @@ class PromptFile:
         for batch in self._batches(["prompt"]):
             yield message_texts(batch["prompt"])
 
+    def values(self, column: str) -> Iterator[pa.DictionaryArray]:
+        """A column of strings or integers, or a field of a struct by its path, as strings, dictionary-encoded,
+        batch by batch.
+
+        Raises:
+            DataError: there is none, it is of another type, or a value is missing.
+        """
+        kind: pa.DataType = pa.struct(list(self._parquet.schema_arrow))
+        for name in column.split("."):
+            if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+                known = (
+                    ", ".join(field.name for field in kind) if pa.types.is_struct(kind) else "none"
+                )
+                raise DataError(
+                    f"{self.path} has no column {column!r}: there is no {name!r} (there is: {known}); name "
+                    "another as selector.cluster_column"
+                )
+            kind = kind.field(name).type
+        if not (_is_text(kind) or pa.types.is_integer(kind)):
+            raise DataError(
+                f"{self.path}, column {column!r}: the type is {kind}; make it strings or integers"
+            )
+        first, (top, *fields) = 0, column.split(".")
+        for batch in self._batches([column]):
+            values = batch[top]
+            for field in fields:
+                values = pc.struct_field(values, field)
+            hint = "is null; give every row one, for it is selector.cluster_column"
+            self._refuse(pc.is_null(values), first, column, hint)
+            first += len(batch)
+            yield pc.cast(values, pa.string()).dictionary_encode()
+
     def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """These columns of the given rows, which are ascending and unique."""
         wanted_groups = np.unique(np.searchsorted(self._group_ends, rows, side="right"))

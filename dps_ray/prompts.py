@@ -119,6 +119,21 @@ class PromptTable:
         for file in self._files:
             yield from file.texts()
 
+    def clusters(self, ids: NDArray[np.int64], column: str | None = None) -> NDArray[np.int32]:
+        """The cluster of each of these prompts, int32 (n,): the values of a column, numbered in their order.
+
+        column: of strings or integers; `extra_info.level` is a key of extra_info. None: data_source.
+
+        Raises:
+            DataError: a file has no such column, or another type in it; a value is missing.
+        """
+        wanted = column or "data_source"
+        parts = [part for file in self._files for part in file.values(wanted)]
+        parts = pa.chunked_array(parts).unify_dictionaries().chunks
+        numbers = np.concatenate([part.indices.to_numpy() for part in parts])
+        order = pc.array_sort_indices(parts[0].dictionary).to_numpy()
+        return np.argsort(order).astype(np.int32)[numbers[self._rows_of(ids)]]
+
     @property
     def has_images(self) -> bool:
         """Whether any of the files has a column of images."""

@@ -33,8 +33,10 @@ class Selection(NamedTuple):
         return self.take(np.lexsort((self.ids, self.tie, self.times_sampled, -self.score)))
 
 
-def merge(selections: Sequence[Selection], size: int) -> Selection:
+def merge(selections: Sequence[Selection], size: int, fresh: int = 0) -> Selection:
     """The `size` best of several shards' selections.
+
+    fresh: the best of those never sampled, so many of them or all there are, come in whatever their score.
 
     Each prompt among the `size` best of all is among the `size` best of its shard, so merging what the
     shards propose gives what one store over all ids would have chosen, bit for bit.
@@ -54,7 +56,11 @@ def merge(selections: Sequence[Selection], size: int) -> Selection:
     if len(twice):
         raise ValueError(f"prompt {twice[0]} was proposed twice: each id belongs to one shard")
     ranked = proposed.ranked()
-    return Selection._make(field[:size] for field in ranked)
+    if not fresh:
+        return Selection._make(field[:size] for field in ranked)
+    new = np.flatnonzero(ranked.times_sampled == 0)[: min(fresh, size)]
+    others = np.setdiff1d(np.arange(len(ranked.ids)), new)[: size - len(new)]
+    return ranked.take(np.sort(np.concatenate([new, others])))
 
 
 def check_size(size: int, pool: int, excluded: int, candidates: float | None = None) -> None:

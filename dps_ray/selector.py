@@ -1,12 +1,12 @@
 """What every selection method offers, so that the pipeline does not know which one runs."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dps_ray.selection import Selection
+from dps_ray.states import Observation
 
 
 class Selector(Protocol):
@@ -34,6 +34,7 @@ class Selector(Protocol):
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
         totals: ArrayLike | None = None,
+        everywhere: Observation | None = None,
     ) -> None:
         """One step of the whole pool: these prompts were rolled out and found in these solve states.
 
@@ -41,6 +42,8 @@ class Selector(Protocol):
         successes, responses: int (n,), right and scored responses of each group.
         totals: int (3,), prompts found unsolved, partial, solved in the whole step, over all shards; None:
             these are all.
+        everywhere: what the whole step found, over all shards, with the cluster of each prompt; None: these
+            are all.
         What a method has no use for it does not look at.
 
         Raises ValueError, and changes nothing, when one of them cannot be right.
@@ -56,10 +59,8 @@ class Selector(Protocol):
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """The whole state, as arrays and plain numbers that `numpy.savez` can write."""
-        ...
+        """The whole state, as arrays and plain numbers that `numpy.savez` can write.
 
-    @classmethod
-    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> Self:
-        """The selector that the snapshot was taken of, over the same ids: it goes on where that stopped."""
+        `dps_ray.methods.restore` makes a selector from it that goes on where this one stopped.
+        """
         ...

@@ -18,12 +18,20 @@ class Observation(NamedTuple):
     states:     int8 (n,), 0 unsolved, 1 partial, 2 solved
     successes:  int16 (n,), right responses in the group
     responses:  int16 (n,), scored responses in the group
+    clusters:   int32 (n,), the cluster of each prompt; None where prompts have none
+    ranks:      int32 (n,), its number there; None likewise
     """
 
     ids: NDArray[np.int64]
     states: NDArray[np.int8]
     successes: NDArray[np.int16]
     responses: NDArray[np.int16]
+    clusters: NDArray[np.int32] | None = None
+    ranks: NDArray[np.int32] | None = None
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Observation":
+        """Of these prompts only, in this order."""
+        return Observation._make(None if column is None else column[rows] for column in self)
 
 
 def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:

@@ -144,7 +144,9 @@ def assemble(
         test=inputs.test,
         storage=storage,
         checkpoints=checkpoints,
-        coordinator=Coordinator(config, storage, inputs.pool.ids, recoveries, placement.beliefs),
+        coordinator=Coordinator(
+            config, storage, inputs.pool.ids, recoveries, placement.beliefs, inputs.clusters
+        ),
         rollouts=Rollouts(
             config, inputs.model, transfer, recoveries, quarantine, placement.rollout
         ),

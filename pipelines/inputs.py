@@ -7,6 +7,7 @@ from typing import Any
 from actors.images import load_image_inputs
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DataError
+from dps_ray.pooled import Clusters, number_within
 from dps_ray.prompts import PromptTable, overlap
 from dps_ray.rewards import load_reward
 from pipelines import builtin
@@ -22,6 +23,7 @@ class Inputs:
     model: str
     pool: PromptPool
     test: PromptPool | None
+    clusters: Clusters | None  # of the pool's prompts, where the method learns by them
 
 
 def prepare(config: Config, view: View) -> Inputs:
@@ -75,7 +77,11 @@ def prepare(config: Config, view: View) -> Inputs:
             f"{pool.skipped} of {len(pool.table)} prompts are longer than "
             f"data.max_prompt_length={config.data.max_prompt_length} tokens and left out"
         )
-    return Inputs(model, pool, held_out)
+    clusters = None
+    if config.method == "dps_pooled":
+        labels = pool.table.clusters(pool.ids, config.selector.cluster_column)
+        clusters = number_within(pool.ids, labels, config.seed)
+    return Inputs(model, pool, held_out, clusters)
 
 
 def _data(config: Config) -> tuple[Any, Any]:

@@ -97,6 +97,8 @@ class RunLog:
             "successes": found.successes.tolist(),
             "responses": found.responses.tolist(),
         }
+        if found.clusters is not None:
+            record["clusters"] = found.clusters.tolist()
         json_lines.append(self._folder / PROBES, [record])
 
     def event(self, record: Mapping[str, Any]) -> None:

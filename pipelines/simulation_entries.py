@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dps_ray import methods
 from dps_ray.config import SelectorSettings
 from dps_ray.methods import MaPP
 from dps_ray.methods.partitions import PartitionedHMM
+from dps_ray.pooled import number_within
 from dps_ray.selector import Selector
+from pipelines.simulation import TOPICS, World
 
 Make = Callable[[int, int, int], Selector]  # of prompts, group size, seed
 
@@ -56,6 +59,29 @@ def partitioned(states: int) -> Make:
     return make
 
 
+def pooled(clusters: str, **settings: Any) -> Make:
+    """`dps_pooled` with the prompts' topics as clusters, as many random ones, or one."""
+
+    def make(prompts: int, group_size: int, seed: int) -> Selector:
+        labels: dict[str, NDArray[np.integer]] = {
+            "topics": World.of(prompts, seed).topic,
+            "random": np.random.default_rng([seed, 4]).integers(len(TOPICS), size=prompts),
+            "one": np.zeros(prompts, dtype=np.int64),
+        }
+        ids = np.arange(prompts)
+        return methods.make(
+            "dps_pooled",
+            ids,
+            pool=prompts,
+            settings=SelectorSettings(**settings),
+            group_size=group_size,
+            seed=seed,
+            clusters=number_within(ids, labels[clusters], seed),
+        )
+
+    return make
+
+
 UNCAPPED = 10**6
 ENTRIES = {
     "uniform": Entry(selector("uniform")),
@@ -71,6 +97,10 @@ ENTRIES = {
     "mapp_greedy": Entry(mapp_greedy),
     "dps": Entry(selector("dps")),
     "dps_rest": Entry(selector("dps"), rest=10),
+    "pooled": Entry(pooled("topics")),
+    "pooled_counts": Entry(pooled("topics", observation="counts")),
+    "pooled_random": Entry(pooled("random")),
+    "pooled_one": Entry(pooled("one")),
     "oracle": Entry(selector("oracle")),
 }
 

@@ -317,7 +317,7 @@ class Trainer:
         trained = sum(len(scored.group.responses) for scored in groups)
         self.progress.add(step, batch, probe, trained, seconds)
         if probe is not None:
-            self.log.probe(step, probe.found)
+            self.log.probe(step, self.coordinator.clustered(probe.found))
             metrics = {**metrics, "probe/partial_solve_ratio": probe.partial}
         if batch.errors:
             self.view.message(f"step {step}: {len(batch.errors)} groups dropped; {batch.errors[0]}")

@@ -10,23 +10,27 @@
 | `Recency` (control) | last partial first, then never seen, then the oldest | states |
 | `Oracle` (simulation) | largest true P(the group is mixed) | `set_rates` |
 
-`dps_ray.UniformSelector` and `dps_ray.BeliefStore` (DPS) are the two others; Dynamic Sampling is uniform
+`dps_ray.UniformSelector`, `dps_ray.BeliefStore` (DPS) and `dps_ray.pooled.PooledStore` are the others; Dynamic Sampling is uniform
 selection with the loop's group filter. All give the same batches for any number of shards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from numpy.typing import ArrayLike
 
 from dps_ray.beliefs import BeliefStore
 from dps_ray.config import SelectorSettings
+from dps_ray.coverage import Covered
 from dps_ray.methods.greso import GRESO
 from dps_ray.methods.history_resampling import HistoryResampling
 from dps_ray.methods.mapp import MaPP
 from dps_ray.methods.mopps import MoPPS
 from dps_ray.methods.oracle import Oracle
 from dps_ray.methods.recency import Recency
+from dps_ray.methods.scored import ScoredSelector
 from dps_ray.methods.variance_ema import VarianceEMA
+from dps_ray.pooled import Clusters, PooledStore
 from dps_ray.selector import Selector
 from dps_ray.uniform import UniformSelector
 
@@ -39,6 +43,7 @@ __all__ = [
     "Recency",
     "VarianceEMA",
     "make",
+    "restore",
 ]
 
 
@@ -50,6 +55,7 @@ def make(
     settings: SelectorSettings,
     group_size: int,
     seed: int,
+    clusters: Clusters | None = None,
 ) -> Selector:
     """The selector that a configuration's `method` names.
 
@@ -57,6 +63,7 @@ def make(
         ids: int64 (n,), the prompts of this shard.
         pool: prompts over all shards.
         group_size: k, responses to a prompt.
+        clusters: of each id, for `dps_pooled`; None: all are of one.
 
     Raises:
         KeyError: there is no method of this name.
@@ -68,6 +75,20 @@ def make(
             prior=settings.prior,
             entropy_weight=settings.entropy_weight,
             seed=seed,
+            temperature=settings.temperature,
+        ),
+        "dps_pooled": lambda: PooledStore(
+            ids,
+            clusters,
+            seed,
+            observation=settings.observation,
+            group_size=group_size,
+            decay=settings.decay,
+            memory=settings.cluster_decay,
+            strength=settings.cluster_strength,
+            temperature=0.25 if settings.temperature is None else settings.temperature,
+            rest=settings.rest,
+            max_uses=settings.max_uses,
         ),
         "uniform": lambda: UniformSelector(ids, seed),
         "history_resampling": lambda: HistoryResampling(ids, seed),
@@ -78,4 +99,29 @@ def make(
         "recency": lambda: Recency(ids, seed),
         "oracle": lambda: Oracle(ids, group_size, seed),
     }
-    return makers[name]()
+    selector = makers[name]()
+    if isinstance(selector, ScoredSelector):
+        selector.temperature = settings.temperature
+    own = isinstance(selector, PooledStore)  # covers its pool itself
+    rest = 0 if own or settings.rest is None else settings.rest
+    max_uses = None if own else settings.max_uses
+    if rest or max_uses is not None or settings.fresh_share:
+        return Covered(selector, rest, max_uses, settings.fresh_share)
+    return selector
+
+
+def restore(
+    like: Selector,
+    snapshot: Mapping[str, Any],
+    ids: ArrayLike,
+    clusters: Clusters | None = None,
+) -> Selector:
+    """The selector that the snapshot was taken of; `like` is one that was made with the same settings."""
+    if isinstance(like, Covered):
+        covered = like.around(restore(like.inner, snapshot, ids, clusters))
+        covered.take_up(snapshot)
+        return covered
+    if isinstance(like, PooledStore):
+        return type(like).restore(snapshot, ids, clusters)
+    kind: Any = type(like)  # of which every one restores itself
+    return kind.restore(snapshot, ids)

@@ -3,9 +3,10 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dps_ray.draws import uniforms
 from dps_ray.hashing import hash_key
-from dps_ray.methods.draws import uniforms
-from dps_ray.methods.scored import Floats, Outcomes, ScoredSelector
+from dps_ray.methods.scored import Floats, ScoredSelector
+from dps_ray.outcomes import Outcomes
 from dps_ray.pool.index import Positions
 from dps_ray.states import SOLVED
 

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dps_ray.draws import uniforms
 from dps_ray.hashing import hash_key
 from dps_ray.methods.beta import BetaSelector, group_states
-from dps_ray.methods.draws import uniforms
 from dps_ray.methods.scored import Floats
 from dps_ray.pool.index import Positions
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from dps_ray.draws import betas, uniforms
 from dps_ray.hashing import hash_key
 from dps_ray.methods.beta import BetaSelector
-from dps_ray.methods.draws import betas, uniforms
 from dps_ray.methods.scored import Floats
 
 TARGET = 0.5

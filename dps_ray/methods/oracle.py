@@ -6,7 +6,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dps_ray.methods.scored import Floats, Outcomes, ScoredSelector
+from dps_ray.methods.scored import Floats, ScoredSelector
+from dps_ray.outcomes import Outcomes
 from dps_ray.pool.index import Positions
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dps_ray.methods.scored import Floats, Outcomes, ScoredSelector
+from dps_ray.methods.scored import Floats, ScoredSelector
+from dps_ray.outcomes import Outcomes
 from dps_ray.pool.index import Positions
 
 # By number of states, where (0, 1) is cut; {0} and {1} are states of their own, but one where there are two.

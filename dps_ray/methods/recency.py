@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dps_ray.methods.scored import Floats, Outcomes, ScoredSelector
+from dps_ray.methods.scored import Floats, ScoredSelector
+from dps_ray.outcomes import Outcomes
 from dps_ray.states import PARTIAL
 
 

@@ -7,34 +7,22 @@ O(N) a step (3 to 35 ms with 10^6 prompts); what is learned costs O(batch).
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import isqrt
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dps_ray.pool.index import Positions, PromptIndex, as_ids
+from dps_ray.draws import tempered
+from dps_ray.hashing import hash_key
+from dps_ray.outcomes import Outcomes, checked
+from dps_ray.pool.index import Positions, PromptIndex
 from dps_ray.pool.ranking import keys
 from dps_ray.selection import Selection, check_size
-from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, check_states
+from dps_ray.states import Observation
 
 Floats = NDArray[np.float64]
 
-
-class Outcomes(NamedTuple):
-    """What one step found out, checked.
-
-    positions:  int64 (n,), where the prompts stand in the index of this shard
-    states:     int8 (n,)
-    successes:  float64 (n,), right responses of each group; NaN where they were not told
-    responses:  float64 (n,), scored responses of each group; NaN likewise
-    totals:     int64 (3,), prompts of the whole step, over all shards, by state
-    """
-
-    positions: Positions
-    states: NDArray[np.int8]
-    successes: Floats
-    responses: Floats
-    totals: NDArray[np.int64]
+_TEMPERED = 0x74656D70  # keeps this draw apart from a method's own
 
 
 class ScoredSelector(ABC):
@@ -57,6 +45,9 @@ class ScoredSelector(ABC):
     _shared: ClassVar[tuple[str, ...]] = ("step",)
     _by_prompt: ClassVar[tuple[str, ...]] = ("times",)
     _learns_from_counts: ClassVar[bool] = False
+    # Draws without replacement by weight score^(1 / temperature), for a score that is a probability; None
+    # takes the best.
+    temperature: float | None = None
 
     def __init__(self, ids: ArrayLike, seed: int = 0) -> None:
         self.seed = int(seed)
@@ -96,6 +87,9 @@ class ScoredSelector(ABC):
         excluded = self._index.distinct_positions([] if exclude is None else exclude)
         check_size(size, len(self), len(excluded))
         score = self._scores()
+        if self.temperature is not None:
+            key = hash_key(self.seed, self.step, _TEMPERED)
+            score = tempered(score, self.temperature, self._ties, key)
         if len(excluded):
             score = score.copy()
             score[excluded] = -np.inf
@@ -126,6 +120,7 @@ class ScoredSelector(ABC):
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
         totals: ArrayLike | None = None,
+        everywhere: Observation | None = None,
     ) -> None:
         """One step of the whole pool: these prompts were rolled out and found in these solve states.
 
@@ -133,51 +128,17 @@ class ScoredSelector(ABC):
         successes, responses: int (n,), right and scored responses of each group.
         totals: int (3,), prompts found unsolved, partial, solved in the whole step, over all shards; None:
             these are all.
+        everywhere: not looked at.
 
         Raises ValueError, and changes nothing, when one of them cannot be right, or counts are missing for
         a method that learns from them.
         """
-        seen = self._checked(ids, states, successes, responses, totals)
+        needs_counts = type(self).__name__ if self._learns_from_counts else None
+        seen = checked(self._index, ids, states, successes, responses, totals, needs_counts)
         self.step += 1
         self._learn(seen)
         self._times[seen.positions] += 1
         self._rescore(seen.positions)
-
-    def _checked(
-        self,
-        ids: ArrayLike,
-        states: ArrayLike,
-        successes: ArrayLike | None,
-        responses: ArrayLike | None,
-        totals: ArrayLike | None,
-    ) -> Outcomes:
-        ids = as_ids(ids)
-        positions = self._index.distinct_positions(ids)
-        found = check_states(states, len(positions))
-        here = np.bincount(found, minlength=3)
-        everywhere = here if totals is None else _integers("totals", totals, 3)
-        if (everywhere < here).any():
-            raise ValueError(f"the whole step has totals {everywhere}, and this shard alone {here}")
-        if successes is None or responses is None:
-            if successes is not responses or (self._learns_from_counts and len(ids)):
-                raise ValueError(
-                    f"{type(self).__name__} was told states alone: give both successes and responses"
-                )
-            unknown = np.full(len(ids), np.nan)
-            return Outcomes(positions, found, unknown, unknown, everywhere)
-        right = _integers("successes", successes, len(ids))
-        scored = _integers("responses", responses, len(ids))
-        state = np.select([right == 0, right == scored], [UNSOLVED, SOLVED], PARTIAL)
-        wrong = np.flatnonzero((scored < 1) | (right < 0) | (right > scored) | (state != found))
-        if len(wrong):
-            row = wrong[0]
-            raise ValueError(
-                f"id {ids[row]} has {right[row]} right of {scored[row]} responses and state {found[row]}: "
-                "0 is none right, 1 some, 2 all, of one response at least"
-            )
-        return Outcomes(
-            positions, found, right.astype(np.float64), scored.astype(np.float64), everywhere
-        )
 
     def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
         """At how many steps each id was observed: int64 (n,)."""
@@ -192,6 +153,7 @@ class ScoredSelector(ABC):
         seen = np.flatnonzero(self._times)
         return {
             **{name: getattr(self, name) for name in (*self._settings, *self._shared)},
+            **({} if self.temperature is None else {"temperature": self.temperature}),
             "seen_ids": self._index.ids(seen),
             **{f"seen_{name}": getattr(self, f"_{name}")[seen] for name in self._by_prompt},
         }
@@ -203,6 +165,8 @@ class ScoredSelector(ABC):
         Raises ValueError when an id of the snapshot is not among these.
         """
         selector = cls(ids, **{name: snapshot[name] for name in cls._settings})
+        if "temperature" in snapshot:
+            selector.temperature = float(snapshot["temperature"])
         for name in cls._shared:
             setattr(selector, name, snapshot[name])
         seen = selector._index.distinct_positions(snapshot["seen_ids"])
@@ -226,12 +190,3 @@ def _largest(values: Floats, rank: int) -> np.float64:
     if len(above) < rank:
         return least
     return np.partition(above, len(above) - rank)[len(above) - rank]
-
-
-def _integers(name: str, values: ArrayLike, count: int) -> NDArray[np.int64]:
-    given = np.asarray(values)
-    if given.shape != (count,) or (count and given.dtype.kind not in "iu"):
-        raise ValueError(
-            f"{name} must be {count} integers, not {given.dtype} of shape {given.shape}"
-        )
-    return given.astype(np.int64)

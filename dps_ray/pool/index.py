@@ -51,14 +51,19 @@ class PromptIndex:
     def positions(self, ids: ArrayLike) -> Positions:
         """Where these ids stand: int64 (n,). Raises ValueError for an id that is not in the pool."""
         ids = as_ids(ids)
+        positions, found = self.find(ids)
+        if not found.all():
+            raise ValueError(f"id {ids[~found][0]} is not in the pool")
+        return positions
+
+    def find(self, ids: NDArray[np.int64]) -> tuple[Positions, NDArray[np.bool_]]:
+        """Where these ids stand, and which of them stand here at all: int64 and bool (n,)."""
         ties = hash_ids(ids, self._key)
         positions = self.first_at_or_after(ties)
         found = positions < len(self)
         if len(self):
             found &= self._ties.take(positions, mode="clip") == ties
-        if not found.all():
-            raise ValueError(f"id {ids[~found][0]} is not in the pool")
-        return positions
+        return positions, found
 
     def distinct_positions(self, ids: ArrayLike) -> Positions:
         """As `positions`; raises ValueError too for an id that is given twice."""

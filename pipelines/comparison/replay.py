@@ -6,7 +6,7 @@ probe, can be asked about as well.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dps_ray import BeliefStore, methods, settings
+from dps_ray.coverage import Covered
 from dps_ray.durable import Storage, committed, load, manifests
 from dps_ray.errors import DataError
 from dps_ray.methods.beta import BetaSelector, group_states
+from dps_ray.pooled import Clusters, PooledStore, number_within
 from dps_ray.selector import Selector
 from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, totals_of
 from pipelines.run_log import PROBES
@@ -73,6 +75,7 @@ def replayed(folder: Path) -> Replay:
         settings=config.selector,
         group_size=config.rollout.group_size,
         seed=config.seed,
+        clusters=_clusters(ids, [*observations.values(), *probes.values()], config.seed),
     )
     forecasts = []
     for step, observation in observations.items():
@@ -81,13 +84,29 @@ def replayed(folder: Path) -> Replay:
             predicted = None if outcome is None else predictions(selector, outcome.ids)
             if outcome is not None and predicted is not None:
                 forecasts.append(Forecast(step, on, predicted, outcome.states))
-        selector.observe(*observation, totals_of(observation))
+        # Ranks were those of the whole pool, of which there is only a part here.
+        alone = observation._replace(clusters=None, ranks=None)
+        selector.observe(*observation[:4], totals_of(observation), alone)
     return Replay(selector, observations, forecasts)
+
+
+def _clusters(
+    ids: NDArray[np.int64], observations: Iterable[Observation], seed: int
+) -> Clusters | None:
+    """Of these prompts, as they were observed; None where prompts have none."""
+    labels = np.zeros(len(ids), dtype=np.int32)
+    for observation in observations:
+        if observation.clusters is None:
+            return None
+        labels[np.searchsorted(ids, observation.ids)] = observation.clusters
+    return number_within(ids, labels, seed)
 
 
 def predictions(selector: Selector, ids: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """P(unsolved), P(partial), P(solved) of each id: float64 (n, 3); None of a method that predicts nothing."""
-    if isinstance(selector, BeliefStore):
+    if isinstance(selector, Covered):
+        return predictions(selector.inner, ids)
+    if isinstance(selector, BeliefStore | PooledStore):
         return selector.predicted(ids)
     if isinstance(selector, BetaSelector):
         a, b = selector.parameters(ids).T
@@ -107,4 +126,6 @@ def read_probes(folder: Path) -> dict[int, Observation]:
 def _observation(line: Mapping[str, Any]) -> Observation:
     right, scored = (np.array(line[name], np.int16) for name in ("successes", "responses"))
     states = np.select([right == 0, right == scored], [UNSOLVED, SOLVED], PARTIAL)
-    return Observation(np.array(line["ids"], np.int64), states.astype(np.int8), right, scored)
+    clusters = np.array(line["clusters"], np.int32) if "clusters" in line else None
+    ids = np.array(line["ids"], np.int64)
+    return Observation(ids, states.astype(np.int8), right, scored, clusters=clusters)

@@ -9,6 +9,7 @@ from actors.member import Recoveries
 from cluster.placement import Placement, plan
 from dps_ray import settings
 from dps_ray.durable import Storage
+from dps_ray.pooled import number_within
 from dps_ray.states import Observation, totals_of
 
 IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
@@ -18,10 +19,19 @@ STEPS = 12
 def coordinator(folder, shards=1, method="dps", *overrides):
     config = config_of(folder, shards, method, *overrides)
     made = Coordinator(
-        config, Storage.at(folder), IDS, Recoveries(), Placement(plan(config)).beliefs
+        config,
+        Storage.at(folder),
+        IDS,
+        Recoveries(),
+        Placement(plan(config)).beliefs,
+        clusters_of(config),
     )
     made.go_to(Moment(1, 0, None))
     return made
+
+
+def clusters_of(config):
+    return number_within(IDS, IDS % 5, config.seed) if config.method == "dps_pooled" else None
 
 
 def config_of(folder, shards=1, method="dps", *overrides):
@@ -46,10 +56,18 @@ def seen(step: int, ids: np.ndarray) -> Observation:
 
 
 @pytest.mark.parametrize(
-    ("method", "shards"), [("dps", (1, 2, 7)), ("uniform", (3,)), ("mopps", (2,)), ("greso", (3,))]
+    ("method", "shards"),
+    [
+        ("dps", (1, 2, 7)),
+        ("dps_pooled", (1, 2, 7)),
+        ("uniform", (3,)),
+        ("mopps", (2,)),
+        ("greso", (3,)),
+    ],
 )
 def test_any_number_of_shards_selects_what_one_store_selects(local_ray, tmp_path, method, shards):
-    single = make_selector(config_of(tmp_path, method=method), IDS, len(IDS))
+    config = config_of(tmp_path, method=method)
+    single = make_selector(config, IDS, len(IDS), clusters_of(config))
     coordinators = [coordinator(tmp_path / str(n), n, method) for n in shards]
     for step in range(1, STEPS):
         expected = single.select(16)
@@ -59,7 +77,7 @@ def test_any_number_of_shards_selects_what_one_store_selects(local_ray, tmp_path
                 np.testing.assert_array_equal(field, value)
             each.observe(step, seen(step, selection.ids))
         found = seen(step, expected.ids)
-        single.observe(*found, totals_of(found))
+        single.observe(*found[:4], totals_of(found))
     times = dict(zip(*np.unique(single.times_sampled(IDS), return_counts=True), strict=True))
     assert all(each.times_sampled() == times for each in coordinators)
 

@@ -14,7 +14,7 @@ from dps_ray.durable import (
     write_snapshot,
 )
 from dps_ray.errors import CheckpointError
-from dps_ray.states import Observation, observation
+from dps_ray.states import observation
 
 SEEN = observation([9, -4, 7], [[1, 1], [0, 1], [0, 0]])
 
@@ -30,7 +30,8 @@ def log(storage):
 
 
 def assert_equal(ours, theirs):
-    for mine, other in zip(ours, theirs, strict=True):
+    assert ours.clusters is theirs.clusters is None
+    for mine, other in zip(ours[:4], theirs[:4], strict=True):
         assert mine.dtype == other.dtype
         np.testing.assert_array_equal(mine, other)
 
@@ -39,6 +40,16 @@ def test_an_observation_is_read_back_as_it_was(log, storage):
     log.append(42, SEEN)
     assert storage.list("log") == ["log/e0007/step=00000042.arrow"]
     assert_equal(log.read(42), SEEN)
+
+
+def test_the_clusters_of_prompts_are_read_back_with_them(log):
+    found = SEEN._replace(clusters=np.array([4, 0, 2]))
+    log.append(1, found)
+    log.append(1, found)
+    assert log.read(1).clusters.tolist() == [4, 0, 2]
+    assert log.read(1).clusters.dtype == np.int32
+    with pytest.raises(CheckpointError, match="another observation of step 1"):
+        log.append(1, SEEN)
 
 
 def test_a_step_that_observed_nothing_is_a_step(log):
@@ -65,7 +76,7 @@ def test_another_observation_of_the_same_step_is_an_error(log):
 
 def test_an_observation_out_of_order_is_refused(log):
     with pytest.raises(ValueError, match="step 1 is not ascending by id"):
-        log.append(1, Observation(*(column[::-1] for column in SEEN)))
+        log.append(1, SEEN.take(np.arange(3)[::-1]))
 
 
 def test_a_step_that_is_not_there_is_missing(log):

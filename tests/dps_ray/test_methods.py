@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dps_ray import merge
+from dps_ray import BeliefStore, UniformSelector, merge
+from dps_ray.coverage import Covered, fresh_of
 from dps_ray.durable import Storage, read_snapshot, reshard, shard_file, write_snapshot
 from dps_ray.hashing import hash_ids, hash_key, shards
 from dps_ray.methods import (
@@ -14,10 +15,30 @@ from dps_ray.methods import (
     Oracle,
     Recency,
     VarianceEMA,
+    restore,
 )
+from dps_ray.pooled import PooledStore, number_within
+from dps_ray.states import Observation
 
 IDS = np.random.default_rng(0).integers(-(2**62), 2**62, 300)
 BATCH, STEPS, K = 24, 30, 8
+
+LABELS = IDS % 5 * (IDS % 3 == 0)
+
+
+def clusters_of(ids):
+    """Of these prompts, in a pool of all."""
+    return number_within(IDS, LABELS, 5).take(np.flatnonzero(np.isin(IDS, ids)))
+
+
+def restored(selector, snapshot, ids):
+    return restore(selector, snapshot, ids, clusters_of(ids))
+
+
+def tempered(selector, temperature):
+    selector.temperature = temperature
+    return selector
+
 
 METHODS = {
     "history_resampling": lambda ids: HistoryResampling(ids, seed=5),
@@ -28,8 +49,31 @@ METHODS = {
     "variance_ema": lambda ids: VarianceEMA(ids, seed=5),
     "recency": lambda ids: Recency(ids, seed=5),
     "oracle": lambda ids: Oracle(ids, seed=5),
+    "dps_pooled": lambda ids: PooledStore(ids, clusters_of(ids), seed=5),
+    "dps_pooled, two uses": lambda ids: PooledStore(ids, clusters_of(ids), seed=5, max_uses=2),
+    "dps_pooled, counts": lambda ids: PooledStore(
+        ids, clusters_of(ids), seed=5, observation="counts", rest=2
+    ),
+}
+# With limits and draws around or within them (`dps_ray.coverage`).
+COVERED = {
+    "dps, covered": lambda ids: Covered(
+        BeliefStore(ids, seed=5), rest=3, max_uses=2, fresh_share=0.3
+    ),
+    "dps, tempered": lambda ids: BeliefStore(ids, seed=5, temperature=0.5),
+    "dps, resting and tempered": lambda ids: Covered(
+        BeliefStore(ids, seed=5, temperature=0.5, decay=1.0), rest=20
+    ),
+    "dps_pooled, half fresh": lambda ids: Covered(
+        PooledStore(ids, clusters_of(ids), seed=5, temperature=0.05, rest=1), fresh_share=0.5
+    ),
+    "variance_ema, tempered": lambda ids: tempered(VarianceEMA(ids, seed=5), 0.3),
+    "uniform, used once": lambda ids: Covered(UniformSelector(ids, seed=5), max_uses=1),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+covered_too = pytest.mark.parametrize(
+    "make", [*METHODS.values(), *COVERED.values()], ids=[*METHODS, *COVERED]
+)
 
 
 def split(ids, count):
@@ -61,16 +105,27 @@ def step(selectors, number, in_flight):
         mine = in_flight[homes == shard]
         size = min(BATCH, len(selector) - len(mine))
         proposed.append(selector.select(size, exclude=mine))
-    batch = merge(proposed, BATCH)
+    share = getattr(selectors[0], "_fresh_share", 0.0)
+    batch = merge(proposed, BATCH, fresh_of(BATCH, share))
     done = draw(batch.ids, number, 1) % 10 > 0
     successes = outcome(batch.ids, number)
     states = states_of(successes)
     totals = np.bincount(states[done], minlength=3)
+    order = np.flatnonzero(done)[np.argsort(batch.ids[done])]
+    known = number_within(IDS, LABELS, 5).take([IDS.tolist().index(i) for i in batch.ids[order]])
+    whole = Observation(
+        batch.ids[order],
+        states[order],
+        successes[order],
+        np.full(len(order), K),
+        clusters=known.labels,
+        ranks=known.ranks,
+    )
     homes = shards(batch.ids, count)
     for shard, selector in enumerate(selectors):
         mine = (done & (homes == shard)).nonzero()[0][::-1]
         counts = successes[mine], np.full(len(mine), K)
-        selector.observe(batch.ids[mine], states[mine], *counts, totals)
+        selector.observe(batch.ids[mine], states[mine], *counts, totals, whole)
     return batch, batch.ids[~done]
 
 
@@ -88,9 +143,8 @@ def run(make, count, steps=STEPS, restart=None, storage=None):
                 for at, each in enumerate(selectors)
             ]
             parts = split(IDS, restart)
-            kind = type(selectors[0])
             selectors = [
-                kind.restore(snapshot, ids)
+                restored(selectors[0], snapshot, ids)
                 for snapshot, ids in zip(reshard(snapshots, restart), parts, strict=True)
             ]
         if isinstance(selectors[0], Oracle) and number % 7 == 0:
@@ -119,7 +173,7 @@ def assert_equal(ours, theirs):
             np.testing.assert_array_equal(field, expected, err_msg=name)
 
 
-@every_method
+@covered_too
 @pytest.mark.parametrize(("count", "restart"), [(2, None), (7, None), (1, 1), (2, 7), (7, 1)])
 def test_selections_are_bit_equal_for_any_number_of_shards_and_over_a_restart(
     make, count, restart, one_store, tmp_path
@@ -134,18 +188,18 @@ def test_selections_are_bit_equal_for_any_number_of_shards_and_over_a_restart(
     assert BATCH <= seen <= len(IDS)
 
 
-@every_method
+@covered_too
 def test_a_snapshot_holds_arrays_and_plain_numbers_and_comes_back_equal(make, tmp_path):
     _, (selector,) = run(make, 1, steps=9)
     storage, snapshot = Storage.at(tmp_path), selector.snapshot()
     back = read_snapshot(storage, write_snapshot(storage, shard_file(0, 1), snapshot))
-    again = type(selector).restore(back, IDS[::-1]).snapshot()
+    again = restored(selector, back, IDS).snapshot()
     assert again.keys() == snapshot.keys()
     for name, value in snapshot.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
 
 
-@every_method
+@covered_too
 def test_selecting_changes_nothing(make):
     _, (selector,) = run(make, 1, steps=9)
     first, before = selector.select(40), selector.snapshot()
@@ -165,7 +219,7 @@ def test_the_best_come_first_and_a_smaller_batch_is_the_head_of_a_larger(make):
         assert selector.select(size).ids.tolist() == everyone.ids[:size].tolist()
 
 
-@every_method
+@covered_too
 def test_excluded_prompts_are_passed_over(make):
     _, (selector,) = run(make, 1, steps=9)
     usual = selector.select(60).ids
@@ -173,7 +227,7 @@ def test_excluded_prompts_are_passed_over(make):
     assert len(selector.select(len(IDS) - 20, exclude=usual[:20]).ids) == len(IDS) - 20
 
 
-@every_method
+@covered_too
 def test_a_prompt_that_is_not_observed_keeps_its_count(make):
     selector = make(IDS)
     batch = selector.select(5)
@@ -189,12 +243,12 @@ def test_other_seeds_give_other_batches(make):
     assert set(other.select(BATCH).ids.tolist()) != set(batch.tolist())
 
 
-@every_method
+@covered_too
 def test_a_shard_may_be_empty(make):
     selector = make(np.empty(0, np.int64))
     selector.observe([], [], [], [], [1, 2, 3])
     assert selector.select(0).predicted.shape == (0, 3)
-    assert len(type(selector).restore(selector.snapshot(), [])) == 0
+    assert len(restored(selector, selector.snapshot(), np.empty(0, np.int64))) == 0
 
 
 @every_method
@@ -230,7 +284,7 @@ def test_wrong_input_is_named_and_changes_nothing(make, call, named):
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["mopps", "mapp", "variance_ema"])
+@pytest.mark.parametrize("name", ["mopps", "mapp", "variance_ema", "dps_pooled, counts"])
 def test_a_method_that_learns_from_counts_refuses_states_alone(name):
     selector = METHODS[name](IDS)
     with pytest.raises(ValueError, match=f"{type(selector).__name__} was told states alone"):

@@ -5,6 +5,7 @@ from math import comb, gamma
 import numpy as np
 import pytest
 
+from dps_ray.draws import betas, uniforms
 from dps_ray.hashing import hash_key
 from dps_ray.methods import (
     GRESO,
@@ -15,7 +16,6 @@ from dps_ray.methods import (
     Recency,
     VarianceEMA,
 )
-from dps_ray.methods.draws import betas, uniforms
 
 IDS = np.random.default_rng(0).choice(10**9, 100, replace=False)
 UNSOLVED, PARTIAL, SOLVED = 0, 1, 2

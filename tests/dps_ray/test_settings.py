@@ -39,7 +39,7 @@ def test_what_is_dumped_loads_to_the_same_configuration(tmp_path: Path):
         ("loop.steps=many", "loop.steps='many': input should be a valid integer"),
         ("loop.steps=0", "loop.steps=0: input should be greater than or equal to 1"),
         ("selector.decay=1.5", "selector.decay=1.5: input should be less than or equal to 1"),
-        ("method=dsp", "method='dsp': input should be 'dps', 'uniform', 'history_resampling'"),
+        ("method=dsp", "method='dsp': input should be 'dps', 'dps_pooled', 'uniform'"),
         ("loop.steps", "write key=value"),
         ("method.x=1", "method"),
         ("learner.lr=[1", "not valid YAML"),

@@ -17,9 +17,12 @@ from dps_ray.durable import (
     read_shard,
     reshard,
 )
+from dps_ray.pooled import number_within
 from dps_ray.states import Observation
 
 IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
+
+CLUSTERS = number_within(IDS, IDS % 5, seed=0)
 
 
 def seen(step, ids):
@@ -50,7 +53,10 @@ class BeliefsRun:
         self.shards = shards
         config = config_of(folder, shards, *overrides)
         place = Placement(plan(config)).beliefs
-        self.coordinator = Coordinator(config, self.storage, IDS, self.recoveries, place)
+        pooled = config.method == "dps_pooled"
+        self.coordinator = Coordinator(
+            config, self.storage, IDS, self.recoveries, place, CLUSTERS if pooled else None
+        )
         start = 0 if base is None else base.step
         self.coordinator.go_to(Moment(self.epoch, start, base and base.name))
 
@@ -93,9 +99,9 @@ def beliefs_in(storage, manifest):
     return reshard([read_shard(storage, manifest, i, len(shards)) for i in shards], 1)[0]
 
 
-def undisturbed(*steps):
-    """One store in this process: what it selected, and its state."""
-    store, batches = BeliefStore(IDS), []
+def undisturbed(*steps, store=None):
+    """One store in this process, DPS's as a rule: what it selected, and its state."""
+    store, batches = store or BeliefStore(IDS), []
     for step in steps:
         batches.append(store.select(16))
         store.observe(*seen(step, batches[-1].ids)[:2])

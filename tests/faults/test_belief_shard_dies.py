@@ -10,7 +10,9 @@ from actors.member import Recoveries
 from dps_ray import BeliefStore
 from dps_ray.durable import ObservationLog, Storage
 from dps_ray.errors import EngineError, StaleError
+from dps_ray.pooled import PooledStore
 from tests.faults.beliefs_run import (
+    CLUSTERS,
     IDS,
     BeliefsRun,
     assert_equal,
@@ -116,3 +118,17 @@ def test_four_shards_then_eight_then_three_go_on_as_one_would(local_ray, tmp_pat
             (batches, beliefs), (expected[done : done + 4], undisturbed(*range(1, done + 5))[1])
         )
         done += 4
+
+
+def test_pooled_beliefs_come_back_from_a_checkpoint_of_other_shards_and_the_log(
+    local_ray, tmp_path
+):
+    run = BeliefsRun(tmp_path / "run", 3, "method=dps_pooled")
+    batches = run.steps(1, 2, 3)
+    run = BeliefsRun(tmp_path / "run", 2, "method=dps_pooled", base=run.save(3))
+    batches += run.steps(4, 5)
+    for member in run.coordinator.members:
+        ray.kill(member.actor)
+    batches += run.steps(6)
+    expected = undisturbed(*range(1, 7), store=PooledStore(IDS, CLUSTERS))
+    assert_equal((batches, run.beliefs(6)), expected)

@@ -11,6 +11,7 @@ from rich.console import Console
 from dps_ray import hmm, methods, settings
 from dps_ray.durable import Manifest, ObservationLog, Segment, Storage, claim_epoch, commit
 from dps_ray.errors import ConfigError
+from dps_ray.pooled import number_within
 from dps_ray.priors import initial_belief, prior_counts
 from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, totals_of
 from pipelines.compare import main
@@ -46,6 +47,7 @@ def pretend(run):
     epoch = claim_epoch(storage)
     rng = np.random.default_rng([run.seed, 7])
     ability = rng.normal(0, 2, POOL)
+    labels = (ability > 0).astype(np.int32) if config.method == "dps_pooled" else None
     selector = methods.make(
         config.method,
         np.arange(POOL),
@@ -53,6 +55,7 @@ def pretend(run):
         settings=config.selector,
         group_size=K,
         seed=config.seed,
+        clusters=number_within(np.arange(POOL), labels, config.seed),
     )
     rollouts = 0
     probes = []
@@ -65,13 +68,15 @@ def pretend(run):
                 probe = found(drawn, rates, rng)
                 columns = {"ids": probe.ids, "successes": probe.successes}
                 columns["responses"] = probe.responses
+                columns |= {} if labels is None else {"clusters": labels[probe.ids]}
                 probes.append({"step": step, **{n: c.tolist() for n, c in columns.items()}})
                 rollouts += 20 * K
                 metrics["timing_s/probe"] = 0.5
             ids = np.sort(selector.select(BATCH).ids)
             seen = found(ids, rates, rng)
+            seen = seen._replace(clusters=None if labels is None else labels[seen.ids])
             ObservationLog(storage, epoch).append(step, seen)
-            selector.observe(*seen, totals_of(seen))
+            selector.observe(*seen[:4], totals_of(seen), seen)
             rollouts += BATCH * K
             times = selector.times_sampled(np.arange(POOL))
             metrics |= {
@@ -262,6 +267,17 @@ def test_mopps_forecasts_come_from_its_beta_and_dynamic_sampling_has_none(preten
     first = replayed(pretended["mopps-s0"][0].config.folder).forecasts[0]
     np.testing.assert_allclose(first.predicted[:, PARTIAL], 1 - 2 / (K + 1))
     assert replayed(pretended["ds_10-s0"][0].config.folder).forecasts == []
+
+
+def test_pooled_forecasts_know_the_clusters_of_prompts_that_only_a_probe_drew(tmp_path):
+    (run,) = planned(tmp_path, "pooled", entries={"pooled": ["method=dps_pooled"]})
+    selector, replay = pretend(run), replayed(run.config.folder)
+    ids = np.unique(np.concatenate([o.ids for o in replay.observations.values()]))
+    np.testing.assert_array_equal(replay.selector.predicted(ids), selector.predicted(ids))
+    last = [forecast for forecast in replay.forecasts if forecast.on == "probe"][-1]
+    assert (
+        len(np.unique(last.predicted.round(9), axis=0)) > 2
+    )  # rows of some, two beliefs of the rest
 
 
 def test_without_probes_the_batch_alone_is_forecast(pretended, tmp_path):

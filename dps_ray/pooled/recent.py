@@ -1,0 +1,51 @@
+"""Prompts tried lately, of the whole pool: every shard keeps the rows of all, for all of them move the clusters."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dps_ray.hmm import Floats
+
+
+class Recent(NamedTuple):
+    """Ascending by id.
+
+    ids:     int64 (n,)
+    labels:  int32 (n,), the cluster of each
+    ranks:   int32 (n,), its number there
+    seen_at: int64 (n,), the step at which it was last observed
+    uses:    int64 (n,), how often it was since it last waited
+    lap:     int64 (n,), how often its ring had been passed through then
+    numbers: float64 (R, n), what is believed of it
+    """
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    ranks: NDArray[np.int32]
+    seen_at: NDArray[np.int64]
+    uses: NDArray[np.int64]
+    lap: NDArray[np.int64]
+    numbers: Floats
+
+    @classmethod
+    def nobody(cls, width: int) -> "Recent":
+        nothing = np.empty(0, dtype=np.int64)
+        small = nothing.astype(np.int32)
+        return cls(nothing, small, small, nothing, nothing, nothing, np.empty((width, 0)))
+
+    def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """In which rows these ids stand: int64 (n,), -1 for those that do not."""
+        if not len(self.ids):
+            return np.full(len(ids), -1)
+        rows = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return np.where(self.ids[rows] == ids, rows, -1)
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Recent":
+        return Recent._make(column[..., rows] for column in self)
+
+    def joined(self, other: "Recent") -> "Recent":
+        """With these too, ascending by id again."""
+        pairs: zip[tuple[NDArray, NDArray]] = zip(self, other, strict=True)
+        both = Recent._make(np.concatenate(pair, axis=-1) for pair in pairs)
+        return both.take(np.argsort(both.ids, kind="stable"))
