@@ -57,6 +57,10 @@ class SelectorSettings(Settings):
     """DPS: prior transition counts alpha0, by their published names."""
     entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """DPS: adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
+    observation: Literal["states", "counts"] = "states"
+    """DPS: what is learned from of a group: its solve state, as published, or how many of its responses
+    were right. With counts the belief is over solve rates, whose moves all prompts teach together; of the
+    settings above only `decay` applies then."""
     beta_decay: Share = 0.5
     """MoPPS and MaPP: weight of the past in the Beta's counts; 1 never forgets."""
     variance_decay: Share = 0.7
@@ -338,6 +342,27 @@ class Config(Settings):
                 f"selector.candidates={self.selector.candidates} is for method=dps; "
                 f"method={self.method} ranks nothing, so set it to null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _counts_have_no_settings_of_states(self) -> "Config":
+        if self.selector.observation == "states":
+            return self
+        if self.method != "dps":
+            raise ValueError(
+                f"selector.observation={self.selector.observation} is for method=dps; method={self.method} "
+                "has its own way, so leave it at states"
+            )
+        for name in ("prior", "entropy_weight", "candidates"):
+            value, default = (
+                getattr(self.selector, name),
+                SelectorSettings.model_fields[name].default,
+            )
+            if value != default:
+                raise ValueError(
+                    f"selector.{name}={value} is for selector.observation=states; leave it at "
+                    f"{'null' if default is None else default}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -70,7 +70,9 @@ ENTRIES = {
     "mapp": Entry(selector("mapp")),
     "mapp_greedy": Entry(mapp_greedy),
     "dps": Entry(selector("dps")),
+    "dps_counts": Entry(selector("dps", observation="counts")),
     "dps_rest": Entry(selector("dps"), rest=10),
+    "dps_counts_rest": Entry(selector("dps", observation="counts"), rest=10),
     "oracle": Entry(selector("oracle")),
 }
 

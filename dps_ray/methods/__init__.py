@@ -8,6 +8,7 @@
 | `GRESO` | uniform by epochs, skips by the streak of groups without variance | states, totals |
 | `VarianceEMA` (control) | largest running mean of 4p(1 - p) | counts |
 | `Recency` (control) | last partial first, then never seen, then the oldest | states |
+| `RateHMM` (`dps` with `selector.observation=counts`) | largest P(the group is mixed), the rate a moving one | counts of all shards |
 | `Oracle` (simulation) | largest true P(the group is mixed) | `set_rates` |
 
 `dps_ray.UniformSelector` and `dps_ray.BeliefStore` (DPS) are the two others; Dynamic Sampling is uniform
@@ -25,6 +26,7 @@ from dps_ray.methods.history_resampling import HistoryResampling
 from dps_ray.methods.mapp import MaPP
 from dps_ray.methods.mopps import MoPPS
 from dps_ray.methods.oracle import Oracle
+from dps_ray.methods.rate_hmm import RateHMM
 from dps_ray.methods.recency import Recency
 from dps_ray.methods.variance_ema import VarianceEMA
 from dps_ray.selector import Selector
@@ -36,6 +38,7 @@ __all__ = [
     "MaPP",
     "MoPPS",
     "Oracle",
+    "RateHMM",
     "Recency",
     "VarianceEMA",
     "make",
@@ -62,12 +65,16 @@ def make(
         KeyError: there is no method of this name.
     """
     makers: dict[str, Callable[[], Selector]] = {
-        "dps": lambda: BeliefStore(
-            ids,
-            decay=settings.decay,
-            prior=settings.prior,
-            entropy_weight=settings.entropy_weight,
-            seed=seed,
+        "dps": lambda: (
+            RateHMM(ids, seed, decay=settings.decay, group_size=group_size)
+            if settings.observation == "counts"
+            else BeliefStore(
+                ids,
+                decay=settings.decay,
+                prior=settings.prior,
+                entropy_weight=settings.entropy_weight,
+                seed=seed,
+            )
         ),
         "uniform": lambda: UniformSelector(ids, seed),
         "history_resampling": lambda: HistoryResampling(ids, seed),

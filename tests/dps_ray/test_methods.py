@@ -12,9 +12,11 @@ from dps_ray.methods import (
     MaPP,
     MoPPS,
     Oracle,
+    RateHMM,
     Recency,
     VarianceEMA,
 )
+from dps_ray.states import Observation
 
 IDS = np.random.default_rng(0).integers(-(2**62), 2**62, 300)
 BATCH, STEPS, K = 24, 30, 8
@@ -27,6 +29,7 @@ METHODS = {
     "greso": lambda ids: GRESO(ids, seed=5, pool=len(IDS)),
     "variance_ema": lambda ids: VarianceEMA(ids, seed=5),
     "recency": lambda ids: Recency(ids, seed=5),
+    "dps from counts": lambda ids: RateHMM(ids, seed=5),
     "oracle": lambda ids: Oracle(ids, seed=5),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
@@ -66,11 +69,14 @@ def step(selectors, number, in_flight):
     successes = outcome(batch.ids, number)
     states = states_of(successes)
     totals = np.bincount(states[done], minlength=3)
+    order = np.flatnonzero(done)[np.argsort(batch.ids[done])]
+    whole = Observation(batch.ids[order], states[order], successes[order], np.full(len(order), K))
+    told = [whole] if isinstance(selectors[0], RateHMM) else []
     homes = shards(batch.ids, count)
     for shard, selector in enumerate(selectors):
         mine = (done & (homes == shard)).nonzero()[0][::-1]
         counts = successes[mine], np.full(len(mine), K)
-        selector.observe(batch.ids[mine], states[mine], *counts, totals)
+        selector.observe(batch.ids[mine], states[mine], *counts, totals, *told)
     return batch, batch.ids[~done]
 
 
@@ -192,7 +198,7 @@ def test_other_seeds_give_other_batches(make):
 @every_method
 def test_a_shard_may_be_empty(make):
     selector = make(np.empty(0, np.int64))
-    selector.observe([], [], [], [], [1, 2, 3])
+    selector.observe([], [], [], [], *([] if isinstance(selector, RateHMM) else [[1, 2, 3]]))
     assert selector.select(0).predicted.shape == (0, 3)
     assert len(type(selector).restore(selector.snapshot(), [])) == 0
 
@@ -230,7 +236,7 @@ def test_wrong_input_is_named_and_changes_nothing(make, call, named):
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["mopps", "mapp", "variance_ema"])
+@pytest.mark.parametrize("name", ["mopps", "mapp", "variance_ema", "dps from counts"])
 def test_a_method_that_learns_from_counts_refuses_states_alone(name):
     selector = METHODS[name](IDS)
     with pytest.raises(ValueError, match=f"{type(selector).__name__} was told states alone"):
