@@ -4,6 +4,7 @@
 (`dps_ray.settings.load`). Nothing here starts, loads or imports anything heavy.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,6 +69,22 @@ class SelectorSettings(Settings):
     candidates: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """DPS: rank only this share of the pool, a random part, new each step (published
     "candidate_ratio"); null ranks all."""
+
+
+class StateSettings(Settings):
+    """What makes a prompt unsolved, partial or solved. The last four are for rewards without right and wrong."""
+
+    rule: Literal["right", "thresholds", "variation"] = "right"
+    """`right`: solved when all responses have accuracy 1, unsolved when none has. Else by score:
+    `thresholds`: solved when all are `high` or more, unsolved when all are `low` or less. `variation`:
+    partial when their standard deviation is above `least_std`. Groups that are not partial by that are
+    solved or unsolved by their mean, whether it lies nearer to `high` or to `low`."""
+    low: float = 0.0
+    """Score of a response that is no good at all: 0.1, say, where the right format alone earns that."""
+    high: float = 1.0
+    """Score of a response that leaves nothing to be learned."""
+    least_std: Annotated[float, Field(ge=0.0)] = 0.05
+    """Standard deviation (the sample's, as of advantages) up to which rewards are taken to be the same."""
 
 
 class LoopSettings(Settings):
@@ -309,6 +326,7 @@ class Config(Settings):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     selector: SelectorSettings = SelectorSettings()
+    states: StateSettings = StateSettings()
     loop: LoopSettings = LoopSettings()
     rollout: RolloutSettings = RolloutSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
@@ -341,6 +359,15 @@ class Config(Settings):
             raise ValueError(
                 f"selector.candidates={self.selector.candidates} is for method=dps; "
                 f"method={self.method} ranks nothing, so set it to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> "Config":
+        low, high = self.states.low, self.states.high
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(
+                f"states.low={low} and states.high={high}: low must be the smaller, and both finite"
             )
         return self
 

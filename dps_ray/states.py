@@ -1,4 +1,9 @@
-"""From the accuracies of a group to the solve state of its prompt."""
+"""From the rewards of a group to the solve state of its prompt.
+
+A state is made from how many of the group's responses count as right: none is unsolved, all is solved, and
+some is partial. Here a response is right when its accuracy is 1; for rewards without right and wrong see
+`dps_ray.state_rules`.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,14 +31,15 @@ class Observation(NamedTuple):
     responses: NDArray[np.int16]
 
 
-def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
-    """The observation of these groups, sorted by id: `accuracies[i]` are the responses to `ids[i]`.
+def observed(ids: ArrayLike, successes: ArrayLike, responses: ArrayLike) -> Observation:
+    """The observation of these groups, sorted by id: so many of the responses to each count as right.
 
-    Raises ValueError for a prompt that occurs twice, and as `solve_states` does.
+    Raises ValueError for a prompt that occurs twice, and when there is not a number for each.
     """
     unsorted = as_ids(ids)
-    if len(unsorted) != len(accuracies):
-        raise ValueError(f"{len(unsorted)} ids came with {len(accuracies)} groups of accuracies")
+    right, scored = (np.asarray(given, dtype=np.int16) for given in (successes, responses))
+    if not len(unsorted) == len(right) == len(scored):
+        raise ValueError(f"{len(unsorted)} ids came with {len(right)} groups")
     order = np.argsort(unsorted, kind="stable")
     ordered = unsorted[order]
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -41,8 +47,16 @@ def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
         raise ValueError(
             f"prompt {twice[0]} was observed twice in one step; join its groups into one"
         )
-    successes, responses = count_successes([accuracies[row] for row in order])
-    return Observation(ordered, _states(successes, responses), successes, responses)
+    right, scored = right[order], scored[order]
+    return Observation(ordered, states_of(right, scored), right, scored)
+
+
+def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
+    """The same of accuracies: `accuracies[i]` are those of the responses to `ids[i]`.
+
+    Raises ValueError as `observed` and `solve_states` do.
+    """
+    return observed(ids, *count_successes(accuracies))
 
 
 def totals_of(observation: Observation) -> NDArray[np.int64]:
@@ -61,7 +75,7 @@ def solve_states(accuracies: Sequence[ArrayLike]) -> NDArray[np.int8]:
     Raises ValueError for an empty group (a failure of the infrastructure is not a wrong answer) and for
     an accuracy that is NaN or outside [0, 1].
     """
-    return _states(*count_successes(accuracies))
+    return states_of(*count_successes(accuracies))
 
 
 def count_successes(accuracies: Sequence[ArrayLike]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
@@ -81,6 +95,13 @@ def count_successes(accuracies: Sequence[ArrayLike]) -> tuple[NDArray[np.int16],
     return successes, responses
 
 
+def states_of(successes: NDArray[np.integer], responses: NDArray[np.integer]) -> NDArray[np.int8]:
+    """The state of groups of which so many responses are right, of so many: int8 (n,)."""
+    return np.select([successes == 0, successes == responses], [UNSOLVED, SOLVED], PARTIAL).astype(
+        np.int8
+    )
+
+
 def check_states(states: ArrayLike, count: int) -> NDArray[np.int8]:
     """The states as int8 (count,). Raises ValueError, naming it, for a value that is no solve state."""
     given = np.asarray(states)
@@ -94,9 +115,3 @@ def check_states(states: ArrayLike, count: int) -> NDArray[np.int8]:
             f"state {given[~known][0]} is none: write 0 (unsolved), 1 (partial) or 2 (solved)"
         )
     return given.astype(np.int8)
-
-
-def _states(successes: NDArray[np.int16], responses: NDArray[np.int16]) -> NDArray[np.int8]:
-    return np.select([successes == 0, successes == responses], [UNSOLVED, SOLVED], PARTIAL).astype(
-        np.int8
-    )

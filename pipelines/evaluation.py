@@ -27,9 +27,11 @@ def evaluate(
 
     Returns:
         `val-core/<source>/acc/mean@N` for each data source and for `all` prompts, and
-        `val-aux/all/acc/low@N`, `high@N`: a 95% bootstrap interval over prompts. A prompt whose
-        rollout or reward function failed is left out, and counted in `val-aux/failed`.
+        `val-aux/all/acc/low@N`, `high@N`: a 95% bootstrap interval over prompts; and the mean score,
+        `val-aux/all/reward/mean@N`. A prompt whose rollout or reward function failed is left out, and
+        counted in `val-aux/failed`.
     """
+    rewards: list[float] = []
     by_source: dict[str, list[float]] = defaultdict(list)
     failed = 0
     for start in range(0, len(ids), _CHUNK):
@@ -38,6 +40,7 @@ def evaluate(
         for prompt, scored in zip(pool.prompts(chunk), answers, strict=True):
             if isinstance(scored, ScoredGroup):
                 by_source[prompt.data_source].append(float(scored.accuracies.mean()))
+                rewards.append(float(scored.scores.mean()))
             else:
                 failed += 1
         progress(start + len(chunk), len(ids), "test prompts")
@@ -49,6 +52,7 @@ def evaluate(
         metrics[f"val-core/all/acc/mean@{n}"] = float(everything.mean())
         metrics[f"val-aux/all/acc/low@{n}"] = low
         metrics[f"val-aux/all/acc/high@{n}"] = high
+        metrics[f"val-aux/all/reward/mean@{n}"] = float(np.mean(rewards))
     return {**metrics, "val-aux/failed": float(failed)}
 
 

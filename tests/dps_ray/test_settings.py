@@ -45,6 +45,8 @@ def test_what_is_dumped_loads_to_the_same_configuration(tmp_path: Path):
         ("learner.lr=[1", "not valid YAML"),
         ("learner.max_tokens_per_micro_batch=100", "set it to 2048 or more"),
         ("resources.learner.gpus_per_rank=1", "both run on GPUs or both on the CPU"),
+        ("states.low=1", "states.low=1.0 and states.high=1.0: low must be the smaller"),
+        ("states.high=.inf", "and both finite"),
         (
             "method=mopps selector.observation=counts",
             "selector.observation=counts is for method=dps",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dps_ray import BeliefStore
+from dps_ray import PARTIAL, BeliefStore
 from dps_ray.durable import committed, reshard
 from dps_ray.prompts import PromptTable
 from pipelines.checkpoint import model_folder
@@ -125,20 +125,48 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
 """
 
 
-def test_a_reward_function_that_fails_on_some_prompts_skips_and_counts_them(
+DENSE = """
+def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    if len(ground_truth) > 30:
+        raise ZeroDivisionError("on purpose")
+    same = sum(a == b for a, b in zip(solution_str, ground_truth))
+    return same / max(len(solution_str), len(ground_truth))
+"""
+
+
+def test_a_dense_reward_that_fails_on_some_prompts_makes_partial_groups_and_skips_the_failed(
     tmp_path, able_policy, chains, capsys
 ):
-    (tmp_path / "reward.py").write_text(REWARD.format(fails="len(ground_truth) > 30"))
+    (tmp_path / "reward.py").write_text(DENSE)
     folder = tmp_path / "run"
-    reward = f"data.reward={tmp_path / 'reward.py'}:compute_score"
-    assert run(folder, able_policy, chains, reward, "loop.steps=2", "loop.batch_size=24") == 0
-    steps = [m for m in read_metrics(folder) if "critic/rewards/mean" in m]
+    arguments = [
+        f"data.reward={tmp_path / 'reward.py'}:compute_score",
+        "states.rule=variation",
+        "selector.observation=counts",
+        "loop.steps=2",
+        "loop.batch_size=24",
+    ]
+    assert run(folder, able_policy, chains, *arguments) == 0
+    metrics = read_metrics(folder)
+    steps = [m for m in metrics if "critic/rewards/mean" in m]
     assert sum(m["rollouts/skipped"] for m in steps) > 0
     assert "ZeroDivisionError: on purpose" in capsys.readouterr().out
     # A failed group is neither an answer nor an observation.
     summary = json.loads((folder / "summary.json").read_text())
     observed = sum(int(t) * n for t, n in summary["times_sampled"].items())
     assert observed == 48 - sum(m["rollouts/skipped"] for m in steps)
+    # Hardly a chain is right throughout, but the rewards of most groups differ, and those are trained on.
+    for m in steps:
+        assert m["tasksample/partial_solve_ratio"] > 0.5 > m["acc/mean"]
+        assert m["batch/useful_groups"] >= 24 * 0.5 - m["rollouts/skipped"]
+    seen = dict(committed(*newest(folder)))
+    for step, m in enumerate(steps, start=1):
+        partial = (seen[step].successes > 0) & (seen[step].successes < 4)
+        np.testing.assert_array_equal(partial, seen[step].states == PARTIAL)
+        assert partial.mean() == pytest.approx(m["tasksample/partial_solve_ratio"])
+    held_out = [m for m in metrics if "val-aux/all/reward/mean@4" in m]
+    assert all(m["val-aux/all/reward/mean@4"] > m["val-core/all/acc/mean@4"] for m in held_out)
+    assert len(held_out) == 2  # before and after
 
 
 def test_a_reward_function_that_fails_for_good_stops_the_run_and_loses_no_step(
