@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dps_ray import BeliefStore, methods, settings
 from dps_ray.durable import Storage, committed, load, manifests
 from dps_ray.errors import DataError
+from dps_ray.methods import RateHMM
 from dps_ray.methods.beta import BetaSelector, group_states
 from dps_ray.selector import Selector
 from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, totals_of
@@ -87,7 +88,7 @@ def replayed(folder: Path) -> Replay:
 
 def predictions(selector: Selector, ids: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """P(unsolved), P(partial), P(solved) of each id: float64 (n, 3); None of a method that predicts nothing."""
-    if isinstance(selector, BeliefStore):
+    if isinstance(selector, BeliefStore | RateHMM):
         return selector.predicted(ids)
     if isinstance(selector, BetaSelector):
         a, b = selector.parameters(ids).T
