@@ -50,6 +50,7 @@ def make_selector(config: Config, ids: NDArray[np.int64], pool: int) -> Selector
         ids,
         pool=pool,
         settings=config.selector,
+        states=config.states,
         group_size=config.rollout.group_size,
         seed=config.seed,
     )
@@ -86,18 +87,17 @@ class BeliefShard:
         size: int,
         exclude: NDArray[np.int64],
         observation: Observation | None = None,
-        totals: NDArray[np.int64] | None = None,
     ) -> Proposal:
         """This shard's best `size` prompts at a moment, fewer if it has fewer.
 
-        With the observation of the moment's step, which it is to take in unless it has (the log has it
-        already), and how many prompts of the whole step were found in each state, int64 (3,).
+        With the observation of the moment's step, that of all shards, which it is to take in unless it has
+        (the log has it already).
 
         Raises:
             StaleError: the shard has gone on to a later epoch or step, or is more than a step behind.
             CheckpointError: a file that leads to the moment is missing or altered.
         """
-        self._be_at(at, observation, totals)
+        self._be_at(at, observation)
         available = len(self._selector) - len(exclude)
         selection = self._selector.select(min(size, available), exclude=exclude, **self._options)
         return Proposal(self._epoch, selection, self._selector.metrics())
@@ -118,17 +118,12 @@ class BeliefShard:
             return self._storage.measured(path)
         return write_snapshot(self._storage, path, self._selector.snapshot())
 
-    def _be_at(
-        self,
-        at: Moment,
-        observation: Observation | None = None,
-        totals: NDArray[np.int64] | None = None,
-    ) -> None:
+    def _be_at(self, at: Moment, observation: Observation | None = None) -> None:
         if at.epoch > self._epoch:
             self._restore(at)
         elif at.epoch == self._epoch and at.step == self._step + 1 and observation is not None:
             failpoint("shard.apply.before", step=at.step, shard=self._index)
-            self._selector.observe(*observation, totals)
+            self._observe(self._selector, observation)
             self._step = at.step
             failpoint("shard.apply.after", step=at.step, shard=self._index)
         elif (at.epoch, at.step) != (self._epoch, self._step):
@@ -136,6 +131,11 @@ class BeliefShard:
                 f"belief shard {self._index} is at step {self._step} of epoch {self._epoch} and cannot "
                 f"serve step {at.step} of epoch {at.epoch}"
             )
+
+    def _observe(self, selector: Selector, observation: Observation) -> None:
+        mine = observation.take(shards(observation.ids, self._count) == self._index)
+        columns = (mine.ids, mine.states, mine.successes, mine.responses)
+        selector.observe(*columns, totals_of(observation), observation)
 
     def _restore(self, at: Moment) -> None:
         selector, step = make_selector(self._config, self._ids, self._pool), 0
@@ -145,9 +145,7 @@ class BeliefShard:
             selector, step = type(selector).restore(snapshot, self._ids), manifest.step
         for logged, observation in ObservationLog(self._storage, at.epoch).steps_after(step):
             if logged <= at.step:
-                mine = shards(observation.ids, self._count) == self._index
-                part = Observation(*(column[mine] for column in observation))
-                selector.observe(*part, totals_of(observation))
+                self._observe(selector, observation)
                 step = logged
         if step != at.step:
             raise CheckpointError(

@@ -23,7 +23,7 @@ from dps_ray import Selection, hashing, merge
 from dps_ray.config import Config
 from dps_ray.durable import ObservationLog, Storage, Stored
 from dps_ray.errors import StaleError
-from dps_ray.states import Observation, totals_of
+from dps_ray.states import Observation
 
 _NONE = np.empty(0, dtype=np.int64)
 
@@ -48,6 +48,7 @@ class Coordinator:
         self._count = config.resources.beliefs.shards
         self._batch_size = config.loop.batch_size
         self._timeouts = config.timeouts
+        self._of_rewards = config.selector.observation == "rewards"
         self._storage = storage
         homes = hashing.shards(ids, self._count)
 
@@ -102,6 +103,8 @@ class Coordinator:
         Raises:
             CheckpointError: the observation could not be written; nothing has changed.
         """
+        if not self._of_rewards:
+            observation = observation._replace(means=None, deviations=None)
         ObservationLog(self._storage, self._at.epoch).append(step, observation)
         self._at = self._at._replace(step=step)
         self._proposals = self._ask_for_proposals(self._batch_size, self.excluded, observation)
@@ -121,17 +124,8 @@ class Coordinator:
     def _ask_for_proposals(
         self, size: int, excluded: NDArray[np.int64], observation: Observation | None = None
     ) -> "_Asked":
-        parts: list[Observation | None] = [None] * self._count
-        totals = None
-        if observation is not None:
-            totals = totals_of(observation)
-            homes = hashing.shards(observation.ids, self._count)
-            parts = [
-                Observation(*(column[homes == index] for column in observation))
-                for index in range(self._count)
-            ]
         homes = hashing.shards(excluded, self._count)
-        arguments = [(size, excluded[homes == i], part, totals) for i, part in enumerate(parts)]
+        arguments = [(size, excluded[homes == i], observation) for i in range(self._count)]
         asked = self._ask("propose", arguments)
         asked.about = (size, excluded.tobytes())
         return asked

@@ -19,7 +19,7 @@ from actors.coordinator import Coordinator
 from actors.member import Recoveries
 from benchmarks.belief_methods import DriftingLearner
 from cluster.placement import Placement, plan
-from dps_ray import hashing, settings
+from dps_ray import settings
 from dps_ray.durable import Storage
 from dps_ray.states import Observation
 
@@ -76,15 +76,13 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
         steps, empty = [], []
         for step in range(1, _WARM_UP + _TIMED + 1):
             observation = _observation(ids, learner.states(ids))
-            parts = _split(observation, shards)
             began = time.perf_counter()
             coordinator.observe(step, observation)
             ids = coordinator.select(batch).ids
             middle = time.perf_counter()
             ids = np.sort(ids)
             between = time.perf_counter()
-            calls = zip(actors, parts, strict=True)
-            ray.get([shard.__ray_call__.remote(_reply, part) for shard, part in calls])
+            ray.get([shard.__ray_call__.remote(_reply, observation) for shard in actors])
             steps.append(1e3 * (middle - began))
             empty.append(1e3 * (time.perf_counter() - between))
     steps, empty = steps[_WARM_UP:], empty[_WARM_UP:]
@@ -104,10 +102,3 @@ def _reply(shard: Any, observation: Observation) -> Any:
 def _observation(ids: np.ndarray, states: np.ndarray) -> Observation:
     counts = np.zeros(len(ids), dtype=np.int16)
     return Observation(ids, states.astype(np.int8), counts, counts)
-
-
-def _split(observation: Observation, shards: int) -> list[Observation]:
-    homes = hashing.shards(observation.ids, shards)
-    return [
-        Observation(*(column[homes == index] for column in observation)) for index in range(shards)
-    ]

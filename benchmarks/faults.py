@@ -242,7 +242,7 @@ def observations_lost(config: settings.Config, storage: Storage, manifest: Manif
     ids = PromptTable.open(train, None).ids
     single = make_selector(config, ids, len(ids))
     for _, observation in committed(storage, manifest):
-        single.observe(*observation, totals_of(observation))
+        single.observe(*observation[:4], totals_of(observation), observation)
     (expected,) = reshard([single.snapshot()], 1)
     count = manifest.belief_shards
     (found,) = reshard([read_shard(storage, manifest, i, count) for i in range(count)], 1)

@@ -41,7 +41,7 @@ from dps_ray.pool.ranking import (
 from dps_ray.pool.rows import Content, Rows, RowTable
 from dps_ray.priors import initial_belief, prior_counts
 from dps_ray.selection import Selection, check_size
-from dps_ray.states import check_states
+from dps_ray.states import Observation, check_states
 
 _NOBODY = np.empty(0, dtype=np.int64)
 # Steps between looks at which prompts have settled. They keep their rows a little longer than they need
@@ -195,6 +195,7 @@ class BeliefStore:
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
         totals: ArrayLike | None = None,
+        everywhere: Observation | None = None,
     ) -> None:
         """One step of the whole pool: these prompts were rolled out and found in these solve states.
 

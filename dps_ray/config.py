@@ -58,10 +58,11 @@ class SelectorSettings(Settings):
     """DPS: prior transition counts alpha0, by their published names."""
     entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """DPS: adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
-    observation: Literal["states", "counts"] = "states"
-    """DPS: what is learned from of a group: its solve state, as published, or how many of its responses
-    were right. With counts the belief is over solve rates, whose moves all prompts teach together; of the
-    settings above only `decay` applies then."""
+    observation: Literal["states", "counts", "rewards"] = "states"
+    """DPS: what is learned from of a group: its solve state, as published; how many of its responses were
+    right (the belief is then over solve rates, whose moves all prompts teach together); or, with
+    `states.rule=variation`, mean and variance of its rewards. Of the settings above only `decay` applies
+    to the last two."""
     beta_decay: Share = 0.5
     """MoPPS and MaPP: weight of the past in the Beta's counts; 1 never forgets."""
     variance_decay: Share = 0.7
@@ -83,7 +84,7 @@ class StateSettings(Settings):
     """Score of a response that is no good at all: 0.1, say, where the right format alone earns that."""
     high: float = 1.0
     """Score of a response that leaves nothing to be learned."""
-    least_std: Annotated[float, Field(ge=0.0)] = 0.05
+    least_std: Annotated[float, Field(gt=0.0)] = 0.05
     """Standard deviation (the sample's, as of advantages) up to which rewards are taken to be the same."""
 
 
@@ -372,13 +373,18 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
-    def _counts_have_no_settings_of_states(self) -> "Config":
+    def _other_observations_have_no_settings_of_states(self) -> "Config":
         if self.selector.observation == "states":
             return self
         if self.method != "dps":
             raise ValueError(
                 f"selector.observation={self.selector.observation} is for method=dps; method={self.method} "
                 "has its own way, so leave it at states"
+            )
+        if self.selector.observation == "rewards" and self.states.rule != "variation":
+            raise ValueError(
+                f"selector.observation=rewards predicts what states.rule=variation calls partial, and "
+                f"states.rule={self.states.rule}; set it to variation"
             )
         for name in ("prior", "entropy_weight", "candidates"):
             value, default = (

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dps_ray.selection import Selection
+from dps_ray.states import Observation
 
 
 class Selector(Protocol):
@@ -34,6 +35,7 @@ class Selector(Protocol):
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
         totals: ArrayLike | None = None,
+        everywhere: Observation | None = None,
     ) -> None:
         """One step of the whole pool: these prompts were rolled out and found in these solve states.
 
@@ -41,6 +43,8 @@ class Selector(Protocol):
         successes, responses: int (n,), right and scored responses of each group.
         totals: int (3,), prompts found unsolved, partial, solved in the whole step, over all shards; None:
             these are all.
+        everywhere: what the whole step found, over all shards, with the cluster of each prompt; None: these
+            are all.
         What a method has no use for it does not look at.
 
         Raises ValueError, and changes nothing, when one of them cannot be right.

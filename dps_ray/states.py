@@ -23,16 +23,32 @@ class Observation(NamedTuple):
     states:     int8 (n,), 0 unsolved, 1 partial, 2 solved
     successes:  int16 (n,), right responses in the group
     responses:  int16 (n,), scored responses in the group
+    means:      float64 (n,), mean score of each group; None where nobody learns from it
+    deviations: float64 (n,), the scores' sample standard deviation; None likewise
     """
 
     ids: NDArray[np.int64]
     states: NDArray[np.int8]
     successes: NDArray[np.int16]
     responses: NDArray[np.int16]
+    means: NDArray[np.float64] | None = None
+    deviations: NDArray[np.float64] | None = None
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Observation":
+        """Of these prompts only, in this order."""
+        return Observation._make(None if column is None else column[rows] for column in self)
 
 
-def observed(ids: ArrayLike, successes: ArrayLike, responses: ArrayLike) -> Observation:
+def observed(
+    ids: ArrayLike,
+    successes: ArrayLike,
+    responses: ArrayLike,
+    means: ArrayLike | None = None,
+    deviations: ArrayLike | None = None,
+) -> Observation:
     """The observation of these groups, sorted by id: so many of the responses to each count as right.
+
+    means, deviations: float (n,), of the scores of each group, if anybody is to learn from them.
 
     Raises ValueError for a prompt that occurs twice, and when there is not a number for each.
     """
@@ -48,7 +64,11 @@ def observed(ids: ArrayLike, successes: ArrayLike, responses: ArrayLike) -> Obse
             f"prompt {twice[0]} was observed twice in one step; join its groups into one"
         )
     right, scored = right[order], scored[order]
-    return Observation(ordered, states_of(right, scored), right, scored)
+    told = [
+        None if given is None else np.asarray(given, dtype=np.float64)[order]
+        for given in (means, deviations)
+    ]
+    return Observation(ordered, states_of(right, scored), right, scored, *told)
 
 
 def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:

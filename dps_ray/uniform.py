@@ -10,7 +10,7 @@ from dps_ray.hashing import hash_ids, hash_key, unhash_ids
 from dps_ray.pool.index import PromptIndex, as_ids
 from dps_ray.pool.lazy_order import LazyOrder
 from dps_ray.selection import Selection, check_size, merge
-from dps_ray.states import check_states
+from dps_ray.states import Observation, check_states
 
 
 class UniformSelector:
@@ -67,6 +67,7 @@ class UniformSelector:
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
         totals: ArrayLike | None = None,
+        everywhere: Observation | None = None,
     ) -> None:
         """These prompts were rolled out; each moves up a level. The states must be states, and are not used."""
         positions = self._index.distinct_positions(ids)

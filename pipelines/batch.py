@@ -107,6 +107,8 @@ def observation_of(scored: Sequence[ScoredGroup]) -> Observation:
         np.array([each.group.prompt_id for each in scored], dtype=np.int64),
         [each.successes for each in scored],
         [len(each.scores) for each in scored],
+        means=[each.scores.mean() for each in scored],
+        deviations=[each.scores.std(ddof=1) for each in scored],
     )
 
 

@@ -1,6 +1,7 @@
 """The log of what was observed: a file a step, durable before the beliefs see it.
 
     log/e0007/step=00000042.arrow     columns id, state, successes, responses; ascending by id
+                                      and mean and deviation, where the method learns from rewards
 
 A belief shard that dies is its checkpoint, and after it this epoch's log. The log of an epoch that went
 before says what was seen then, also in steps that were rolled back; `committed` picks those that count.
@@ -20,14 +21,18 @@ from dps_ray.durable.manifest import Manifest
 from dps_ray.errors import CheckpointError
 from dps_ray.states import Observation
 
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.int64()),
-        ("state", pa.int8()),
-        ("successes", pa.int16()),
-        ("responses", pa.int16()),
-    ]
-)
+# By the fields of `Observation`; the last are in a file where they were told.
+_ALWAYS = {
+    "ids": pa.field("id", pa.int64()),
+    "states": pa.field("state", pa.int8()),
+    "successes": pa.field("successes", pa.int16()),
+    "responses": pa.field("responses", pa.int16()),
+}
+_FIELDS = {
+    **_ALWAYS,
+    "means": pa.field("mean", pa.float64()),
+    "deviations": pa.field("deviation", pa.float64()),
+}
 _STEP = re.compile(r".*/step=(\d+)\.arrow")
 
 
@@ -120,18 +125,25 @@ def committed(storage: Storage, manifest: Manifest) -> Iterator[tuple[int, Obser
 
 def _encoded(epoch: int, step: int, observation: Observation) -> pa.Buffer:
     digest = _digest(epoch, step, observation)
-    schema = _SCHEMA.with_metadata({"epoch": str(epoch), "step": str(step), "sha256": digest})
+    told = _told(observation)
+    schema = pa.schema([_FIELDS[name] for name in told]).with_metadata(
+        {"epoch": str(epoch), "step": str(step), "sha256": digest}
+    )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch(list(observation), schema=schema))
+        writer.write_batch(pa.record_batch(list(told.values()), schema=schema))
     return sink.getvalue()
 
 
 def _decoded(epoch: int, step: int, content: pa.Buffer) -> Observation:
     table = pa.ipc.open_file(content).read_all()
-    if not table.schema.equals(_SCHEMA):
+    fields = {field.name: name for name, field in _FIELDS.items()}
+    names = [fields.get(column, column) for column in table.schema.names]
+    if not {*_ALWAYS} <= {*names} or [*table.schema] != [_FIELDS.get(name) for name in names]:
         raise ValueError(f"its columns are {table.schema.names}")
-    observation = Observation(*(column.to_numpy() for column in table.columns))
+    observation = Observation(
+        **{name: column.to_numpy() for name, column in zip(names, table.columns, strict=True)}
+    )
     stated = (table.schema.metadata or {}).get(b"sha256", b"").decode()
     if _digest(epoch, step, observation) != stated:
         raise ValueError("its checksum is wrong")
@@ -140,12 +152,21 @@ def _decoded(epoch: int, step: int, content: pa.Buffer) -> Observation:
 
 def _of_schema(observation: Observation) -> Observation:
     """The same with the dtypes that a file gives back, for its checksum is over their bytes."""
-    dtypes = (field.type.to_pandas_dtype() for field in _SCHEMA)
-    return Observation(*map(np.asarray, observation, dtypes))
+    return Observation(
+        **{
+            name: np.asarray(column, _FIELDS[name].type.to_pandas_dtype())
+            for name, column in _told(observation).items()
+        }
+    )
+
+
+def _told(observation: Observation) -> dict[str, np.ndarray]:
+    """The columns that there are, by their fields."""
+    return {name: column for name, column in observation._asdict().items() if column is not None}
 
 
 def _digest(epoch: int, step: int, observation: Observation) -> str:
     digest = hashlib.sha256(np.array([epoch, step, len(observation.ids)], np.int64).tobytes())
-    for column in observation:
+    for column in _told(observation).values():
         digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from dps_ray.pool.index import Positions, PromptIndex, as_ids
 from dps_ray.pool.ranking import keys
 from dps_ray.selection import Selection, check_size
-from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, check_states
+from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, check_states
 
 Floats = NDArray[np.float64]
 
@@ -126,6 +126,7 @@ class ScoredSelector(ABC):
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
         totals: ArrayLike | None = None,
+        everywhere: Observation | None = None,
     ) -> None:
         """One step of the whole pool: these prompts were rolled out and found in these solve states.
 
@@ -133,6 +134,7 @@ class ScoredSelector(ABC):
         successes, responses: int (n,), right and scored responses of each group.
         totals: int (3,), prompts found unsolved, partial, solved in the whole step, over all shards; None:
             these are all.
+        everywhere: not looked at.
 
         Raises ValueError, and changes nothing, when one of them cannot be right, or counts are missing for
         a method that learns from them.

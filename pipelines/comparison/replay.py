@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dps_ray import BeliefStore, methods, settings
 from dps_ray.durable import Storage, committed, load, manifests
 from dps_ray.errors import DataError
-from dps_ray.methods import RateHMM
+from dps_ray.methods import RateHMM, RewardMoments
 from dps_ray.methods.beta import BetaSelector, group_states
 from dps_ray.selector import Selector
 from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, totals_of
@@ -72,6 +72,7 @@ def replayed(folder: Path) -> Replay:
         ids,
         pool=len(ids),
         settings=config.selector,
+        states=config.states,
         group_size=config.rollout.group_size,
         seed=config.seed,
     )
@@ -82,13 +83,13 @@ def replayed(folder: Path) -> Replay:
             predicted = None if outcome is None else predictions(selector, outcome.ids)
             if outcome is not None and predicted is not None:
                 forecasts.append(Forecast(step, on, predicted, outcome.states))
-        selector.observe(*observation, totals_of(observation))
+        selector.observe(*observation[:4], totals_of(observation), observation)
     return Replay(selector, observations, forecasts)
 
 
 def predictions(selector: Selector, ids: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """P(unsolved), P(partial), P(solved) of each id: float64 (n, 3); None of a method that predicts nothing."""
-    if isinstance(selector, BeliefStore | RateHMM):
+    if isinstance(selector, BeliefStore | RateHMM | RewardMoments):
         return selector.predicted(ids)
     if isinstance(selector, BetaSelector):
         a, b = selector.parameters(ids).T

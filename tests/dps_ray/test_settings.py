@@ -48,6 +48,10 @@ def test_what_is_dumped_loads_to_the_same_configuration(tmp_path: Path):
         ("states.low=1", "states.low=1.0 and states.high=1.0: low must be the smaller"),
         ("states.high=.inf", "and both finite"),
         (
+            "selector.observation=rewards states.rule=thresholds",
+            "states.rule=thresholds; set it to variation",
+        ),
+        (
             "method=mopps selector.observation=counts",
             "selector.observation=counts is for method=dps",
         ),

@@ -42,11 +42,11 @@ def test_an_observation_is_sorted_by_id():
     assert seen.states.tolist() == [UNSOLVED, SOLVED, PARTIAL]
     assert seen.successes.tolist() == [0, 2, 1]
     assert seen.responses.tolist() == [3, 2, 2]
-    assert [column.dtype for column in seen] == [np.int64, np.int8, np.int16, np.int16]
+    assert [column.dtype for column in seen[:4]] == [np.int64, np.int8, np.int16, np.int16]
 
 
 def test_nothing_observed_is_an_observation_too():
-    assert all(len(column) == 0 for column in observation([], []))
+    assert all(len(column) == 0 for column in observation([], [])[:4])
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def pretend(run):
             ids = np.sort(selector.select(BATCH).ids)
             seen = found(ids, rates, rng)
             ObservationLog(storage, epoch).append(step, seen)
-            selector.observe(*seen, totals_of(seen))
+            selector.observe(*seen[:4], totals_of(seen), seen)
             rollouts += BATCH * K
             times = selector.times_sampled(np.arange(POOL))
             metrics |= {
