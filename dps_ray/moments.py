@@ -11,7 +11,7 @@ and with the prior, nu_0 = 2 degrees of freedom at the scale eps^2, the variance
     nu = nu_0 + freedom,   scale = (nu_0 eps^2 + squares) / nu
     P(the next group of k has a deviation above eps) = P(F(k - 1, nu) > eps^2 / scale)
 
-So before anything is seen, and once it is forgotten, a prompt is as likely as not to vary. A mean that moves
+So before anything is seen, and once it is forgotten, a prompt is about as likely as not to vary: at 0.59 for k = 8. A mean that moves
 between visits says nothing of how rewards differ within a group, and is kept out of the squares.
 
 Prompts stand in the only axis; the bits of each depend on that prompt alone.

@@ -17,8 +17,8 @@ class RewardMoments(ScoredSelector):
 
         score = P(the standard deviation of k rewards is above eps)
 
-    What is known of a prompt is forgotten step by step, as in DPS, until it is like one never seen, at about one half:
-    then come those that varied when last seen, then those never seen or long ago, then those that did not.
+    What is known of a prompt is forgotten step by step, as in DPS, until it is like one never seen. First
+    come those that varied when last seen, then those never seen or long ago, then those that did not.
 
     State: four numbers and a step (40 bytes a prompt). Cost: O(N) a step; 10^6 prompts of which 10^4 were
     seen, 10 ms; 10^5, 60 ms.

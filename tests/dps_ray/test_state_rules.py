@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dps_ray.config import StateSettings
+from dps_ray.methods import MoPPS, RateHMM, VarianceEMA
 from dps_ray.state_rules import successes
 from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, count_successes, observed, states_of
 
@@ -93,6 +94,18 @@ def test_counts_are_the_mean_reward_and_never_contradict_the_state(rule):
             assert abs(right - wanted) <= 0.5
         else:
             assert right in (0, 8)
+
+
+def test_methods_that_learn_from_counts_learn_the_mean_of_a_dense_reward():
+    scores = np.array([0.5, 0.7, 0.8, 1.0, 0.6, 0.9, 0.7, 0.8])  # mean .75: 6 of 8
+    right = successes(scores, NOTHING, StateSettings(rule="thresholds"))
+    seen = observed([3], [right], [8])
+    mopps, ema, rate = MoPPS([3], decay=1), VarianceEMA([3], keep=0), RateHMM([3])
+    for selector in (mopps, ema, rate):
+        selector.observe(*seen[:4])
+    assert mopps.parameters([3]).tolist() == [[7, 3]]
+    assert ema.variances([3]) == pytest.approx(4 * 0.75 * 0.25)
+    assert rate.predicted([3])[0].argmax() == PARTIAL
 
 
 @pytest.mark.parametrize("scores", [[], [np.nan, 1.0], [np.inf], [[1.0]]])
