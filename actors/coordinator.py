@@ -48,7 +48,6 @@ class Coordinator:
         self._count = config.resources.beliefs.shards
         self._batch_size = config.loop.batch_size
         self._timeouts = config.timeouts
-        self._of_rewards = config.selector.observation == "rewards"
         self._storage = storage
         homes = hashing.shards(ids, self._count)
 
@@ -103,8 +102,6 @@ class Coordinator:
         Raises:
             CheckpointError: the observation could not be written; nothing has changed.
         """
-        if not self._of_rewards:
-            observation = observation._replace(means=None, deviations=None)
         ObservationLog(self._storage, self._at.epoch).append(step, observation)
         self._at = self._at._replace(step=step)
         self._proposals = self._ask_for_proposals(self._batch_size, self.excluded, observation)

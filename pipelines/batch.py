@@ -64,9 +64,9 @@ class Batch:
         sampled = [weights_version(scored.group.weights) for scored in self.scored]
         return version - np.array(sampled, dtype=np.int64)
 
-    def observation(self) -> Observation:
+    def observation(self, with_rewards: bool) -> Observation:
         """What the beliefs learn: every group that was scored, before any filter."""
-        return observation_of(self.scored)
+        return observation_of(self.scored, with_rewards)
 
     def useful(self, only_partial: bool, limit: int) -> list[ScoredGroup]:
         """The groups to train on, at most `limit`: those whose rewards differ."""
@@ -101,14 +101,15 @@ class Batch:
         }
 
 
-def observation_of(scored: Sequence[ScoredGroup]) -> Observation:
-    """What these groups say of their prompts."""
+def observation_of(scored: Sequence[ScoredGroup], with_rewards: bool = False) -> Observation:
+    """What these groups say of their prompts; with mean and deviation of the scores, if asked for."""
+    scores = [each.scores for each in scored]
     return observed(
         np.array([each.group.prompt_id for each in scored], dtype=np.int64),
         [each.successes for each in scored],
-        [len(each.scores) for each in scored],
-        means=[each.scores.mean() for each in scored],
-        deviations=[each.scores.std(ddof=1) for each in scored],
+        [len(group) for group in scores],
+        means=[group.mean() for group in scores] if with_rewards else None,
+        deviations=[group.std(ddof=1) for group in scores] if with_rewards else None,
     )
 
 
