@@ -61,8 +61,8 @@ class SelectorSettings(Settings):
     observation: Literal["states", "counts", "rewards"] = "states"
     """DPS: what is learned from of a group: its solve state, as published; how many of its responses were
     right (the belief is then over solve rates, whose moves all prompts teach together); or, with
-    `states.rule=variation`, mean and variance of its rewards. Of the settings above only `decay` applies
-    to the last two."""
+    `states.rule=variation`, mean and variance of its rewards. `prior`, `entropy_weight` and `candidates`
+    are for states alone."""
     beta_decay: Share = 0.5
     """MoPPS and MaPP: weight of the past in the Beta's counts; 1 never forgets."""
     variance_decay: Share = 0.7
