@@ -64,11 +64,12 @@ def observed(
             f"prompt {twice[0]} was observed twice in one step; join its groups into one"
         )
     right, scored = right[order], scored[order]
-    told = [
-        None if given is None else np.asarray(given, dtype=np.float64)[order]
-        for given in (means, deviations)
-    ]
-    return Observation(ordered, states_of(right, scored), right, scored, *told)
+    told = {
+        name: np.asarray(given, dtype=np.float64)[order]
+        for name, given in (("means", means), ("deviations", deviations))
+        if given is not None
+    }
+    return Observation(ordered, states_of(right, scored), right, scored, **told)
 
 
 def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
