@@ -64,12 +64,18 @@ def observed(
             f"prompt {twice[0]} was observed twice in one step; join its groups into one"
         )
     right, scored = right[order], scored[order]
-    told = {
-        name: np.asarray(given, dtype=np.float64)[order]
-        for name, given in (("means", means), ("deviations", deviations))
-        if given is not None
-    }
-    return Observation(ordered, states_of(right, scored), right, scored, **told)
+
+    def told(given: ArrayLike | None) -> NDArray[np.float64] | None:
+        return None if given is None else np.asarray(given, dtype=np.float64)[order]
+
+    return Observation(
+        ordered,
+        states_of(right, scored),
+        right,
+        scored,
+        means=told(means),
+        deviations=told(deviations),
+    )
 
 
 def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
