@@ -44,16 +44,6 @@ def test_an_observation_is_read_back_as_it_was(log, storage):
     assert_equal(log.read(42), SEEN)
 
 
-def test_rewards_are_read_back_where_they_were_told(log):
-    seen = observed([9, -4], [1, 2], [4, 2], means=[0.25, 1 / 3], deviations=[0.5, 0.0])
-    log.append(42, seen)
-    assert_equal(log.read(42), seen)
-    with pytest.raises(CheckpointError, match="holds another observation"):
-        log.append(42, seen._replace(means=np.array([0.25, 0.3])))
-    with pytest.raises(CheckpointError, match="holds another observation"):
-        log.append(42, seen._replace(means=None, deviations=None))
-
-
 def test_a_step_that_observed_nothing_is_a_step(log):
     nothing = observation([], [])
     log.append(1, nothing)
@@ -124,6 +114,16 @@ def test_unfinished_files_are_no_steps(log, storage):
 def test_logs_of_other_epochs_are_apart(log, storage):
     log.append(1, SEEN)
     assert ObservationLog(storage, 8).steps() == []
+
+
+def test_rewards_are_read_back_where_they_were_told(log):
+    seen = observed([9, -4], [1, 2], [4, 2], means=[0.25, 1 / 3], deviations=[0.5, 0.0])
+    log.append(42, seen)
+    assert_equal(log.read(42), seen)
+    with pytest.raises(CheckpointError, match="holds another observation"):
+        log.append(42, seen._replace(means=np.array([0.25, 0.3])))
+    with pytest.raises(CheckpointError, match="holds another observation"):
+        log.append(42, seen._replace(means=None, deviations=None))
 
 
 def test_every_flipped_bit_is_noticed_or_harmless(log, storage):
