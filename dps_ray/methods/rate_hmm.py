@@ -21,7 +21,7 @@ class RateHMM(ScoredSelector):
 
         score = sum over bins of mu (1 - p^k - (1 - p)^k)
 
-    Prompts never seen share one belief, which moves as all prompts do and is corrected by every first visit.
+    Prompts never seen share one belief, that of what others were found to be at their first visits.
 
     State: the posterior over 15 bins (120 bytes) of each prompt ever seen, in every shard alike, and as much
     again for what it predicts. Cost: O(N) a step for the scores and O(seen) to move the beliefs: 10^6 prompts
@@ -54,7 +54,7 @@ class RateHMM(ScoredSelector):
         self._places = np.empty(0, dtype=np.int64)  # position, -1 in another shard
         self._posterior: Floats = np.empty((_BINS, 0))
         self._coming: Floats  # of the next step
-        self._coming_fresh: Floats  # (15, 1), of prompts never seen
+        self._fresh: Floats  # (15, 1), of prompts never seen
         self._predict()
 
     def predicted(self, ids: ArrayLike) -> Floats:
@@ -96,10 +96,10 @@ class RateHMM(ScoredSelector):
         before, predicted = self._posterior[:, rows], self._coming[:, rows]
         likely = rates.likelihood(self._grid, whole.successes, whole.responses)
         filtered = rates.condition(predicted, likely)
-        moves = rates.count_moves(self._transitions, before, predicted, filtered)
+        again = [each[:, ~new] for each in (before, predicted, filtered)]
+        moves = rates.count_moves(self._transitions, *again)
         self._pool = rates.learn(
             self._pool,
-            self._transitions,
             moves=rates.pooled_sum(moves),
             found=rates.pooled_sum(filtered[:, new]),
             first=int(np.count_nonzero(new)),
@@ -112,12 +112,11 @@ class RateHMM(ScoredSelector):
     def _add(self, ids: NDArray[np.int64]) -> None:
         """Gives these, ascending and never seen, a row each, with what was believed of them."""
         at = self._rows(ids)
-        fresh = rates.fresh_belief(self._pool).repeat(len(ids), axis=1)
-        coming = self._coming_fresh.repeat(len(ids), axis=1)
+        fresh = self._fresh.repeat(len(ids), axis=1)
         self._visited = np.insert(self._visited, at, ids)
         self._places = np.insert(self._places, at, -1)
         self._posterior = np.insert(self._posterior, at, fresh, axis=1)
-        self._coming = np.insert(self._coming, at, coming, axis=1)
+        self._coming = np.insert(self._coming, at, fresh, axis=1)
 
     def _rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where these ids are among those visited, or would be put."""
@@ -127,9 +126,9 @@ class RateHMM(ScoredSelector):
         """What posteriors and pool say of the next step."""
         self._transitions = rates.transitions(self._pool)
         self._coming = rates.predict(self._transitions, self._posterior)
-        self._coming_fresh = rates.predict(self._transitions, rates.fresh_belief(self._pool))
+        self._fresh = rates.fresh_belief(self._pool)
         self._score = np.empty(len(self))
-        self._score.fill(self._mixed(self._coming_fresh)[0])
+        self._score.fill(self._mixed(self._fresh)[0])
         mine = np.flatnonzero(self._places >= 0)
         self._score[self._places[mine]] = self._mixed(self._coming[:, mine])
 
@@ -140,7 +139,7 @@ class RateHMM(ScoredSelector):
         return self._score
 
     def _predicted(self, positions: Positions) -> Floats:
-        belief = self._coming_fresh.repeat(len(positions), axis=1)
+        belief = self._fresh.repeat(len(positions), axis=1)
         seen = np.flatnonzero(self._times[positions])
         belief[:, seen] = self._coming[:, self._rows(self._index.ids(positions[seen]))]
         return np.ascontiguousarray(rates.group_states(self._grid, belief, self.group_size).T)
