@@ -53,6 +53,7 @@ def make_selector(
         ids,
         pool=pool,
         settings=config.selector,
+        states=config.states,
         group_size=config.rollout.group_size,
         seed=config.seed,
         clusters=clusters,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import ray
 
 from actors.calls import Lost, answer, outcomes, wait
@@ -22,7 +23,8 @@ from dps_ray.health import Quarantine
 from dps_ray.prompts import Prompt
 from dps_ray.rewards import NonFiniteRewardError
 from dps_ray.sandbox import Sandbox
-from dps_ray.states import solve_states
+from dps_ray.state_rules import successes
+from dps_ray.states import states_of
 
 Answer = ScoredGroup | RewardError
 
@@ -88,6 +90,7 @@ class Verifiers:
     ):
         self._to_start = config.resources.wait
         self.timeout = config.timeouts.score
+        self.rule = config.states
         self._stop_on_nonfinite = config.recovery.on_nonfinite == "stop"
         self._quarantine = quarantine
         self._failed = 0
@@ -220,8 +223,9 @@ class Scoring:
     def _take(self, place: int, found: Scores | RewardError) -> None:
         group = self._work[place][1]
         if isinstance(found, Scores):
-            state = int(solve_states([found.accuracies])[0])
-            self._answers[place] = ScoredGroup(group, found.scores, found.accuracies, state)
+            right = successes(*found, self._verifiers.rule)
+            state = int(states_of(np.array(right), np.array(len(found.scores))))
+            self._answers[place] = ScoredGroup(group, *found, right, state)
         else:
             self._answers[place] = found
 

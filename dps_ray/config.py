@@ -4,6 +4,7 @@
 (`dps_ray.settings.load`). Nothing here starts, loads or imports anything heavy.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -81,9 +82,11 @@ class SelectorSettings(Settings):
     """DPS: prior transition counts alpha0, by their published names."""
     entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """DPS: adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
-    observation: Literal["states", "counts"] = "states"
-    """dps_pooled: what is learned from of a group: its solve state, or how many of its responses were
-    right."""
+    observation: Literal["states", "counts", "rewards"] = "states"
+    """DPS, dps_pooled: what is learned from of a group: its solve state, as published; how many of its
+    responses were right (the belief is then over solve rates, whose moves all prompts teach together); or, with
+    method=dps and `states.rule=variation`, mean and variance of its rewards. `prior`, `entropy_weight` and
+    `candidates` are for states alone."""
     beta_decay: Share = 0.5
     """MoPPS and MaPP: weight of the past in the Beta's counts; 1 never forgets."""
     variance_decay: Share = 0.7
@@ -91,6 +94,22 @@ class SelectorSettings(Settings):
     candidates: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """DPS: rank only this share of the pool, a random part, new each step (published
     "candidate_ratio"); null ranks all."""
+
+
+class StateSettings(Settings):
+    """What makes a prompt unsolved, partial or solved. The last four are for rewards without right and wrong."""
+
+    rule: Literal["right", "thresholds", "variation"] = "right"
+    """`right`: solved when all responses have accuracy 1, unsolved when none has. Else by score:
+    `thresholds`: solved when all are `high` or more, unsolved when all are `low` or less. `variation`:
+    partial when their standard deviation is above `least_std`. Groups that are not partial by that are
+    solved or unsolved by their mean, whether it lies nearer to `high` or to `low`."""
+    low: float = 0.0
+    """Score of a response that is no good at all: 0.1, say, where the right format alone earns that."""
+    high: float = 1.0
+    """Score of a response that leaves nothing to be learned."""
+    least_std: Annotated[float, Field(gt=0.0)] = 0.05
+    """Standard deviation (the sample's, as of advantages) up to which rewards are taken to be the same."""
 
 
 class LoopSettings(Settings):
@@ -351,6 +370,7 @@ class Config(Settings):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     selector: SelectorSettings = SelectorSettings()
+    states: StateSettings = StateSettings()
     loop: LoopSettings = LoopSettings()
     rollout: RolloutSettings = RolloutSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
@@ -403,12 +423,40 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
-    def _counts_are_for_pooled_beliefs(self) -> "Config":
-        if self.selector.observation == "counts" and self.method != "dps_pooled":
+    def _low_is_below_high(self) -> "Config":
+        low, high = self.states.low, self.states.high
+        if not -math.inf < low < high < math.inf:
             raise ValueError(
-                f"selector.observation=counts is for method=dps_pooled; method={self.method} has its own way, "
-                "so leave it at states"
+                f"states.low={low} and states.high={high}: low must be the smaller, and both finite"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _other_observations_have_no_settings_of_states(self) -> "Config":
+        observation = self.selector.observation
+        if observation == "states":
+            return self
+        learners = ("dps", "dps_pooled") if observation == "counts" else ("dps",)
+        if self.method not in learners:
+            raise ValueError(
+                f"selector.observation={observation} is for method={' and '.join(learners)}; "
+                f"method={self.method} has its own way, so leave it at states"
+            )
+        if observation == "rewards" and self.states.rule != "variation":
+            raise ValueError(
+                f"selector.observation=rewards predicts what states.rule=variation calls partial, and "
+                f"states.rule={self.states.rule}; set it to variation"
+            )
+        for name in ("prior", "entropy_weight", "candidates"):
+            value, default = (
+                getattr(self.selector, name),
+                SelectorSettings.model_fields[name].default,
+            )
+            if value != default:
+                raise ValueError(
+                    f"selector.{name}={value} is for selector.observation=states; leave it at "
+                    f"{'null' if default is None else default}"
+                )
         return self
 
     @model_validator(mode="after")

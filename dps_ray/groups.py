@@ -37,12 +37,13 @@ class Group(NamedTuple):
 
 class Scores(NamedTuple):
     scores: NDArray[np.float64]  # (k,) rewards, shaped: what advantages are made of
-    accuracies: NDArray[np.float64]  # (k,) in [0, 1]: what solve states are made of
+    accuracies: NDArray[np.float64]  # (k,) in [0, 1]: what solve states are made of, by default
 
 
 class ScoredGroup(NamedTuple):
     group: Group
     scores: NDArray[np.float64]  # (k,)
     accuracies: NDArray[np.float64]  # (k,)
+    successes: int  # responses that count as right, from 0 to k
     state: int  # the solve state: 0 unsolved, 1 partial, 2 solved
     images: tuple[bytes, ...] = ()  # encoded files that the prompt shows

@@ -1,4 +1,9 @@
-"""From the accuracies of a group to the solve state of its prompt."""
+"""From the rewards of a group to the solve state of its prompt.
+
+A state is made from how many of the group's responses count as right: none is unsolved, all is solved, and
+some is partial. Here a response is right when its accuracy is 1; for rewards without right and wrong see
+`dps_ray.state_rules`.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,6 +25,8 @@ class Observation(NamedTuple):
     responses:  int16 (n,), scored responses in the group
     clusters:   int32 (n,), the cluster of each prompt; None where prompts have none
     ranks:      int32 (n,), its number there; None likewise
+    means:      float64 (n,), mean score of each group; None where nobody learns from it
+    deviations: float64 (n,), the scores' sample standard deviation; None likewise
     """
 
     ids: NDArray[np.int64]
@@ -28,20 +35,31 @@ class Observation(NamedTuple):
     responses: NDArray[np.int16]
     clusters: NDArray[np.int32] | None = None
     ranks: NDArray[np.int32] | None = None
+    means: NDArray[np.float64] | None = None
+    deviations: NDArray[np.float64] | None = None
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Observation":
         """Of these prompts only, in this order."""
         return Observation._make(None if column is None else column[rows] for column in self)
 
 
-def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
-    """The observation of these groups, sorted by id: `accuracies[i]` are the responses to `ids[i]`.
+def observed(
+    ids: ArrayLike,
+    successes: ArrayLike,
+    responses: ArrayLike,
+    means: ArrayLike | None = None,
+    deviations: ArrayLike | None = None,
+) -> Observation:
+    """The observation of these groups, sorted by id: so many of the responses to each count as right.
 
-    Raises ValueError for a prompt that occurs twice, and as `solve_states` does.
+    means, deviations: float (n,), of the scores of each group, if anybody is to learn from them.
+
+    Raises ValueError for a prompt that occurs twice, and when there is not a number for each.
     """
     unsorted = as_ids(ids)
-    if len(unsorted) != len(accuracies):
-        raise ValueError(f"{len(unsorted)} ids came with {len(accuracies)} groups of accuracies")
+    right, scored = (np.asarray(given, dtype=np.int16) for given in (successes, responses))
+    if not len(unsorted) == len(right) == len(scored):
+        raise ValueError(f"{len(unsorted)} ids came with {len(right)} groups")
     order = np.argsort(unsorted, kind="stable")
     ordered = unsorted[order]
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -49,8 +67,27 @@ def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
         raise ValueError(
             f"prompt {twice[0]} was observed twice in one step; join its groups into one"
         )
-    successes, responses = count_successes([accuracies[row] for row in order])
-    return Observation(ordered, _states(successes, responses), successes, responses)
+    right, scored = right[order], scored[order]
+
+    def told(given: ArrayLike | None) -> NDArray[np.float64] | None:
+        return None if given is None else np.asarray(given, dtype=np.float64)[order]
+
+    return Observation(
+        ordered,
+        states_of(right, scored),
+        right,
+        scored,
+        means=told(means),
+        deviations=told(deviations),
+    )
+
+
+def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
+    """The same of accuracies: `accuracies[i]` are those of the responses to `ids[i]`.
+
+    Raises ValueError as `observed` and `solve_states` do.
+    """
+    return observed(ids, *count_successes(accuracies))
 
 
 def totals_of(observation: Observation) -> NDArray[np.int64]:
@@ -69,7 +106,7 @@ def solve_states(accuracies: Sequence[ArrayLike]) -> NDArray[np.int8]:
     Raises ValueError for an empty group (a failure of the infrastructure is not a wrong answer) and for
     an accuracy that is NaN or outside [0, 1].
     """
-    return _states(*count_successes(accuracies))
+    return states_of(*count_successes(accuracies))
 
 
 def count_successes(accuracies: Sequence[ArrayLike]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
@@ -89,6 +126,13 @@ def count_successes(accuracies: Sequence[ArrayLike]) -> tuple[NDArray[np.int16],
     return successes, responses
 
 
+def states_of(successes: NDArray[np.integer], responses: NDArray[np.integer]) -> NDArray[np.int8]:
+    """The state of groups of which so many responses are right, of so many: int8 (n,)."""
+    return np.select([successes == 0, successes == responses], [UNSOLVED, SOLVED], PARTIAL).astype(
+        np.int8
+    )
+
+
 def check_states(states: ArrayLike, count: int) -> NDArray[np.int8]:
     """The states as int8 (count,). Raises ValueError, naming it, for a value that is no solve state."""
     given = np.asarray(states)
@@ -102,9 +146,3 @@ def check_states(states: ArrayLike, count: int) -> NDArray[np.int8]:
             f"state {given[~known][0]} is none: write 0 (unsolved), 1 (partial) or 2 (solved)"
         )
     return given.astype(np.int8)
-
-
-def _states(successes: NDArray[np.int16], responses: NDArray[np.int16]) -> NDArray[np.int8]:
-    return np.select([successes == 0, successes == responses], [UNSOLVED, SOLVED], PARTIAL).astype(
-        np.int8
-    )

@@ -12,7 +12,7 @@ from dps_ray.config import ObjectiveSettings
 from dps_ray.errors import DPSError
 from dps_ray.groups import ScoredGroup, weights_version
 from dps_ray.prediction import prediction_metrics
-from dps_ray.states import Observation, observation
+from dps_ray.states import Observation, observed
 from dps_ray.trajectories import Trajectories, concatenate, pack_images
 
 
@@ -64,10 +64,9 @@ class Batch:
         sampled = [weights_version(scored.group.weights) for scored in self.scored]
         return version - np.array(sampled, dtype=np.int64)
 
-    def observation(self) -> Observation:
+    def observation(self, with_rewards: bool) -> Observation:
         """What the beliefs learn: every group that was scored, before any filter."""
-        ids = np.array([scored.group.prompt_id for scored in self.scored], dtype=np.int64)
-        return observation(ids, [scored.accuracies for scored in self.scored])
+        return observation_of(self.scored, with_rewards)
 
     def useful(self, only_partial: bool, limit: int) -> list[ScoredGroup]:
         """The groups to train on, at most `limit`: those whose rewards differ."""
@@ -100,6 +99,18 @@ class Batch:
             "rollouts/skipped": float(len(self.errors)),
             **prediction_metrics(np.stack(self._predicted), states),
         }
+
+
+def observation_of(scored: Sequence[ScoredGroup], with_rewards: bool = False) -> Observation:
+    """What these groups say of their prompts; with mean and deviation of the scores, if asked for."""
+    scores = [each.scores for each in scored]
+    return observed(
+        np.array([each.group.prompt_id for each in scored], dtype=np.int64),
+        [each.successes for each in scored],
+        [len(group) for group in scores],
+        means=[group.mean() for group in scores] if with_rewards else None,
+        deviations=[group.std(ddof=1) for group in scores] if with_rewards else None,
+    )
 
 
 def to_trajectories(

@@ -30,6 +30,7 @@ class Answered(NamedTuple):
     truncated:  of the n, those stopped by the length limit
     error:      why there are no accuracies
     seconds:    of generating and scoring, its share of what it and those beside it took
+    reward:     mean score of the n responses; None likewise
     """
 
     prompt_id: int
@@ -39,6 +40,7 @@ class Answered(NamedTuple):
     truncated: int = 0
     error: str | None = None
     seconds: float = 0.0
+    reward: float | None = None
 
 
 def answer(
@@ -79,6 +81,7 @@ def _answered(prompt: Prompt, group: ScoredGroup | DPSError) -> Answered:
         tuple(group.accuracies.tolist()),
         tokens=sum(len(response.tokens) for response in responses),
         truncated=sum(response.truncated for response in responses),
+        reward=float(group.scores.mean()),
     )
 
 
@@ -102,9 +105,9 @@ def metrics_of(answers: Sequence[Answered]) -> dict[str, float]:
 
     `val-core/<source>/acc/mean@n` and `pass@n` for each data source, for `all` prompts, and for the `average` of
     the data sources where there are several; `val-aux/<source>/acc/` has pass@m for smaller m, and the ends of
-    the 95% intervals: `low@n` and `high@n` of mean@n, `pass_low@n` and `pass_high@n` of pass@n. A prompt whose
-    rollout or reward function failed is in none of them, and counted in `val-aux/failed`;
-    `val-aux/truncated` counts responses.
+    the 95% intervals: `low@n` and `high@n` of mean@n, `pass_low@n` and `pass_high@n` of pass@n.
+    `val-aux/all/reward/mean@n` is the mean score. A prompt whose rollout or reward function failed is in none of
+    them, and counted in `val-aux/failed`; `val-aux/truncated` counts responses.
     """
     sources = accuracies_by_source(answers)
     everything = list(sources.values())
@@ -124,6 +127,9 @@ def metrics_of(answers: Sequence[Answered]) -> dict[str, float]:
                 prefix = "" if name.startswith("mean") else "pass_"
                 metrics[f"val-aux/{row}/acc/{prefix}low@{n}"] = found.low
                 metrics[f"val-aux/{row}/acc/{prefix}high@{n}"] = found.high
+    rewards = [answered.reward for answered in answers if answered.reward is not None]
+    if rewards:
+        metrics[f"val-aux/all/reward/mean@{everything[0].shape[1]}"] = float(np.mean(rewards))
     metrics["val-aux/failed"] = float(sum(answered.accuracies is None for answered in answers))
     metrics["val-aux/truncated"] = float(sum(answered.truncated for answered in answers))
     return metrics

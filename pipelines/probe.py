@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from dps_ray import PARTIAL
 from dps_ray.errors import DPSError
 from dps_ray.groups import ScoredGroup
-from dps_ray.states import Observation, observation
+from dps_ray.states import Observation
+from pipelines.batch import observation_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def drawn(ids: NDArray[np.int64], size: int, *, seed: int, step: int) -> NDArray
 def probe_of(answers: Sequence[ScoredGroup | DPSError], k: int) -> Probe:
     scored = [answer for answer in answers if isinstance(answer, ScoredGroup)]
     return Probe(
-        found=observation([s.group.prompt_id for s in scored], [s.accuracies for s in scored]),
+        found=observation_of(scored),
         rollouts=len(answers) * k,
         tokens=sum(len(r.tokens) for s in scored for r in s.group.responses),
     )

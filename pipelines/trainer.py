@@ -222,10 +222,11 @@ class Trainer:
 
     def observe(self, now: Prepared) -> None:
         """The beliefs see every group that was scored."""
+        with_rewards = self.config.selector.observation == "rewards"
         self.coordinator.excluded = self.set_aside()
         with self.clock.timed("observe"):
             failpoint("driver.observe.before", step=now.step)
-            self.coordinator.observe(now.step, now.batch.observation())
+            self.coordinator.observe(now.step, now.batch.observation(with_rewards))
             failpoint("driver.observe.after", step=now.step)
 
     def begin_to_learn(self, now: Prepared) -> Learning:

@@ -8,6 +8,8 @@
 | `GRESO` | uniform by epochs, skips by the streak of groups without variance | states, totals |
 | `VarianceEMA` (control) | largest running mean of 4p(1 - p) | counts |
 | `Recency` (control) | last partial first, then never seen, then the oldest | states |
+| `RateHMM` (`dps` with `selector.observation=counts`) | largest P(the group is mixed), the rate a moving one | counts of all shards |
+| `RewardMoments` (likewise, `=rewards`) | largest P(the rewards of the group vary) | scores |
 | `Oracle` (simulation) | largest true P(the group is mixed) | `set_rates` |
 
 `dps_ray.UniformSelector`, `dps_ray.BeliefStore` (DPS) and `dps_ray.pooled.PooledStore` are the others; Dynamic Sampling is uniform
@@ -20,14 +22,16 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from dps_ray.beliefs import BeliefStore
-from dps_ray.config import SelectorSettings
+from dps_ray.config import SelectorSettings, StateSettings
 from dps_ray.coverage import Covered
 from dps_ray.methods.greso import GRESO
 from dps_ray.methods.history_resampling import HistoryResampling
 from dps_ray.methods.mapp import MaPP
 from dps_ray.methods.mopps import MoPPS
 from dps_ray.methods.oracle import Oracle
+from dps_ray.methods.rate_hmm import RateHMM
 from dps_ray.methods.recency import Recency
+from dps_ray.methods.reward_moments import RewardMoments
 from dps_ray.methods.scored import ScoredSelector
 from dps_ray.methods.variance_ema import VarianceEMA
 from dps_ray.pooled import Clusters, PooledStore
@@ -40,11 +44,15 @@ __all__ = [
     "MaPP",
     "MoPPS",
     "Oracle",
+    "RateHMM",
     "Recency",
+    "RewardMoments",
     "VarianceEMA",
     "make",
     "restore",
 ]
+
+_STATES = StateSettings()
 
 
 def make(
@@ -53,6 +61,7 @@ def make(
     *,
     pool: int,
     settings: SelectorSettings,
+    states: StateSettings = _STATES,
     group_size: int,
     seed: int,
     clusters: Clusters | None = None,
@@ -62,26 +71,43 @@ def make(
     Args:
         ids: int64 (n,), the prompts of this shard.
         pool: prompts over all shards.
+        states: what makes a group partial, for a method that predicts it from rewards.
         group_size: k, responses to a prompt.
         clusters: of each id, for `dps_pooled`; None: all are of one.
 
     Raises:
         KeyError: there is no method of this name.
     """
-    makers: dict[str, Callable[[], Selector]] = {
-        "dps": lambda: BeliefStore(
+
+    def by_states() -> Selector:
+        return BeliefStore(
             ids,
             decay=settings.decay,
             prior=settings.prior,
             entropy_weight=settings.entropy_weight,
             seed=seed,
             temperature=settings.temperature,
-        ),
-        "dps_pooled": lambda: PooledStore(
+        )
+
+    def by_counts() -> Selector:
+        return RateHMM(ids, seed, decay=settings.decay, group_size=group_size)
+
+    def by_rewards() -> Selector:
+        return RewardMoments(
+            ids,
+            seed,
+            decay=settings.decay,
+            group_size=group_size,
+            least_std=states.least_std,
+            middle=(states.low + states.high) / 2,
+        )
+
+    def by_clusters() -> Selector:
+        return PooledStore(
             ids,
             clusters,
             seed,
-            observation=settings.observation,
+            observation="counts" if settings.observation == "counts" else "states",
             group_size=group_size,
             decay=settings.decay,
             memory=settings.cluster_decay,
@@ -89,7 +115,13 @@ def make(
             temperature=0.25 if settings.temperature is None else settings.temperature,
             rest=settings.rest,
             max_uses=settings.max_uses,
-        ),
+        )
+
+    makers: dict[str, Callable[[], Selector]] = {
+        "dps": {"states": by_states, "counts": by_counts, "rewards": by_rewards}[
+            settings.observation
+        ],
+        "dps_pooled": by_clusters,
         "uniform": lambda: UniformSelector(ids, seed),
         "history_resampling": lambda: HistoryResampling(ids, seed),
         "mopps": lambda: MoPPS(ids, seed, decay=settings.beta_decay, group_size=group_size),

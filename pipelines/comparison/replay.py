@@ -17,6 +17,7 @@ from dps_ray import BeliefStore, methods, settings
 from dps_ray.coverage import Covered
 from dps_ray.durable import Storage, committed, load, manifests
 from dps_ray.errors import DataError
+from dps_ray.methods import RateHMM, RewardMoments
 from dps_ray.methods.beta import BetaSelector, group_states
 from dps_ray.pooled import Clusters, PooledStore, number_within
 from dps_ray.selector import Selector
@@ -73,6 +74,7 @@ def replayed(folder: Path) -> Replay:
         ids,
         pool=len(ids),
         settings=config.selector,
+        states=config.states,
         group_size=config.rollout.group_size,
         seed=config.seed,
         clusters=_clusters(ids, [*observations.values(), *probes.values()], config.seed),
@@ -106,7 +108,7 @@ def predictions(selector: Selector, ids: NDArray[np.int64]) -> NDArray[np.float6
     """P(unsolved), P(partial), P(solved) of each id: float64 (n, 3); None of a method that predicts nothing."""
     if isinstance(selector, Covered):
         return predictions(selector.inner, ids)
-    if isinstance(selector, BeliefStore | PooledStore):
+    if isinstance(selector, BeliefStore | PooledStore | RateHMM | RewardMoments):
         return selector.predicted(ids)
     if isinstance(selector, BetaSelector):
         a, b = selector.parameters(ids).T

@@ -82,6 +82,30 @@ def test_any_number_of_shards_selects_what_one_store_selects(local_ray, tmp_path
     assert all(each.times_sampled() == times for each in coordinators)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("selector.observation=counts",),
+        ("selector.observation=rewards", "states.rule=variation"),
+    ],
+)
+def test_what_the_whole_step_found_reaches_every_shard(local_ray, tmp_path, overrides):
+    config = config_of(tmp_path, 1, "dps", *overrides)
+    single, three = (
+        make_selector(config, IDS, len(IDS)),
+        coordinator(tmp_path / "3", 3, "dps", *overrides),
+    )
+    for step in range(1, STEPS):
+        selection = three.select(16)
+        for field, value in zip(selection, single.select(16), strict=True):
+            np.testing.assert_array_equal(field, value)
+        found = seen(step, selection.ids)
+        shares = found.successes / found.responses
+        found = found._replace(means=shares, deviations=shares * (1 - shares))
+        three.observe(step, found)
+        single.observe(*found[:4], totals_of(found), found)
+
+
 def test_prompts_that_are_excluded_are_not_selected(local_ray, tmp_path):
     three = coordinator(tmp_path, 3)
     first = three.select(16).ids

@@ -45,11 +45,33 @@ def test_what_is_dumped_loads_to_the_same_configuration(tmp_path: Path):
         ("learner.lr=[1", "not valid YAML"),
         ("learner.max_tokens_per_micro_batch=100", "set it to 2048 or more"),
         ("resources.learner.gpus_per_rank=1", "both run on GPUs or both on the CPU"),
+        ("states.low=1", "states.low=1.0 and states.high=1.0: low must be the smaller"),
+        ("states.high=.inf", "and both finite"),
+        (
+            "selector.observation=rewards states.rule=thresholds",
+            "states.rule=thresholds; set it to variation",
+        ),
+        (
+            "method=mopps selector.observation=counts",
+            "selector.observation=counts is for method=dps and dps_pooled; method=mopps",
+        ),
+        (
+            "method=dps_pooled selector.observation=rewards states.rule=variation",
+            "selector.observation=rewards is for method=dps; method=dps_pooled",
+        ),
+        (
+            "selector.observation=counts selector.prior=local",
+            "selector.prior=local is for selector.observation=states; leave it at uniform",
+        ),
+        (
+            "selector.observation=counts selector.candidates=0.5",
+            "selector.candidates=0.5 is for selector.observation=states; leave it at null",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_to_write_instead(override: str, message: str):
     with pytest.raises(ConfigError) as error:
-        load(override)
+        load(*override.split())
     assert message in str(error.value)
 
 

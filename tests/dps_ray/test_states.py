@@ -44,6 +44,7 @@ def test_an_observation_is_sorted_by_id():
     assert seen.responses.tolist() == [3, 2, 2]
     assert [column.dtype for column in seen[:4]] == [np.int64, np.int8, np.int16, np.int16]
     assert seen.clusters is None
+    assert seen.means is None
 
 
 def test_nothing_observed_is_an_observation_too():

@@ -9,7 +9,7 @@ from pipelines.run_log import held_out_accuracy
 
 def answers(source, *accuracies):
     return [
-        Answered(row, source, values, tokens=10, truncated=1, seconds=0.5)
+        Answered(row, source, values, tokens=10, truncated=1, seconds=0.5, reward=sum(values))
         if values is not None
         else Answered(row, source, None, error="its verifier died")
         for row, values in enumerate(accuracies)
@@ -29,6 +29,7 @@ def test_training_measures_every_source_all_prompts_and_the_average():
     assert metrics["val-core/average/acc/mean@2"] == pytest.approx((1 + 1 / 6) / 2)
     for name in ("low@2", "high@2", "pass_low@2", "pass_high@2"):
         assert 0 <= metrics[f"val-aux/all/acc/{name}"] <= 1
+    assert metrics["val-aux/all/reward/mean@2"] == pytest.approx(3 / 4)
     accuracy = held_out_accuracy(metrics)
     assert accuracy.mean == pytest.approx(3 / 8)
     assert accuracy.low <= accuracy.mean <= accuracy.high
@@ -38,6 +39,7 @@ def test_training_measures_every_source_all_prompts_and_the_average():
 def test_a_failed_prompt_is_counted_and_is_no_wrong_answer():
     metrics = metrics_of(answers("sums", RIGHT, FAILED))
     assert metrics["val-core/all/acc/mean@2"] == 1
+    assert metrics["val-aux/all/reward/mean@2"] == 2
     assert metrics["val-aux/failed"] == 1
 
 

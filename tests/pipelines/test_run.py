@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dps_ray import BeliefStore
+from dps_ray import PARTIAL, BeliefStore
 from dps_ray.durable import Storage, committed, load, manifests, reshard
 from dps_ray.prompts import PromptTable
 from pipelines.checkpoint import model_folder
@@ -68,7 +68,7 @@ def test_the_beliefs_of_a_run_equal_a_replay_of_its_log_through_one_store(finish
     storage, manifest = newest(finished)
     store = BeliefStore(PromptTable.open(chains[0], None).ids, decay=0.7)
     for _, observation in committed(storage, manifest):
-        store.observe(*observation)
+        store.observe(*observation[:4])
     (expected,), found = reshard([store.snapshot()], 1), beliefs_in(storage, manifest)
     assert found.keys() == expected.keys()
     for name in expected:
@@ -131,18 +131,21 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
 """
 
 
-# Everything is right in the second evaluation, after step 1, and wrong in those before and after it.
-BY_EVALUATION = """
+# In training, how much of an answer is right. Of test prompts everything is right in the second evaluation, after
+# step 1, and wrong in those before and after it, by two points too many.
+DENSE = """
 tested = 0
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None):
     global tested
     if extra_info["split"] == "test":
         tested += 1
-        return float(80 < tested <= 160)
+        right = 80 < tested <= 160
+        return {"score": 2.0 + right, "acc": float(right)}
     if len(ground_truth) > 30:
         raise ZeroDivisionError("on purpose")
-    return float(solution_str == ground_truth)
+    same = sum(a == b for a, b in zip(solution_str, ground_truth))
+    return same / max(len(solution_str), len(ground_truth))
 """
 
 
@@ -150,13 +153,15 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
 def scored_by_the_users(tmp_path_factory, able_policy, chains):
     """The folder of a run of 2 steps with a reward function of the user's own, and what it printed."""
     folder, said = tmp_path_factory.mktemp("scored"), io.StringIO()
-    (folder / "reward.py").write_text(BY_EVALUATION)
+    (folder / "reward.py").write_text(DENSE)
     with redirect_stdout(said):
         code = run(
             folder / "run",
             able_policy,
             chains,
             f"data.reward={folder / 'reward.py'}:compute_score",
+            "states.rule=variation",
+            "selector.observation=rewards",
             "loop.steps=2",
             "loop.batch_size=24",
             "eval.every=1",
@@ -169,7 +174,9 @@ def scored_by_the_users(tmp_path_factory, able_policy, chains):
 
 def test_the_checkpoint_of_the_best_evaluated_step_is_made_and_kept(scored_by_the_users):
     folder, said = scored_by_the_users
-    assert [m["val-core/all/acc/mean@4"] for m in read_metrics(folder)] == [0, 1, 0]
+    metrics = read_metrics(folder)
+    assert [m["val-core/all/acc/mean@4"] for m in metrics] == [0, 1, 0]
+    assert [m["val-aux/all/reward/mean@4"] for m in metrics] == [2, 3, 2]
     storage = Storage.at(folder)
     kept = [load(storage, name) for name in manifests(storage)]
     assert [(manifest.step, manifest.accuracy) for manifest in kept] == [(2, 0), (1, 1)]
@@ -198,6 +205,23 @@ def test_a_reward_function_that_fails_on_some_prompts_skips_and_counts_them(scor
     summary = json.loads((folder / "summary.json").read_text())
     observed = sum(int(t) * n for t, n in summary["times_sampled"].items())
     assert observed == 48 - sum(m["rollouts/skipped"] for m in steps)
+
+
+def test_with_a_dense_reward_groups_that_vary_are_partial_and_the_beliefs_are_told_by_how_much(
+    scored_by_the_users,
+):
+    folder, _ = scored_by_the_users
+    steps = [m for m in read_metrics(folder) if "critic/rewards/mean" in m]
+    log = dict(committed(*newest(folder)))
+    for step, m in enumerate(steps, start=1):
+        seen, partial = log[step], log[step].states == PARTIAL
+        assert partial.any()
+        np.testing.assert_array_equal(partial, seen.deviations > 0.05)
+        np.testing.assert_array_equal(partial, (seen.successes > 0) & (seen.successes < 4))
+        assert seen.means.mean() == pytest.approx(m["critic/rewards/mean"])
+        assert partial.mean() == pytest.approx(m["tasksample/partial_solve_ratio"])
+        assert m["batch/useful_groups"] >= partial.sum()
+        assert m["critic/rewards/mean"] > m["acc/mean"]
 
 
 def test_a_reward_function_that_fails_for_good_stops_the_run_and_loses_no_step(
