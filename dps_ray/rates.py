@@ -7,7 +7,7 @@ much as it holds: s right of k. How rates move is learned from all prompts toget
     L_t[i]     = p_i^s (1 - p_i)^(k - s)                                                         (likelihood)
     post_t[i]  ∝ mu_t[i] L_t[i]     if the prompt was rolled out, else mu_t                       (condition)
     xi_t[i, j] = Phi_{t-1}[i, j] post_{t-1}[j] post_t[i] / mu_t[i]                                (count_moves)
-    C_t        = lambda C_{t-1} + sum of xi_t over the prompts rolled out                         (pooled_sum, learn)
+    C_t        = lambda C_{t-1} + sum of xi_t over the prompts rolled out again                   (pooled_sum, learn)
     Phi_t      = C_t and its prior, over column sums                                              (transitions)
     mu_{t+1}   = Phi_t post_t                                                                     (predict)
     P(the next group of k is mixed) = sum over i of mu_{t+1}[i] (1 - p_i^k - (1 - p_i)^k)         (group_states)
@@ -16,8 +16,9 @@ xi is the probability of the last move given all that was seen up to it (Rabiner
 and C what online EM with forgetting keeps of it (Cappé 2011). Rates move at most w bins a step: C and Phi are
 banded and kept as (2w + 1, K), [b, j] being the move from bin j by b - w.
 
-A prompt that was never seen is at the mean of those that were when they were seen first (`Pool.fresh`). It moves
-as all do, and each first visit corrects it.
+A prompt that was never seen is believed to be as others were found at their first visits, the latest counting most
+(`Pool.fresh`). It does not move by Phi, which is learned from prompts that are trained on: in real runs
+never-seen prompts did not rise with them (docs/method.md). Each first visit corrects it.
 
 In every array of prompts these come last, and sums over bins are written out term by term, for the reason
 given in `dps_ray.hmm`: the bits of a belief depend on its own prompt alone. Sums over prompts are of
@@ -160,7 +161,6 @@ def initial_pool(bins: int) -> Pool:
 
 def learn(
     pool: Pool,
-    transitions: Floats,
     moves: NDArray[np.int64],
     found: NDArray[np.int64],
     first: int,
@@ -168,17 +168,15 @@ def learn(
 ) -> Pool:
     """The pool after a step.
 
-    transitions: (2w + 1, K), Phi up to it
-    moves:       int64 (2w + 1, K), `pooled_sum` of xi over all prompts rolled out
-    found:       int64 (K,), `pooled_sum` of the posteriors of those rolled out for the first time
-    first:       how many these are
-    decay:       lambda, the part of earlier moves that is kept
+    moves: int64 (2w + 1, K), `pooled_sum` of xi over all prompts rolled out again
+    found: int64 (K,), `pooled_sum` of the posteriors of those rolled out for the first time
+    first: how many these are
+    decay: lambda, the part of earlier moves that is kept
     """
-    drifted = predict(transitions, pool.fresh[:, None])[:, 0]
     return Pool(
         moves=decay * pool.moves + moves / QUANTA,
         # Without first visits nothing is forgotten: there is nothing newer to believe.
-        fresh=np.exp(-first / MEMORY) * drifted + found / QUANTA,
+        fresh=np.exp(-first / MEMORY) * pool.fresh + found / QUANTA,
     )
 
 
@@ -200,7 +198,7 @@ def transitions(pool: Pool) -> Floats:
 
 
 def fresh_belief(pool: Pool) -> Floats:
-    """The posterior of a prompt never seen: (K, 1)."""
+    """What is believed of a prompt never seen: (K, 1)."""
     return (pool.fresh / over_bins(pool.fresh))[:, None]
 
 
