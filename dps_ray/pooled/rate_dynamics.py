@@ -1,10 +1,11 @@
 """As `state_dynamics`, fed by counts: what clusters tell of their prompts' solve rates, and how rates move.
 
-    F_c     = gamma_c Phi F_c + sum of posteriors at first visits           (K, C), counts of rates
+    F_c     = gamma_c F_c + sum of posteriors at first visits           (K, C), counts of rates
     m_c     = F_c, shrunk towards the pool's                              belief of those that wait
     Phi     = banded transitions, learned from all prompts tried again    (`dps_ray.rates`)
 
-Here F moves along with Phi, which shifts rates by a bin at a time and is learned from all prompts together.
+As there, F is forgotten and not moved: in real runs prompts never tried did not rise with those that were
+trained on (docs/method.md).
 How far clusters are to be believed is estimated from the states that were found at first visits, which are
 counts proper; posteriors lean towards what was believed before.
 """
@@ -82,7 +83,7 @@ class RateDynamics:
             self._believed.take(first_labels, axis=1), self._likelihood(found_first)
         )
         part = kept(self._memory, first_labels, len(self._first.T))
-        self._first = part * rates.predict(self._transitions, self._first)
+        self._first *= part
         self._first_states *= part
         for one, found in zip(self._first, new, strict=True):
             np.add.at(one, first_labels, found)
@@ -98,9 +99,8 @@ class RateDynamics:
         self._transitions = rates.transitions(self._pool)
         effective = (1 + self._memory) * self._first_states.sum(axis=0)
         strength = shrunk(self._first_states, effective, FIRST_PRIOR).strength
-        counts = rates.predict(self._transitions, self._first)
         prior = np.full(_BINS, 1 / _BINS)
-        self._believed = towards_the_pool(counts, effective, prior, strength).clusters
+        self._believed = towards_the_pool(self._first, effective, prior, strength).clusters
         self._waiting = rates.group_states(self._grid, self._believed, self._group_size)
 
     # --- keeping ----------------------------------------------------------------------------------
