@@ -30,6 +30,8 @@ class Answered(NamedTuple):
     truncated:  of the n, those stopped by the length limit
     error:      why there are no accuracies
     seconds:    of generating and scoring, its share of what it and those beside it took
+    prompt:     its last message, and
+    response:   the first of the n, for a person to read
     """
 
     prompt_id: int
@@ -39,6 +41,8 @@ class Answered(NamedTuple):
     truncated: int = 0
     error: str | None = None
     seconds: float = 0.0
+    prompt: str = ""
+    response: str = ""
 
 
 def answer(
@@ -79,6 +83,8 @@ def _answered(prompt: Prompt, group: ScoredGroup | DPSError) -> Answered:
         tuple(group.accuracies.tolist()),
         tokens=sum(len(response.tokens) for response in responses),
         truncated=sum(response.truncated for response in responses),
+        prompt=str(prompt.messages[-1]["content"]),
+        response=responses[0].text,
     )
 
 
