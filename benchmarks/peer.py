@@ -3,7 +3,8 @@
 `--trl` names a Python that has trl (with accelerate and datasets) and the same torch and transformers as this one.
 Model, prompts, responses to each, response length, optimizer, minibatches, clipping and cores are the same; both
 select uniformly, in float32. On a CPU TRL generates with transformers, since its vLLM needs a GPU. Both take turns,
---repeats times. Tokens are those generated; a step is from prompts to new weights in the engine.
+--repeats times. Tokens are those generated; a step is from prompts to new weights in the engine. One difference is
+kept, as it is how either works: groups whose rewards are all equal are not trained on here, and are in TRL.
 """
 
 import argparse

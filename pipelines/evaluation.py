@@ -31,6 +31,8 @@ class Answered(NamedTuple):
     error:      why there are no accuracies
     seconds:    of generating and scoring, its share of what it and those beside it took
     reward:     mean score of the n responses; None likewise
+    prompt:     its last message, and
+    response:   the first of the n, for a person to read
     """
 
     prompt_id: int
@@ -41,6 +43,8 @@ class Answered(NamedTuple):
     error: str | None = None
     seconds: float = 0.0
     reward: float | None = None
+    prompt: str = ""
+    response: str = ""
 
 
 def answer(
@@ -82,6 +86,8 @@ def _answered(prompt: Prompt, group: ScoredGroup | DPSError) -> Answered:
         tokens=sum(len(response.tokens) for response in responses),
         truncated=sum(response.truncated for response in responses),
         reward=float(group.scores.mean()),
+        prompt=str(prompt.messages[-1]["content"]),
+        response=responses[0].text,
     )
 
 
