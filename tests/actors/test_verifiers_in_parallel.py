@@ -29,7 +29,13 @@ HOSTILE = 7  # the group of every so many prompts holds a hostile answer among w
 @pytest.fixture
 def verifiers(local_ray, tmp_path):
     config = settings.load(
-        None, [f"folder={tmp_path}", "resources.verifiers.workers=2", "verifier.seconds=3"]
+        None,
+        [
+            f"folder={tmp_path}",
+            "resources.verifiers.workers=2",
+            "verifier.cpu_seconds=3",
+            "verifier.seconds=120",
+        ],
     )
     told: list[str] = []
     started = Verifiers(

@@ -91,13 +91,12 @@ def test_a_right_answer_among_hostile_ones_is_right():
 @pytest.mark.parametrize("name", ENDLESS)
 def test_an_answer_that_nobody_can_decide_has_failed_and_is_not_wrong(name):
     """In the process that the verifiers of a run have."""
-    sandbox = Sandbox(None, VerifierSettings(seconds=2), 60)
+    sandbox = Sandbox(None, VerifierSettings(seconds=120, cpu_seconds=2), 60)
     prompt = Prompt(7, [], "math", "x=5", {}, [])
     sandbox.score(prompt, [r"\boxed{x}"])
-    child, began = sandbox._child, time.monotonic()
-    with pytest.raises(ResponseError, match=r"no answer within 2 s.*prompt 7"):
+    child = sandbox._child
+    with pytest.raises(ResponseError, match=r"more than 2 s of processor time.*prompt 7"):
         sandbox.score(prompt, [response("math", ENDLESS[name])])
-    assert 2 <= time.monotonic() - began < 4
     assert child.poll() is not None
     assert sandbox.score(prompt, [r"\boxed{5}"])[1].tolist() == [1]
     sandbox.close()

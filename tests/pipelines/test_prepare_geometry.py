@@ -129,9 +129,8 @@ def test_figures_are_written_as_verl_has_pictures(tmp_path):
         assert prompt.data_source == "geometry"
         assert prompt.messages[0]["content"].startswith("<image>")
         (image,) = prompt.images
-        assert image["path"] is None
-        assert Image.open(BytesIO(image["bytes"])).size == (PIXELS, PIXELS)
-    shown = [p.images[0]["bytes"] for p in test + read(tmp_path / "data" / "train.parquet")]
+        assert Image.open(BytesIO(image)).size == (PIXELS, PIXELS)
+    shown = [p.images[0] for p in test + read(tmp_path / "data" / "train.parquet")]
     assert len(set(shown)) == 59
     first = [f.read_bytes() for f in sorted((tmp_path / "data").iterdir())]
     assert main(["geometry", *out, "--force"]) == 0
@@ -181,7 +180,7 @@ def test_geometry3ks_columns_convert(prepare, tmp_path):
     for prompt in prompts:
         assert prompt.messages[0]["content"].startswith("<image>Find x. ")
         assert prompt.messages[0]["content"].count("<image>") == 1
-        assert Image.open(BytesIO(prompt.images[0]["bytes"])).width == 9
+        assert Image.open(BytesIO(prompt.images[0])).width == 9
 
 
 def test_prompts_of_the_same_words_and_different_pictures_are_all_kept(prepare, tmp_path):
@@ -202,7 +201,7 @@ def test_png_and_jpeg_stay_as_they_are_and_others_become_png(kind, prepare, tmp_
     given = picture(kind)
     rows = [{"image": given, "question": f"q{i}", "answer": "1"} for i in range(3)]
     assert prepare(rows) == 0
-    written = read(tmp_path / "out" / "test.parquet")[0].images[0]["bytes"]
+    written = read(tmp_path / "out" / "test.parquet")[0].images[0]
     assert (written == given) == (kind in ("PNG", "JPEG"))
     assert Image.open(BytesIO(written)).format in ("PNG", "JPEG")
 
@@ -214,7 +213,7 @@ def test_pictures_may_be_files_beside_the_users(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(rows))
     command = ["geometry", "--from", str(tmp_path / "mine.json"), "--test", "1", "--out"]
     assert main([*command, str(tmp_path / "out")]) == 0
-    assert read(tmp_path / "out" / "test.parquet")[0].images[0]["bytes"] == picture()
+    assert read(tmp_path / "out" / "test.parquet")[0].images[0] == picture()
 
 
 @pytest.mark.parametrize(
