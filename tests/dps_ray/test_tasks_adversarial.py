@@ -51,11 +51,10 @@ def response(task: str, answer: str) -> str:
 
 
 def accuracy(task: str, text: str, truth) -> float:
-    """And it is found within a second of this process, and a few by the clock."""
-    processor, clock = time.process_time(), time.monotonic()
+    """And it is found within a second of this process; the other's limits would be an error."""
+    processor = time.process_time()
     result = compute_score(task, text, truth)
     assert time.process_time() - processor < 1
-    assert time.monotonic() - clock < 5
     assert result["score"] <= 0.1 + result["acc"]
     return result["acc"]
 
