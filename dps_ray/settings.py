@@ -2,6 +2,8 @@
 what to write instead."""
 
 import difflib
+import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +35,7 @@ def load_as(kind: type[T], file: Path | None, overrides: Sequence[str] = ()) -> 
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"{override!r} is no setting; write key=value, such as seed=1")
-        _set(tree, key.strip(), _parse(key, text))
+        _set(tree, key.strip(), _parse(kind, key.strip(), text))
     return _validated(kind, tree)
 
 
@@ -84,11 +86,18 @@ def _read(file: Path) -> dict[str, Any]:
     return tree
 
 
-def _parse(key: str, text: str) -> Any:
+def _parse(kind: type[Settings], key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{key}={text}: the value is not valid YAML: {error}") from None
+        reason = getattr(error, "problem", None) or error
+        field = dict(_fields(kind)).get(key)
+        about = f" ({' '.join(field.description.split())})" if field and field.description else ""
+        quoted = shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
+        raise ConfigError(
+            f"{key}={text}: the value is not valid YAML: {reason}; a text with such characters has to have quotes "
+            f"of its own, within those of the shell: {quoted}{about}"
+        ) from None
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from actors.images import ImageInputs
@@ -29,6 +30,7 @@ class PromptPool:
 
     Raises:
         DataError: an image is not whole, or not where its text says; or a prompt is too long.
+        ModelError: the chat template is malformed, or refuses a prompt.
     """
 
     def __init__(
@@ -50,18 +52,25 @@ class PromptPool:
 
     def requests(self, prompts: Sequence[Prompt]) -> list[Request]:
         """The prompts through the chat template, as tokens, and their images."""
-        texts = [
-            self._tokenizer.apply_chat_template(
-                messages_with_images(prompt) if prompt.images else prompt.messages,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-            for prompt in prompts
-        ]
+        texts = [self._text(prompt) for prompt in prompts]
         if not texts:
             return []
         tokens = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [self._request(prompt, row) for prompt, row in zip(prompts, tokens, strict=True)]
+
+    def _text(self, prompt: Prompt) -> str:
+        messages = messages_with_images(prompt) if prompt.images else prompt.messages
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                )
+            )
+        except TemplateError as error:
+            raise ModelError(
+                f"the chat template of {self._model} cannot write {self.table.place(prompt.id)}: {error}; "
+                "give as model.chat_template a file with one that can"
+            ) from None
 
     def _request(self, prompt: Prompt, tokens: list[int]) -> Request:
         if not prompt.images and self._images is None:
@@ -105,7 +114,8 @@ def load_tokenizer(model: str, chat_template: str | None) -> Any:
     """The model's tokenizer, with a chat template.
 
     Raises:
-        ModelError: the model is missing, or its tokenizer has no chat template and none is given.
+        ModelError: the model is missing, or its tokenizer has no chat template and none is given, or what is
+            given is none.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -122,13 +132,23 @@ def load_tokenizer(model: str, chat_template: str | None) -> Any:
             "(config.json, weights, tokenizer) or the name of a model on the hub"
         ) from None
     if chat_template is not None:
-        file = Path(chat_template)
-        is_file = len(chat_template) < 256 and file.is_file()
-        tokenizer.chat_template = file.read_text() if is_file else chat_template
+        tokenizer.chat_template = _template(chat_template)
     if not tokenizer.chat_template:
         raise ModelError(
-            f"the tokenizer of {model} has no chat template, and prompts are messages; give one as "
-            'model.chat_template, such as "{% for m in messages %}{{ m.content }}{% endfor %}" '
-            "to join their contents"
+            f"the tokenizer of {model} has no chat template, and prompts are messages; give a file with one as "
+            "model.chat_template=FILE, or one itself, such as this, which joins their contents: "
+            """'model.chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"'"""
         )
     return tokenizer
+
+
+def _template(given: str) -> str:
+    """The chat template that is given, itself or as a file."""
+    if len(given) < 256 and Path(given).is_file():
+        return Path(given).read_text()
+    if "{{" not in given and "{%" not in given:
+        raise ModelError(
+            f"model.chat_template={given}: there is no such file, and a Jinja template it is not, in which "
+            "{{ }} and {% %} write the messages"
+        )
+    return given

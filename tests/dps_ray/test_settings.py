@@ -1,3 +1,5 @@
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,22 @@ def test_a_wrong_setting_is_named_with_what_to_write_instead(override: str, mess
     with pytest.raises(ConfigError) as error:
         load(*override.split())
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m.content }}{% endfor %}",
+        "{{ messages[0]['content'] }}\n\"é\": done",
+        "{{ m",
+    ],
+)
+def test_what_is_said_of_a_text_that_is_no_yaml_can_be_pasted_into_a_shell(template: str):
+    with pytest.raises(ConfigError, match="Jinja chat template, or a file with one") as error:
+        load(f"model.chat_template={template}")
+    (advice,) = re.findall(r"shell: ('.*')", str(error.value))
+    (override,) = shlex.split(advice)
+    assert load(override).model.chat_template == template
 
 
 def test_all_mistakes_are_reported_at_once():

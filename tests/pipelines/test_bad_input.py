@@ -1,12 +1,16 @@
 """What is wrong with the input is said in a line, before any actor starts."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import ray
 
+from dps_ray import settings
 from pipelines.grpo_dps import main
+from pipelines.pool import load_tokenizer
 
 
 @pytest.fixture
@@ -77,7 +81,24 @@ def test_a_model_without_a_chat_template_says_what_to_set(refused, tiny_policy, 
     tokenizer = json.loads((model / "tokenizer_config.json").read_text())
     tokenizer.pop("chat_template", None)
     (model / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    assert "model.chat_template" in refused(f"model.path={model}")
+    said = refused(f"model.path={model}")
+    (advice,) = re.findall(r"'model.chat_template=.*'", said)
+    (override,) = shlex.split(advice)
+    tokenizer = load_tokenizer(str(model), settings.load(None, [override]).model.chat_template)
+    messages = [{"role": "user", "content": "1+1"}, {"role": "user", "content": "=?"}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "1+1=?"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("shots.jinja", "model.chat_template=shots.jinja: there is no such file"),
+        ("{% for m in messages %}{{ m.content }}", "row 0: Unexpected end of template"),
+        ("{{ raise_exception('no user here') }}", "row 0: no user here"),
+    ],
+)
+def test_a_chat_template_that_writes_no_prompt_is_refused(refused, template, said):
+    assert said in refused(f"model.chat_template={json.dumps(template)}")
 
 
 def test_a_gpu_that_is_not_there_is_an_error_and_no_hang(refused):
