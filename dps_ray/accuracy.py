@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 _LEVEL = 0.95
 _RESAMPLES = 2000
+_AT_ONCE = 2**22  # numbers drawn at a time
 
 
 class Estimate(NamedTuple):
@@ -82,7 +83,13 @@ def estimate(sets: Sequence[NDArray[np.float64]]) -> Estimate:
 
 def _resampled_means(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Means of as many values, drawn with replacement: (resamples,)."""
-    # n responses give n + 1 values at the most: how often each is drawn is enough to know.
+    # How often each value is drawn is enough to know. Of right and wrong answers there are n + 1; with partial
+    # credit there may be as many as prompts.
     distinct, counts = np.unique(values, return_counts=True)
-    drawn = rng.multinomial(len(values), counts / len(values), size=_RESAMPLES)
-    return drawn @ distinct / len(values)
+    size = max(1, _AT_ONCE // len(distinct))
+    sums = [
+        rng.multinomial(len(values), counts / len(values), size=min(size, _RESAMPLES - done))
+        @ distinct
+        for done in range(0, _RESAMPLES, size)
+    ]
+    return np.concatenate(sums) / len(values)

@@ -1,3 +1,4 @@
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -82,6 +83,19 @@ def test_the_interval_of_an_average_is_as_wide_as_its_parts_make_it():
     assert (found.high - found.low) / 2 == pytest.approx(
         np.sqrt(np.square(half).sum()) / 3, rel=0.1
     )
+
+
+def test_partial_credit_on_many_prompts_takes_no_more_memory_than_a_few(monkeypatch):
+    values = np.random.default_rng(4).random(300)
+    at_once = estimate([values])
+    monkeypatch.setattr("dps_ray.accuracy._AT_ONCE", 300 * 7)
+    in_parts = estimate([values])
+    assert in_parts == pytest.approx(at_once, rel=1e-12)
+    tracemalloc.start()
+    estimate([values])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2000 * 300 * 8 / 10  # of all that is drawn, a tenth
 
 
 def test_the_same_answers_give_the_same_interval():
