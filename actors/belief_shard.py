@@ -27,7 +27,7 @@ from dps_ray.failpoints import failpoint
 from dps_ray.hashing import shards
 from dps_ray.pooled import Clusters
 from dps_ray.selector import Selector
-from dps_ray.states import Observation, totals_of
+from dps_ray.states import Observation
 
 
 class Moment(NamedTuple):
@@ -141,7 +141,7 @@ class BeliefShard:
     def _observe(self, selector: Selector, observation: Observation) -> None:
         mine = observation.take(shards(observation.ids, self._count) == self._index)
         columns = (mine.ids, mine.states, mine.successes, mine.responses)
-        selector.observe(*columns, totals_of(observation), observation)
+        selector.observe(*columns, observation)
 
     def _restore(self, at: Moment) -> None:
         selector, step = make_selector(self._config, self._ids, self._pool, self._clusters), 0

@@ -45,7 +45,6 @@ from dps_ray.durable import (
 )
 from dps_ray.health import Quarantine
 from dps_ray.prompts import PromptTable
-from dps_ray.states import totals_of
 from pipelines import builtin
 from pipelines.config_files import CONFIGS
 from pipelines.run_log import read_events, read_metrics
@@ -242,7 +241,7 @@ def observations_lost(config: settings.Config, storage: Storage, manifest: Manif
     ids = PromptTable.open(train, None).ids
     single = make_selector(config, ids, len(ids))
     for _, observation in committed(storage, manifest):
-        single.observe(*observation[:4], totals_of(observation), observation)
+        single.observe(*observation[:4], observation)
     (expected,) = reshard([single.snapshot()], 1)
     count = manifest.belief_shards
     (found,) = reshard([read_shard(storage, manifest, i, count) for i in range(count)], 1)

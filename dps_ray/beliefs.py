@@ -241,7 +241,6 @@ class BeliefStore:
         states: ArrayLike,
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
-        totals: ArrayLike | None = None,
         everywhere: Observation | None = None,
     ) -> None:
         """One step of the whole pool: these prompts were rolled out and found in these solve states.

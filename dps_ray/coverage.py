@@ -111,13 +111,12 @@ class Covered:
         states: ArrayLike,
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
-        totals: ArrayLike | None = None,
         everywhere: Observation | None = None,
     ) -> None:
         """As the inner selector's."""
         seen = as_ids(ids)
         new = seen[self.inner.times_sampled(seen) == 0]
-        self.inner.observe(ids, states, successes, responses, totals, everywhere)
+        self.inner.observe(ids, states, successes, responses, everywhere)
         self._step += 1
         self._seen.append(new)
         tired = (self._seen_at > self._step - self._rest) & ~np.isin(self._resting, seen)

@@ -33,17 +33,14 @@ class Selector(Protocol):
         states: ArrayLike,
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
-        totals: ArrayLike | None = None,
         everywhere: Observation | None = None,
     ) -> None:
         """One step of the whole pool: these prompts were rolled out and found in these solve states.
 
         ids: int64 (n,), without duplicates; states: int (n,) in {0, 1, 2}; n may be 0.
         successes, responses: int (n,), right and scored responses of each group.
-        totals: int (3,), prompts found unsolved, partial, solved in the whole step, over all shards; None:
-            these are all.
-        everywhere: what the whole step found, over all shards, with the cluster of each prompt; None: these
-            are all.
+        everywhere: what the whole step found, over all shards, these prompts among them; None: these are
+            all. With clusters and ranks, or means and deviations, for a method that learns from them.
         What a method has no use for it does not look at.
 
         Raises ValueError, and changes nothing, when one of them cannot be right.

@@ -66,7 +66,6 @@ class UniformSelector:
         states: ArrayLike,
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
-        totals: ArrayLike | None = None,
         everywhere: Observation | None = None,
     ) -> None:
         """These prompts were rolled out; each moves up a level. The states must be states, and are not used."""

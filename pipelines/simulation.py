@@ -187,9 +187,7 @@ def simulate(
         )
         resting.append(rows)
         states = np.select([right == 0, right == group_size], [UNSOLVED, SOLVED], PARTIAL)
-        selector.observe(
-            rows, states, right, np.full(len(rows), group_size), np.bincount(states, minlength=3)
-        )
+        selector.observe(rows, states, right, np.full(len(rows), group_size))
         useful = np.flatnonzero(states == PARTIAL)[:batch_size]
         student.train(rows[useful], right[useful] / group_size)
         total += len(rows) * group_size

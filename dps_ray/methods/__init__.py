@@ -5,7 +5,7 @@
 | `HistoryResampling` (SRPO) | uniform by epochs, without the prompts solved when last seen | states |
 | `MoPPS` | draws each success rate from its Beta, takes those nearest 0.5 | counts |
 | `MaPP` | samples by P(the group is mixed) under the Beta; `greedy`: the largest | counts |
-| `GRESO` | uniform by epochs, skips by the streak of groups without variance | states, totals |
+| `GRESO` | uniform by epochs, skips by the streak of groups without variance | states of all shards |
 | `VarianceEMA` (control) | largest running mean of 4p(1 - p) | counts |
 | `Recency` (control) | last partial first, then never seen, then the oldest | states |
 | `RateHMM` (`dps` with `selector.observation=counts`) | largest P(the group is mixed), the rate a moving one | counts of all shards |

@@ -8,7 +8,7 @@ from dps_ray.hashing import hash_key
 from dps_ray.methods.scored import Floats, ScoredSelector
 from dps_ray.outcomes import Outcomes
 from dps_ray.pool.index import Positions
-from dps_ray.states import SOLVED, UNSOLVED
+from dps_ray.states import SOLVED, UNSOLVED, totals_of
 
 START = 0.5
 MOVE = 0.01
@@ -95,9 +95,10 @@ class GRESO(ScoredSelector):
         self._streak[seen.positions] = np.select(
             [easy, hard], [np.maximum(streak, 0) + 1, np.minimum(streak, 0) - 1], 0
         )
-        groups = int(seen.totals.sum())
+        totals = totals_of(seen.whole)
+        groups = int(totals.sum())
         if groups and self.observed >= self.pool:
-            shares = seen.totals / groups
+            shares = totals / groups
             self.p_easy = _moved(self.p_easy, shares[SOLVED] >= TARGET_EASY)
             self.p_hard = _moved(self.p_hard, shares[UNSOLVED] >= TARGET_HARD)
         self.observed += groups

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dps_ray import rates
-from dps_ray.methods.scored import Floats, Outcomes, ScoredSelector
+from dps_ray.methods.scored import Floats, ScoredSelector
+from dps_ray.outcomes import Outcomes
 from dps_ray.pool.index import Positions
 from dps_ray.rates import Pool
-from dps_ray.states import Observation
 
 _BINS = 15
 _DECIMALS = 12  # equal histories score alike, in whatever order a sum was taken
@@ -61,36 +61,10 @@ class RateHMM(ScoredSelector):
         """P(unsolved), P(partial), P(solved) at the next step: float64 (n, 3)."""
         return self._predicted(self._index.positions(ids))
 
-    def observe(
-        self,
-        ids: ArrayLike,
-        states: ArrayLike,
-        successes: ArrayLike | None = None,
-        responses: ArrayLike | None = None,
-        totals: ArrayLike | None = None,
-        everywhere: Observation | None = None,
-    ) -> None:
-        """As `ScoredSelector.observe`.
-
-        everywhere: what the whole step found, over all shards; None: these are all.
-        """
-        whole = np.asarray([] if everywhere is not None or totals is None else totals)
-        if whole.shape == (3,) and whole.sum() > len(np.asarray(ids)):
-            raise ValueError(
-                f"the whole step has totals {whole}, and counts came of this shard alone: all prompts teach how "
-                "rates move, so give `everywhere`"
-            )
-        self._everywhere = everywhere
-        super().observe(ids, states, successes, responses, totals)
-
     def _learn(self, seen: Outcomes) -> None:
-        whole = self._everywhere
-        if whole is None:
-            ids = self._index.ids(seen.positions)
-            counts = seen.successes.astype(np.int16), seen.responses.astype(np.int16)
-            whole = Observation(ids, seen.states, *counts)
+        whole = seen.whole
         new = ~np.isin(whole.ids, self._visited)
-        self._add(np.sort(whole.ids[new]))
+        self._add(whole.ids[new])
         self._places[self._rows(self._index.ids(seen.positions))] = seen.positions
         rows = self._rows(whole.ids)
         before, predicted = self._posterior[:, rows], self._coming[:, rows]

@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dps_ray import moments
-from dps_ray.methods.scored import Floats, Outcomes, ScoredSelector
+from dps_ray.methods.scored import Floats, ScoredSelector
 from dps_ray.moments import Moments
+from dps_ray.outcomes import Outcomes
 from dps_ray.pool.index import Positions
-from dps_ray.states import Observation
 
 _DECIMALS = 12  # equal histories score alike, in whatever order a sum was taken
 
@@ -56,27 +56,6 @@ class RewardMoments(ScoredSelector):
         self.least_std, self.middle = float(least_std), float(middle)
         self._weight, self._mean, self._freedom, self._squares = moments.nothing(len(self))
         self._at = np.zeros(len(self), dtype=np.int32)  # step of the last visit
-        self._everywhere: Observation | None = None
-
-    def observe(
-        self,
-        ids: ArrayLike,
-        states: ArrayLike,
-        successes: ArrayLike | None = None,
-        responses: ArrayLike | None = None,
-        totals: ArrayLike | None = None,
-        everywhere: Observation | None = None,
-    ) -> None:
-        """As `ScoredSelector.observe`.
-
-        everywhere: what the whole step found, ascending by id, with means and deviations.
-        """
-        if len(np.asarray(ids)) and (everywhere is None or everywhere.means is None):
-            raise ValueError(
-                "RewardMoments was not told the rewards: give `everywhere`, with means and deviations"
-            )
-        self._everywhere = everywhere
-        super().observe(ids, states, successes, responses, totals)
 
     def predicted(self, ids: ArrayLike) -> Floats:
         """P(unsolved), P(partial), P(solved) at the next step: float64 (n, 3)."""
@@ -88,9 +67,16 @@ class RewardMoments(ScoredSelector):
         columns = (self._weight, self._mean, self._freedom, self._squares)
         return moments.forget(Moments(*(column[positions] for column in columns)), kept)
 
+    def _check(self, seen: Outcomes) -> None:
+        told = seen.whole.means is not None and seen.whole.deviations is not None
+        if len(seen.positions) and not told:
+            raise ValueError(
+                "RewardMoments was not told the rewards: give `everywhere`, with means and deviations"
+            )
+
     def _learn(self, seen: Outcomes) -> None:
-        mine, whole = seen.positions, self._everywhere
-        if whole is None or whole.means is None or whole.deviations is None:
+        mine, whole = seen.positions, seen.whole
+        if whole.means is None or whole.deviations is None:
             return  # nothing was observed
         rows = np.searchsorted(whole.ids, self._index.ids(mine))
         learned = moments.learn(

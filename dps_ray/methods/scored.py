@@ -29,7 +29,7 @@ class ScoredSelector(ABC):
     """Selects by (score descending, times sampled, seeded hash of the id); see `Selector`.
 
     A subclass says how a prompt is scored (`_scores`) and what is learned (`_learn`). To be bit-equal for
-    any number of shards, both may use what is known of the prompt itself, the step, and the totals.
+    any number of shards, both may use what is known of the prompt itself, the step, and what the whole step found.
 
     Args:
         ids: int64 (N,), unique, in any order.
@@ -68,6 +68,9 @@ class ScoredSelector(ABC):
     @abstractmethod
     def _learn(self, seen: Outcomes) -> None:
         """Takes in one step; `self.step` is its number, from 1; `self._times` counts it not yet."""
+
+    def _check(self, seen: Outcomes) -> None:  # noqa: B027, states and counts were checked
+        """Raises ValueError when something is missing that the method learns from."""
 
     def _rescore(self, positions: Positions) -> None:  # noqa: B027, a method may keep no scores
         """Brings scores that are kept from step to step up to date: the state of these prompts is new."""
@@ -119,22 +122,20 @@ class ScoredSelector(ABC):
         states: ArrayLike,
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
-        totals: ArrayLike | None = None,
         everywhere: Observation | None = None,
     ) -> None:
         """One step of the whole pool: these prompts were rolled out and found in these solve states.
 
         ids: int64 (n,), without duplicates; states: int (n,) in {0, 1, 2}; n may be 0.
         successes, responses: int (n,), right and scored responses of each group.
-        totals: int (3,), prompts found unsolved, partial, solved in the whole step, over all shards; None:
-            these are all.
-        everywhere: not looked at.
+        everywhere: what the whole step found, over all shards, these prompts among them; None: these are all.
 
-        Raises ValueError, and changes nothing, when one of them cannot be right, or counts are missing for
-        a method that learns from them.
+        Raises ValueError, and changes nothing, when one of them cannot be right, or something is missing
+        that the method learns from.
         """
         needs_counts = type(self).__name__ if self._learns_from_counts else None
-        seen = checked(self._index, ids, states, successes, responses, totals, needs_counts)
+        seen = checked(self._index, ids, states, successes, responses, everywhere, needs_counts)
+        self._check(seen)
         self.step += 1
         self._learn(seen)
         self._times[seen.positions] += 1

@@ -24,7 +24,7 @@ from dps_ray.pooled.rate_dynamics import RateDynamics
 from dps_ray.pooled.recent import Recent
 from dps_ray.pooled.state_dynamics import Outcomes, StateDynamics
 from dps_ray.pooled.waiting import Waiting, keys_of
-from dps_ray.pooled.whole_step import whole_step
+from dps_ray.pooled.whole_step import clustered
 from dps_ray.selection import Selection, check_size, merge
 from dps_ray.states import PARTIAL, Observation
 
@@ -188,18 +188,17 @@ class PooledStore:
         states: ArrayLike,
         successes: ArrayLike | None = None,
         responses: ArrayLike | None = None,
-        totals: ArrayLike | None = None,
         everywhere: Observation | None = None,
     ) -> None:
         """One step of the whole pool; see `Selector.observe`.
 
-        everywhere: what the whole step found, over all shards, with the clusters; None: these are all.
+        everywhere: with clusters and ranks, of prompts of other shards at least.
 
         Raises ValueError, and changes nothing, when one of them cannot be right.
         """
         needs_counts = "PooledStore" if self.observation == "counts" else None
-        seen = checked(self._index, ids, states, successes, responses, totals, needs_counts)
-        whole = whole_step(seen, everywhere, self._index, self._waiting)
+        seen = checked(self._index, ids, states, successes, responses, everywhere, needs_counts)
+        whole = clustered(seen.whole, self._index, self._waiting)
         labels, ranks = whole.clusters, whole.ranks
         assert labels is not None
         assert ranks is not None

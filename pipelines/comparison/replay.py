@@ -21,7 +21,7 @@ from dps_ray.methods import RateHMM, RewardMoments
 from dps_ray.methods.beta import BetaSelector, group_states
 from dps_ray.pooled import Clusters, PooledStore, number_within
 from dps_ray.selector import Selector
-from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, totals_of
+from dps_ray.states import Observation, states_of
 from pipelines.run_log import PROBES
 
 Where = Literal["batch", "probe"]
@@ -88,7 +88,7 @@ def replayed(folder: Path) -> Replay:
                 forecasts.append(Forecast(step, on, predicted, outcome.states))
         # Ranks were those of the whole pool, of which there is only a part here.
         alone = observation._replace(clusters=None, ranks=None)
-        selector.observe(*observation[:4], totals_of(observation), alone)
+        selector.observe(*observation[:4], alone)
     return Replay(selector, observations, forecasts)
 
 
@@ -127,7 +127,6 @@ def read_probes(folder: Path) -> dict[int, Observation]:
 
 def _observation(line: Mapping[str, Any]) -> Observation:
     right, scored = (np.array(line[name], np.int16) for name in ("successes", "responses"))
-    states = np.select([right == 0, right == scored], [UNSOLVED, SOLVED], PARTIAL)
     clusters = np.array(line["clusters"], np.int32) if "clusters" in line else None
     ids = np.array(line["ids"], np.int64)
-    return Observation(ids, states.astype(np.int8), right, scored, clusters=clusters)
+    return Observation(ids, states_of(right, scored), right, scored, clusters=clusters)

@@ -10,7 +10,7 @@ from cluster.placement import Placement, plan
 from dps_ray import settings
 from dps_ray.durable import Storage
 from dps_ray.pooled import number_within
-from dps_ray.states import Observation, totals_of
+from dps_ray.states import Observation
 
 IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
 STEPS = 12
@@ -77,7 +77,7 @@ def test_any_number_of_shards_selects_what_one_store_selects(local_ray, tmp_path
                 np.testing.assert_array_equal(field, value)
             each.observe(step, seen(step, selection.ids))
         found = seen(step, expected.ids)
-        single.observe(*found[:4], totals_of(found))
+        single.observe(*found[:4])
     times = dict(zip(*np.unique(single.times_sampled(IDS), return_counts=True), strict=True))
     assert all(each.times_sampled() == times for each in coordinators)
 
@@ -103,7 +103,7 @@ def test_what_the_whole_step_found_reaches_every_shard(local_ray, tmp_path, over
         shares = found.successes / found.responses
         found = found._replace(means=shares, deviations=shares * (1 - shares))
         three.observe(step, found)
-        single.observe(*found[:4], totals_of(found), found)
+        single.observe(*found[:4], found)
 
 
 def test_prompts_that_are_excluded_are_not_selected(local_ray, tmp_path):

@@ -16,6 +16,7 @@ from dps_ray.methods import (
     Recency,
     VarianceEMA,
 )
+from dps_ray.states import Observation
 
 IDS = np.random.default_rng(0).choice(10**9, 100, replace=False)
 UNSOLVED, PARTIAL, SOLVED = 0, 1, 2
@@ -206,8 +207,16 @@ def test_greedy_mapp_takes_the_largest_weights_and_holds_mirror_images_for_equal
 # --- GRESO -----------------------------------------------------------------------------------------
 
 
-def observe_states(selector, ids, state, totals=None):
-    selector.observe(ids, np.broadcast_to(state, len(ids)), totals=totals)
+def observe_states(selector, ids, state):
+    selector.observe(ids, np.broadcast_to(state, len(ids)))
+
+
+def observe_elsewhere(selector, *counts):
+    """A step in which so many prompts of other shards were found unsolved, partial, solved."""
+    states = np.repeat([UNSOLVED, PARTIAL, SOLVED], counts)
+    ids, right = 10**9 + np.arange(len(states)), np.array([0, 4, 8])[states]
+    whole = Observation(ids, states, right, np.full(len(states), 8))
+    selector.observe([], [], everywhere=whole)
 
 
 def test_greso_counts_the_trailing_visits_without_variance():
@@ -262,19 +271,19 @@ def test_greso_never_skips_a_prompt_that_was_mixed_or_never_seen():
 
 def test_p_easy_and_p_hard_stand_still_in_the_first_epoch_and_then_seek_their_targets():
     selector = GRESO(IDS, pool=1000)
-    selector.observe([], [], totals=[500, 0, 499])
+    observe_elsewhere(selector, 500, 0, 499)
     assert (selector.p_easy, selector.p_hard) == (0.5, 0.5)
-    selector.observe([], [], totals=[0, 0, 0])
-    selector.observe([], [], totals=[0, 0, 500])
+    observe_elsewhere(selector, 0, 0, 0)
+    observe_elsewhere(selector, 0, 0, 500)
     assert (selector.p_easy, selector.p_hard) == (0.5, 0.5)
-    selector.observe([], [], totals=[0, 91, 9])  # 9% easy: too many; no hard: too few
+    observe_elsewhere(selector, 0, 91, 9)  # 9% easy: too many; no hard: too few
     assert (selector.p_easy, selector.p_hard) == (0.49, 0.51)
-    selector.observe([], [], totals=[17, 75, 8])  # 17% hard: too many; 8% easy: too few
+    observe_elsewhere(selector, 17, 75, 8)  # 17% hard: too many; 8% easy: too few
     assert (selector.p_easy, selector.p_hard) == (0.5, 0.5)
-    selector.observe([], [], totals=[0, 0, 0])
+    observe_elsewhere(selector, 0, 0, 0)
     assert (selector.p_easy, selector.p_hard) == (0.5, 0.5)
     for _ in range(60):
-        selector.observe([], [], totals=[0, 0, 5])
+        observe_elsewhere(selector, 0, 0, 5)
     assert (selector.p_easy, selector.p_hard) == (0.05, 0.95)
 
 

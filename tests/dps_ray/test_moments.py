@@ -87,7 +87,7 @@ def observation_of(ids, scores):
 def observe(selector, seen, everywhere=None):
     columns = (seen.ids, seen.states, seen.successes, seen.responses)
     whole = seen if everywhere is None else everywhere
-    selector.observe(*columns, np.bincount(whole.states, minlength=3), whole)
+    selector.observe(*columns, whole)
 
 
 def follow(selector, seed, steps=40, batch=64):

@@ -130,7 +130,10 @@ def test_rows_are_those_of_the_last_dozens_of_steps_however_long_a_run_is():
         (lambda o: o._replace(clusters=np.array([0, 9])), "prompt 1 is number 0 of cluster 9"),
         (lambda o: o._replace(ranks=np.array([10, 0])), "prompt 0 is number 10 of cluster 0"),
         (lambda o: o.take([0]), "other prompts of this shard"),
-        (lambda o: o.take([0])._replace(clusters=None), "without clusters"),
+        (
+            lambda o: o.take([0, 1, 1])._replace(ids=np.array([0, 1, 99]), clusters=None),
+            "without clusters, and prompt 99",
+        ),
     ],
 )
 def test_a_whole_step_that_cannot_be_right_is_refused_and_changes_nothing(everywhere, named):

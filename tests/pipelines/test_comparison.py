@@ -13,7 +13,7 @@ from dps_ray.durable import Manifest, ObservationLog, Segment, Storage, claim_ep
 from dps_ray.errors import ConfigError
 from dps_ray.pooled import number_within
 from dps_ray.priors import initial_belief, prior_counts
-from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation, totals_of
+from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation
 from pipelines.compare import main
 from pipelines.comparison.measures import Point, brier, calibration, confusions, measure
 from pipelines.comparison.page import build
@@ -76,7 +76,7 @@ def pretend(run):
             seen = found(ids, rates, rng)
             seen = seen._replace(clusters=None if labels is None else labels[seen.ids])
             ObservationLog(storage, epoch).append(step, seen)
-            selector.observe(*seen[:4], totals_of(seen), seen)
+            selector.observe(*seen[:4], seen)
             rollouts += BATCH * K
             times = selector.times_sampled(np.arange(POOL))
             metrics |= {
