@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from actors.member import Recoveries
-from actors.rollout import Rollouts, Sampling
+from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from cluster.placement import Placement
 from cluster.start import connect
@@ -35,9 +35,10 @@ from dps_ray.rewards import load_reward
 from pipelines import json_lines
 from pipelines.command_line import exit_code, lasting, leave, parse
 from pipelines.config_files import config_file
-from pipelines.evaluated import Model, Part, find_benchmarks, find_models, parts_of
-from pipelines.evaluation import Answered, answer
-from pipelines.evaluation_results import result_of, tables
+from pipelines.evaluation.answers import Answered, answer, sampling_of
+from pipelines.evaluation.inputs import Model, find_benchmarks, find_models
+from pipelines.evaluation.parts import Part, parts_of
+from pipelines.evaluation.results import result_of, tables
 from pipelines.stopping import Stopping
 from pipelines.summary import duration
 from pipelines.view import LineView
@@ -180,19 +181,13 @@ def _answer_rest(
     Raises:
         RewardError: on every prompt an engine or the reward function failed.
     """
-    sampling = Sampling(
-        responses=config.samples,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        max_tokens=config.max_response_length,
-        seed=f"{config.seed}/eval",
-    )
+    sampling = sampling_of(config, config.max_response_length, config.seed)
     began = time.monotonic()
     title = f"{part.model.name} on {part.benchmark.name}"
     with _progress(console, title) as progress:
         for chunk in answer(part.pool, part.rest(answers), sampling, rollouts, verifiers, progress):
             json_lines.append(part.file, (each._asdict() for each in chunk))
-            answers.update((each.prompt_id, each) for each in chunk)
+            answers.update((each.prompt_id, each.without_texts()) for each in chunk)
             if all(each.accuracies is None for each in answers.values()):
                 raise RewardError(f"{title}: all {len(chunk)} prompts failed; {chunk[0].error}")
     console.out(f"{title}: done after {duration(time.monotonic() - began)}", highlight=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,26 @@ def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file; empty when there is no file; a torn last line is left out.
+    """All of `records`."""
+    return list(records(path))
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file, one at a time; none when there is no file; a torn last line is left out.
 
     Raises DataError when a line before the last is not JSON.
     """
-    lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
-    records = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(f"{path}, line {number} is not JSON ({error}): remove it") from None
-    return records
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number} is not JSON ({error}): remove it") from None
+            yield record
 
 
 def forget_after(path: Path, step: int) -> None:

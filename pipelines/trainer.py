@@ -42,7 +42,7 @@ from dps_ray.groups import ScoredGroup
 from dps_ray.health import Quarantine
 from pipelines.batch import Batch, to_trajectories
 from pipelines.checkpoint import Checkpoints, records_of
-from pipelines.evaluation import answer, metrics_of
+from pipelines.evaluation.answers import answer, metrics_of, sampling_of
 from pipelines.pool import PromptPool
 from pipelines.probe import Probe, drawn, probe_of
 from pipelines.progress import Progress
@@ -286,20 +286,15 @@ class Trainer:
         due = step in (0, self.config.loop.steps) or _due(step, settings.every)
         if self.test is None or not due or self.progress.evaluated == step:
             return
-        sampling = Sampling(
-            responses=settings.samples,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            max_tokens=self.config.rollout.max_response_length,
-            seed=f"{self.config.seed}/eval",
-        )
+        longest = self.config.rollout.max_response_length
+        sampling = sampling_of(settings, longest, self.config.seed)
         began = time.monotonic()
         self.view.phase("eval")
         ids = self.test.ids[: settings.max_prompts]
         answers = answer(
             self.test, ids, sampling, self.rollouts, self.verifiers, self.view.progress
         )
-        metrics = metrics_of(list(chain.from_iterable(answers)))
+        metrics = metrics_of([each.without_texts() for each in chain.from_iterable(answers)])
         metrics["timing_s/eval"] = time.monotonic() - began
         self._note_rollouts("eval", step)
         self.progress.evaluated = step

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines.evaluation import Answered, metrics_of
-from pipelines.evaluation_results import result_of, tables
+from pipelines.evaluation.answers import Answered, metrics_of
+from pipelines.evaluation.results import result_of, tables
 from pipelines.run_log import held_out_accuracy
 
 
@@ -70,6 +70,7 @@ def test_a_result_counts_what_its_numbers_are_made_of():
         "tokens": 20,
         "seconds": 1.0,
     }
+    assert easy["reward"] == 1.5
     assert easy["mean@2"]["value"] == 0.75
     assert easy["pass@2"]["value"] == 1
     assert hard["pass@2"] == {"value": 0, "low": 0, "high": 0}

@@ -9,7 +9,7 @@ from dps_ray import settings
 from dps_ray.durable import Manifest, Segment, Storage, checkpoint_folder, claim_epoch, commit
 from dps_ray.errors import CheckpointError, ModelError
 from dps_ray.evaluation_config import EvaluationConfig
-from pipelines.evaluated import find_benchmarks, find_models
+from pipelines.evaluation.inputs import find_benchmarks, find_models
 
 
 def config(folder, *overrides):
@@ -87,13 +87,18 @@ def run(tmp_path):
 
 
 def found(tmp_path, run, *overrides, tell=print):
-    (model,) = find_models(config(tmp_path, f"model.path={run}", *overrides), tell)
+    (model,) = find_models(config(tmp_path, f'model.path="{run}"', *overrides), tell)
     return Path(model.path).parent.name
 
 
 def test_of_a_run_the_newest_checkpoint_is_taken_or_the_best(tmp_path, run):
     assert found(tmp_path, run) == "step=00000030"
     assert found(tmp_path, run, "model.checkpoint=best") == "step=00000020"
+
+
+def test_a_run_may_have_moved_to_a_folder_of_any_name(tmp_path, run):
+    moved = run.rename(tmp_path / "seed: 2 #x")
+    assert found(tmp_path, moved) == "step=00000030"
 
 
 def test_a_checkpoint_that_was_altered_is_passed_over_with_a_word_or_refused(tmp_path, run):

@@ -1,5 +1,5 @@
-"""The evaluation, which training and `python -m pipelines.evaluate` share: test prompts are answered n times each,
-and what they came to is counted by data source."""
+"""Test prompts are answered n times each, and what they came to is counted by data source: what training and
+`python -m pipelines.evaluate` share."""
 
 import time
 from collections import defaultdict
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from actors.rollout import Rollouts, Sampling
 from actors.verifier import Verifiers
 from dps_ray.accuracy import Estimate, estimate, measures
+from dps_ray.config import EvalSettings
 from dps_ray.errors import DPSError
+from dps_ray.evaluation_config import EvaluationConfig
 from dps_ray.groups import ScoredGroup
 from dps_ray.prompts import Prompt
 from pipelines.pool import PromptPool
@@ -32,7 +34,7 @@ class Answered(NamedTuple):
     seconds:    of generating and scoring, its share of what it and those beside it took
     reward:     mean score of the n responses; None likewise
     prompt:     its last message, and
-    response:   the first of the n, for a person to read
+    response:   the first of the n, for a person to read; empty where nobody will
     """
 
     prompt_id: int
@@ -45,6 +47,21 @@ class Answered(NamedTuple):
     reward: float | None = None
     prompt: str = ""
     response: str = ""
+
+    def without_texts(self) -> "Answered":
+        """To be counted: a response may be some hundred thousand characters."""
+        return self._replace(prompt="", response="")
+
+
+def sampling_of(settings: EvalSettings | EvaluationConfig, max_tokens: int, seed: int) -> Sampling:
+    """How test prompts are answered; with the same settings and weights alike in training and after it."""
+    return Sampling(
+        responses=settings.samples,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=max_tokens,
+        seed=f"{seed}/eval",
+    )
 
 
 def answer(
@@ -76,8 +93,9 @@ def answer(
 
 
 def _answered(prompt: Prompt, group: ScoredGroup | DPSError) -> Answered:
+    text = str(prompt.messages[-1]["content"])
     if not isinstance(group, ScoredGroup):
-        return Answered(prompt.id, prompt.data_source, None, error=str(group))
+        return Answered(prompt.id, prompt.data_source, None, error=str(group), prompt=text)
     responses = group.group.responses
     return Answered(
         prompt.id,
@@ -86,7 +104,7 @@ def _answered(prompt: Prompt, group: ScoredGroup | DPSError) -> Answered:
         tokens=sum(len(response.tokens) for response in responses),
         truncated=sum(response.truncated for response in responses),
         reward=float(group.scores.mean()),
-        prompt=str(prompt.messages[-1]["content"]),
+        prompt=text,
         response=responses[0].text,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dps_ray.accuracy import Estimate
-from pipelines.evaluation import Answered, accuracies_by_source, estimates
+from pipelines.evaluation.answers import Answered, accuracies_by_source, estimates
 
 
 def result_of(benchmarks: Mapping[str, Sequence[Answered]]) -> dict[str, Any]:
@@ -21,6 +21,7 @@ def result_of(benchmarks: Mapping[str, Sequence[Answered]]) -> dict[str, Any]:
         prompts, failed               failed: of the prompts; they are in none of the numbers that follow
         responses, truncated, tokens  truncated: of the responses
         seconds                       of generating and scoring
+        reward                        mean score of the responses; null when all prompts failed
         mean@n, pass@m                {value, low, high} each; absent when all prompts failed
 
     average: mean@n and pass@m as means over the columns, of equal weight; null when a column has none
@@ -46,7 +47,8 @@ def result_of(benchmarks: Mapping[str, Sequence[Answered]]) -> dict[str, Any]:
     return {"columns": columns, "average": average}
 
 
-def _counts(answers: Sequence[Answered]) -> dict[str, float]:
+def _counts(answers: Sequence[Answered]) -> dict[str, float | None]:
+    rewards = [each.reward for each in answers if each.reward is not None]
     return {
         "prompts": len(answers),
         "failed": sum(each.accuracies is None for each in answers),
@@ -54,6 +56,7 @@ def _counts(answers: Sequence[Answered]) -> dict[str, float]:
         "truncated": sum(each.truncated for each in answers),
         "tokens": sum(each.tokens for each in answers),
         "seconds": sum(each.seconds for each in answers),
+        "reward": sum(rewards) / len(rewards) if rewards else None,
     }
 
 

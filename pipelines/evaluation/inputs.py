@@ -1,5 +1,4 @@
-"""What an evaluation is of: models and test sets, found, named and checked before any actor starts; and what is
-known already of each model on each test set."""
+"""What an evaluation is of: models and test sets, found and named before any actor starts."""
 
 import hashlib
 import json
@@ -8,20 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from transformers import AutoConfig
-
-from actors.images import load_image_inputs
 from dps_ray import settings
 from dps_ray.durable import Manifest, Storage, checkpoint_folder, load, manifests
-from dps_ray.errors import CheckpointError, ConfigError, DataError, ModelError
+from dps_ray.errors import CheckpointError, ConfigError, ModelError
 from dps_ray.evaluation_config import EvaluationConfig
 from dps_ray.prompts import PromptTable
-from pipelines import builtin, json_lines
+from pipelines import builtin
 from pipelines.checkpoint import best_checkpoint, storage_of
-from pipelines.evaluation import Answered
-from pipelines.pool import PromptPool, load_tokenizer
 from pipelines.start_policy import ensure_start_policy
 
 Tell = Callable[[str], None]
@@ -47,29 +39,6 @@ class Benchmark(NamedTuple):
 
     name: str
     table: PromptTable
-
-
-class Part(NamedTuple):
-    """One model on one test set.
-
-    ids:    int64, of the prompts to answer
-    file:   a JSON line for each prompt that was answered, whenever that was
-    """
-
-    model: Model
-    benchmark: Benchmark
-    pool: PromptPool
-    ids: NDArray[np.int64]
-    file: Path
-
-    def answered(self) -> dict[int, Answered]:
-        """What is in the file, by prompt id, but for what failed: that is tried again."""
-        found = (Answered(**record) for record in json_lines.read(self.file))
-        return {each.prompt_id: each for each in found if each.accuracies is not None}
-
-    def rest(self, answers: dict[int, Answered]) -> NDArray[np.int64]:
-        """The ids that these do not answer."""
-        return self.ids[~np.isin(self.ids, np.array(list(answers), dtype=np.int64))]
 
 
 def find_models(config: EvaluationConfig, tell: Tell) -> list[Model]:
@@ -98,47 +67,6 @@ def find_benchmarks(config: EvaluationConfig) -> list[Benchmark]:
         file = builtin.ensure(path, "data.test")[1] if path.startswith("builtin:") else path
         benchmarks.append(Benchmark(name, PromptTable.open(file, config.data.id_column)))
     return benchmarks
-
-
-def parts_of(
-    model: Model, benchmarks: Sequence[Benchmark], config: EvaluationConfig, tell: Tell
-) -> list[Part]:
-    """This model on each test set.
-
-    Raises:
-        ModelError: the model is missing, or has no tokenizer or no chat template.
-        ConfigError: its context is too short.
-        DataError: a prompt is too long; all are, if that is no error by itself.
-    """
-    tokenizer = load_tokenizer(model.path, config.model.chat_template)
-    images = load_image_inputs(model.path, config.data.max_pixels)
-    _check_context(model, config)
-    folder, limit = config.folder / "prompts", config.data.max_prompt_length
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for benchmark in benchmarks:
-        name, total = benchmark.name, len(benchmark.table)
-        pool = PromptPool(
-            benchmark.table,
-            tokenizer,
-            images,
-            config.of_a_run(model.path),
-            lambda done, total, unit: None,
-        )
-        if pool.skipped == total:
-            raise DataError(
-                f"all {total} prompts of {name} are longer than data.max_prompt_length={limit} tokens; raise it"
-            )
-        if pool.skipped:
-            tell(
-                f"{pool.skipped} of {total} prompts of {name} are longer than data.max_prompt_length={limit} "
-                f"tokens for {model.name}, and left out"
-            )
-        label = re.sub(r"[^\w.-]+", "_", f"{Path(model.name).name}-{name}")
-        file = folder / f"{label}-{_key(model, benchmark, config)}.jsonl"
-        json_lines.cut_torn_line(file)
-        parts.append(Part(model, benchmark, pool, pool.ids[: config.max_prompts], file))
-    return parts
 
 
 def _listed(key: str, given: str | list[str]) -> list[tuple[str | None, str]]:
@@ -188,12 +116,13 @@ def _model(name: str, path: str, config: EvaluationConfig, tell: Tell) -> Model:
     # Of other weights under the same path the time is another.
     files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return Model(name, path, _digest([path, stats]))
+    return Model(name, path, digest([path, stats]))
 
 
 def _of_run(name: str, run: Path, config: EvaluationConfig, tell: Tell) -> Model:
     """The model of a run's newest checkpoint whose model is whole, or of its best."""
-    storage = storage_of(settings.load(run / "config.yaml", [f"folder={run}"]))
+    # What it says of its folder is where it was when the run was made.
+    storage = storage_of(settings.load(run / "config.yaml").model_copy(update={"folder": run}))
     if config.model.checkpoint == "best":
         best = best_checkpoint(storage)
         if best is None:
@@ -221,44 +150,11 @@ def _of_checkpoint(name: str, storage: Storage, manifest: Manifest, scratch: Pat
     """
     path = f"{checkpoint_folder(manifest.epoch, manifest.step)}/model"
     files = manifest.under(path)
-    weights = _digest([(file.path, file.sha256) for file in files])
+    weights = digest([(file.path, file.sha256) for file in files])
     folder = storage.fetch(files, path, scratch / "models" / weights)
     return Model(name, str(folder), weights)
 
 
-def _check_context(model: Model, config: EvaluationConfig) -> None:
-    text = AutoConfig.from_pretrained(model.path).get_text_config()
-    context = getattr(text, "max_position_embeddings", None)
-    wanted = config.data.max_prompt_length + config.max_response_length
-    if context is not None and wanted > context:
-        raise ConfigError(
-            f"data.max_prompt_length={config.data.max_prompt_length} and max_response_length="
-            f"{config.max_response_length} are {wanted} tokens together, and {model.path} has a context of "
-            f"{context}: lower one of them"
-        )
-
-
-def _key(model: Model, benchmark: Benchmark, config: EvaluationConfig) -> str:
-    """Of all that a response and its accuracy depend on."""
-    reward = config.data.reward
-    source = Path(reward.rpartition(":")[0]) if reward else Path()
-    return _digest(
-        [
-            model.weights,
-            config.model.dtype,
-            config.model.chat_template,
-            benchmark.table.fingerprint,
-            config.samples,
-            config.temperature,
-            config.top_p,
-            config.max_response_length,
-            config.data.max_pixels,
-            config.seed,
-            reward,
-            source.read_text() if source.is_file() else None,
-        ]
-    )
-
-
-def _digest(what: object) -> str:
+def digest(what: object) -> str:
+    """Of what JSON can hold: 12 characters that differ where it does."""
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]

@@ -1,0 +1,120 @@
+"""One model on one test set: its prompts as tokens, checked before any actor starts, and what is known already of
+their answers."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoConfig
+
+from actors.images import load_image_inputs
+from dps_ray.errors import ConfigError, DataError
+from dps_ray.evaluation_config import EvaluationConfig
+from pipelines import json_lines
+from pipelines.evaluation.answers import Answered
+from pipelines.evaluation.inputs import Benchmark, Model, digest
+from pipelines.pool import PromptPool, load_tokenizer
+
+Tell = Callable[[str], None]
+
+
+class Part(NamedTuple):
+    """One model on one test set.
+
+    ids:    int64, of the prompts to answer
+    file:   a JSON line for each prompt that was answered, whenever that was
+    """
+
+    model: Model
+    benchmark: Benchmark
+    pool: PromptPool
+    ids: NDArray[np.int64]
+    file: Path
+
+    def answered(self) -> dict[int, Answered]:
+        """What is in the file, by prompt id, without texts; but for what failed: that is tried again."""
+        found = (Answered(**record).without_texts() for record in json_lines.records(self.file))
+        return {each.prompt_id: each for each in found if each.accuracies is not None}
+
+    def rest(self, answers: dict[int, Answered]) -> NDArray[np.int64]:
+        """The ids that these do not answer."""
+        return self.ids[~np.isin(self.ids, np.array(list(answers), dtype=np.int64))]
+
+
+def parts_of(
+    model: Model, benchmarks: Sequence[Benchmark], config: EvaluationConfig, tell: Tell
+) -> list[Part]:
+    """This model on each test set.
+
+    Raises:
+        ModelError: the model is missing, or has no tokenizer or no chat template.
+        ConfigError: its context is too short.
+        DataError: a prompt is too long; all are, if that is no error by itself.
+    """
+    tokenizer = load_tokenizer(model.path, config.model.chat_template)
+    images = load_image_inputs(model.path, config.data.max_pixels)
+    _check_context(model, config)
+    folder, limit = config.folder / "prompts", config.data.max_prompt_length
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for benchmark in benchmarks:
+        name, total = benchmark.name, len(benchmark.table)
+        pool = PromptPool(
+            benchmark.table,
+            tokenizer,
+            images,
+            config.of_a_run(model.path),
+            lambda done, total, unit: None,
+        )
+        if pool.skipped == total:
+            raise DataError(
+                f"all {total} prompts of {name} are longer than data.max_prompt_length={limit} tokens; raise it"
+            )
+        if pool.skipped:
+            tell(
+                f"{pool.skipped} of {total} prompts of {name} are longer than data.max_prompt_length={limit} "
+                f"tokens for {model.name}, and left out"
+            )
+        label = re.sub(r"[^\w.-]+", "_", f"{Path(model.name).name}-{name}")
+        key = _key(model, benchmark, config, tokenizer.chat_template)
+        file = folder / f"{label}-{key}.jsonl"
+        json_lines.cut_torn_line(file)
+        parts.append(Part(model, benchmark, pool, pool.ids[: config.max_prompts], file))
+    return parts
+
+
+def _check_context(model: Model, config: EvaluationConfig) -> None:
+    text = AutoConfig.from_pretrained(model.path).get_text_config()
+    context = getattr(text, "max_position_embeddings", None)
+    wanted = config.data.max_prompt_length + config.max_response_length
+    if context is not None and wanted > context:
+        raise ConfigError(
+            f"data.max_prompt_length={config.data.max_prompt_length} and max_response_length="
+            f"{config.max_response_length} are {wanted} tokens together, and {model.path} has a context of "
+            f"{context}: lower one of them"
+        )
+
+
+def _key(model: Model, benchmark: Benchmark, config: EvaluationConfig, chat_template: Any) -> str:
+    """Of all that a response and its accuracy depend on."""
+    reward = config.data.reward
+    source = Path(reward.rpartition(":")[0]) if reward else Path()
+    return digest(
+        [
+            model.weights,
+            config.model.dtype,
+            chat_template,
+            benchmark.table.fingerprint,
+            config.samples,
+            config.temperature,
+            config.top_p,
+            config.max_response_length,
+            config.data.max_pixels,
+            config.seed,
+            reward,
+            source.read_text() if source.is_file() else None,
+        ]
+    )
