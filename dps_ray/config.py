@@ -72,8 +72,8 @@ class SelectorSettings(Settings):
     """Any method: steps for which a prompt is left alone once it was tried, as far as there are others.
     null: 0; dps_pooled: 20, or as many as leave half of the pool."""
     max_uses: Count | None = None
-    """Any method: uses of a prompt in a round; a round ends when all of the pool had as many. null: no
-    limit."""
+    """Any method: uses of a prompt in a round; a round ends when all of the pool had as many (dps_pooled: or
+    had fewer, and none in the last 50 steps). null: no limit."""
     fresh_share: Share = 0.0
     """Any method: at least this part of a batch are prompts never tried, as far as there are any."""
     decay: Share = 0.7

@@ -16,7 +16,7 @@ class Recent(NamedTuple):
     ranks:   int32 (n,), its number there
     seen_at: int64 (n,), the step at which it was last observed
     uses:    int64 (n,), how often it was since it last waited
-    lap:     int64 (n,), how often its ring had been passed through then
+    lap:     int64 (n,), the lap of its ring that it waited in then
     numbers: float64 (R, n), what is believed of it
     """
 

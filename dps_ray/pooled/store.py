@@ -168,7 +168,7 @@ class PooledStore:
             partial, self.temperature, ties, hash_key(self.seed, self.step, _OF_PROMPTS)
         )
         if self.max_uses is not None:
-            score -= ROUND * (recent.lap + recent.uses // self.max_uses)
+            score -= ROUND * _round(recent, self.max_uses)
         return score - REST * np.maximum(self._rest() - (self.step - recent.seen_at), 0)
 
     def _rest(self) -> int:
@@ -215,8 +215,7 @@ class PooledStore:
         )
         self._seen += int(np.count_nonzero(self._times[seen.positions] == 0))
         self._times[seen.positions] += 1
-        lap = self._waiting.laps[labels[first]]
-        self._waiting.take(keys_of(labels[first], ranks[first]))
+        lap = self._waiting.take(keys_of(labels[first], ranks[first]))
         recent = self._recent._replace(
             numbers=numbers, seen_at=self._recent.seen_at.copy(), uses=self._recent.uses.copy()
         )
@@ -237,8 +236,13 @@ class PooledStore:
     def _forget_the_oldest(self, recent: Recent) -> None:
         """Takes up these recent prompts but those tried too long ago, who wait again."""
         positions, here = self._index.find(recent.ids)
+        keys = keys_of(recent.labels, recent.ranks)
         old = recent.seen_at <= self.step - max(_RECENT, self.rest or 0)
-        self._waiting.put_back(keys_of(recent.labels[old], recent.ranks[old]))
+        if (
+            self.max_uses is not None
+        ):  # used up again, it is not to wait in a lap that it was used in
+            old &= _round(recent, self.max_uses) <= self._waiting.laps_of(keys)
+        self._waiting.put_back(keys[old])
         self._recent = recent.take(~old)
         self._mine = np.where(here, positions, -1)[~old]
 
@@ -325,6 +329,11 @@ class PooledStore:
             **{name: snapshot[f"waiting_{name}"] for name in store._waiting.snapshot()}
         )
         return store
+
+
+def _round(recent: Recent, max_uses: int) -> NDArray[np.int64]:
+    """How often each of these was used up."""
+    return recent.lap + recent.uses // max_uses
 
 
 def _outcomes(whole: Observation, rows: NDArray[np.integer]) -> Outcomes:

@@ -59,12 +59,15 @@ class Waiting:
         skipped = np.searchsorted(self._skipped, keys_of(labels, beyond), side="right") - begin
         places = self._heads[labels] + beyond + skipped
         sizes = np.maximum(self.sizes[labels], 1)
-        keys, laps = keys_of(labels, places % sizes), self.laps[labels] + places // sizes
+        keys = keys_of(labels, places % sizes)
         if late.any():
             keys[late] = self._behind[first[late] + numbers[late]]
-            ranks = keys[late] & ((1 << _RANK_BITS) - 1)
-            laps[late] = self.laps[labels[late]] - (ranks >= self._heads[labels[late]])
-        return keys, laps
+        return keys, self.laps_of(keys, late)
+
+    def laps_of(self, keys: Keys, late: NDArray[np.bool_] | bool = False) -> NDArray[np.int64]:
+        """In which lap each of these waits, or would if it was put back; late: whether it is behind."""
+        labels, ranks = keys >> _RANK_BITS, keys & ((1 << _RANK_BITS) - 1)
+        return self.laps[labels] + (ranks < self._heads[labels]) - late
 
     def here_at(self, keys: Keys) -> Positions:
         """The positions of these prompts, -1 for those of other shards: int64 (n,)."""
@@ -75,9 +78,10 @@ class Waiting:
             found[mine] = self._positions[places[mine]]
         return found
 
-    def take(self, keys: Keys) -> None:
-        """These prompts, who waited, are tried: they are away."""
+    def take(self, keys: Keys) -> NDArray[np.int64]:
+        """These prompts, who waited, are tried: they are away. Returns the laps that they waited in."""
         late = np.isin(keys, self._behind)
+        waited_in = self.laps_of(keys, late)
         from_ring = keys[~late]
         self._behind = np.setdiff1d(self._behind, keys, assume_unique=True)
         self._away = np.union1d(self._away, keys[late])
@@ -97,6 +101,7 @@ class Waiting:
         self._away = np.union1d(self._away, keys)
         self.counts -= np.bincount(keys >> _RANK_BITS, minlength=len(self.counts))
         self._note_skipped()
+        return waited_in
 
     def put_back(self, keys: Keys) -> None:
         """These come back to their places."""

@@ -103,6 +103,19 @@ def test_a_prompt_waits_again_when_it_was_tried_long_ago():
     assert set(selector.select(30).ids) == set(ids)
 
 
+def test_in_a_pool_larger_than_what_is_recent_nobody_is_used_up_twice_before_all_were_once():
+    """Some rollouts fail; the end of a lap and the beginning of the next share a batch."""
+    ids, rng = np.arange(503), np.random.default_rng(0)
+    selector = PooledStore(ids, number_within(ids, ids % 3, 0), rest=0, max_uses=1)
+    for _ in range(220):
+        times, batch = selector.times_sampled(ids), selector.select(8).ids
+        others = np.setdiff1d(ids, batch)
+        assert times[batch].max() <= times[others].min()
+        done = batch[rng.random(8) < 0.9]
+        selector.observe(done, np.where(done % 2, 1, rng.integers(3, size=len(done))))
+    assert selector.times_sampled(ids).min() == 3
+
+
 def test_by_default_half_of_a_small_pool_is_left_to_choose_from():
     ids = np.arange(60)
     selector, batches = PooledStore(ids), []
