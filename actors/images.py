@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dps_ray.errors import ModelError
 from dps_ray.image_files import decode
 
 SUPPORTED = ("qwen2_5_vl",)
@@ -86,13 +87,22 @@ def load_image_inputs(model: str, max_pixels: int | None) -> ImageInputs | None:
     Args:
         model: Hugging Face folder or name.
         max_pixels: larger images are scaled down to so many; None: as the model's own processor says.
+
+    Raises:
+        ModelError: it takes images, and does not say how.
     """
     from transformers import AutoConfig, AutoImageProcessor
 
     config = AutoConfig.from_pretrained(model)
     if config.model_type not in SUPPORTED:
         return None
-    processor = AutoImageProcessor.from_pretrained(model, backend="pil")
+    try:
+        processor = AutoImageProcessor.from_pretrained(model, backend="pil")
+    except OSError as error:
+        raise ModelError(
+            f"{model} takes images and has no preprocessor_config.json; copy it from the model that it was made from "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from None
     if max_pixels is not None:
         smallest = min(processor.size["shortest_edge"], max_pixels)
         processor.size = type(processor.size)(shortest_edge=smallest, longest_edge=max_pixels)

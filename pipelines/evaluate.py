@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -81,7 +82,8 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
     load_reward(config.data.reward)
     benchmarks = find_benchmarks(config)
     models = find_models(config, tell)
-    parts = [parts_of(model, benchmarks, config, tell) for model in models]
+    progress = partial(_progress, console)
+    parts = [parts_of(model, benchmarks, config, tell, progress) for model in models]
     engines = Engines(config, tell)
     rows: list[dict[str, Any]] = []
     results = {

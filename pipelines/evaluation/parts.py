@@ -3,6 +3,7 @@ their answers."""
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from dps_ray.evaluation_config import EvaluationConfig
 from pipelines import json_lines
 from pipelines.evaluation.answers import Answered
 from pipelines.evaluation.inputs import Benchmark, Model, digest
-from pipelines.pool import PromptPool, load_tokenizer
+from pipelines.pool import Progress, PromptPool, load_tokenizer
 
 Tell = Callable[[str], None]
 
@@ -45,9 +46,15 @@ class Part(NamedTuple):
 
 
 def parts_of(
-    model: Model, benchmarks: Sequence[Benchmark], config: EvaluationConfig, tell: Tell
+    model: Model,
+    benchmarks: Sequence[Benchmark],
+    config: EvaluationConfig,
+    tell: Tell,
+    progress: Callable[[str], AbstractContextManager[Progress]],
 ) -> list[Part]:
     """This model on each test set.
+
+    progress: given the name of what takes long, it gives whom to tell how far that is.
 
     Raises:
         ModelError: the model is missing, or has no tokenizer or no chat template.
@@ -62,13 +69,9 @@ def parts_of(
     parts = []
     for benchmark in benchmarks:
         name, total = benchmark.name, len(benchmark.table)
-        pool = PromptPool(
-            benchmark.table,
-            tokenizer,
-            images,
-            config.of_a_run(model.path),
-            lambda done, total, unit: None,
-        )
+        run = config.of_a_run(model.path)
+        with progress(f"reading {name} for {model.name}") as measured:
+            pool = PromptPool(benchmark.table, tokenizer, images, run, measured)
         if pool.skipped == total:
             raise DataError(
                 f"all {total} prompts of {name} are longer than data.max_prompt_length={limit} tokens; raise it"

@@ -1,5 +1,7 @@
 """What the learner computes for sequences with images does not depend on how they are batched."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from actors.images import load_image_inputs
 from actors.policy import Policy
 from dps_ray import settings
+from dps_ray.errors import ModelError
 from dps_ray.objective import token_logprobs
 from dps_ray.trajectories import concatenate, pack_images
 from tests.squares import square
@@ -126,6 +129,15 @@ def test_the_blank_image_is_one_token_of_patches_as_real_ones_are(vision_policy)
     blank, real = inputs.blank(), inputs.patches([square("red")])
     assert blank.values.shape == (4, real.values.shape[1])
     assert blank.grids.tolist() == [[1, 2, 2]]
+
+
+def test_a_model_that_does_not_say_how_images_are_cut_is_refused(vision_policy, tmp_path):
+    shutil.copytree(vision_policy, tmp_path / "model")
+    (tmp_path / "model" / "preprocessor_config.json").unlink()
+    with pytest.raises(
+        ModelError, match=r"model takes images and has no preprocessor_config\.json"
+    ):
+        load_image_inputs(str(tmp_path / "model"), None)
 
 
 def test_a_language_model_is_shown_no_images(tiny_policy):

@@ -1,5 +1,7 @@
 """What is known already of a model on a test set, and when it is not."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from dps_ray import settings
@@ -8,6 +10,10 @@ from pipelines import json_lines
 from pipelines.evaluation.answers import Answered
 from pipelines.evaluation.inputs import find_benchmarks, find_models
 from pipelines.evaluation.parts import parts_of
+
+
+def unseen(title):
+    return nullcontext(lambda done, total, unit: None)
 
 
 @pytest.fixture
@@ -23,7 +29,7 @@ def part_of(tmp_path, tiny_policy, chains):
         limits = ["data.max_prompt_length=64", "max_response_length=56", "samples=2"]
         config = settings.load_as(EvaluationConfig, None, [*given, *limits, *overrides])
         (model,) = find_models(config, print)
-        (part,) = parts_of(model, find_benchmarks(config), config, print)
+        (part,) = parts_of(model, find_benchmarks(config), config, print, unseen)
         return part
 
     return find
