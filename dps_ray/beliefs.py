@@ -172,6 +172,7 @@ class BeliefStore:
             score=drawn,
             times_sampled=self._times[positions].astype(np.int64),
             tie=ties,
+            behind=np.zeros(len(ties)),
         )
         return merge([selection], size)
 
@@ -231,6 +232,7 @@ class BeliefStore:
             score=-rank[chosen].real,
             times_sampled=times_of(key),
             tie=self.index.ties(positions_of(key)),
+            behind=np.zeros(len(key)),
         )
 
     # --- learning ---------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """Coverage: limits on how soon and how often a prompt comes again, around any selector.
 
 A greedy selector returns to the few prompts it knows. What is set here overrules it, softly: a prompt that
-rests, or was used up, comes after all that do not and were not, and there is always a full batch:
+rests, or was used up, comes after all that do not and were not, and there is always a full batch. First come
+those with the smallest
 
-    score - REST (steps of rest left) - ROUND (times sampled // max_uses)
+    behind = REST (steps of rest left) + ROUND (times sampled // max_uses)
+
+and among them those with the largest score.
 
 This looks at each prompt alone, so the result is the same for any number of shards.
 """
@@ -21,7 +24,7 @@ from dps_ray.selection import Selection, merge
 from dps_ray.selector import Selector
 from dps_ray.states import Observation
 
-ROUND = 1e4  # scores of two rounds lie apart by that much: more than scores and their noise ever do
+ROUND = 1e4  # more than the scores of draws lie apart, noise and all, where it is taken off them
 REST = 1e3 * ROUND
 
 
@@ -60,7 +63,7 @@ class Covered:
         return len(self.inner)
 
     def select(self, size: int, exclude: ArrayLike | None = None, **options: Any) -> Selection:
-        """As the inner selector's, with the scores of prompts put back lowered by as much as they are.
+        """As the inner selector's, each prompt with how far it is put back.
 
         Raises ValueError when fewer than `size` are left to choose from.
         """
@@ -77,7 +80,7 @@ class Covered:
             taken = [part.ids for part in parts]
             others = np.unique(np.concatenate([excluded, ids[behind > level], *taken]))
             part = self.inner.select(min(left, len(self) - len(others)), others, **options)
-            parts.append(part._replace(score=part.score - level))
+            parts.append(part._replace(behind=np.full(len(part.ids), level)))
             left -= len(part.ids)
             if not left:
                 break

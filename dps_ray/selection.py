@@ -16,6 +16,8 @@ class Selection(NamedTuple):
     score:          float64 (n,), what the ranking is by, larger first
     times_sampled:  int64 (n,), steps at which the prompt was observed; among equal scores fewer go first
     tie:            uint64 (n,), a seeded hash of the id; decides what is equal still
+    behind:         float64 (n,), how far it is put back by `dps_ray.coverage`, 0 where it is not: whoever is
+                    less so goes first, whatever the scores
     """
 
     ids: NDArray[np.int64]
@@ -23,14 +25,18 @@ class Selection(NamedTuple):
     score: NDArray[np.float64]
     times_sampled: NDArray[np.int64]
     tie: NDArray[np.uint64]
+    behind: NDArray[np.float64]
 
     def take(self, rows: NDArray[np.intp]) -> "Selection":
         """The chosen prompts at these places, in this order."""
         return Selection._make(field[rows] for field in self)
 
     def ranked(self) -> "Selection":
-        """The same prompts by (-score, times sampled, tie, id): a total order, whatever order they came in."""
-        return self.take(np.lexsort((self.ids, self.tie, self.times_sampled, -self.score)))
+        """The same prompts by (behind, -score, times sampled, tie, id): a total order, whatever order they came
+        in."""
+        return self.take(
+            np.lexsort((self.ids, self.tie, self.times_sampled, -self.score, self.behind))
+        )
 
 
 def merge(selections: Sequence[Selection], size: int, fresh: int = 0) -> Selection:

@@ -58,6 +58,7 @@ class UniformSelector:
             score=np.zeros(len(free)),
             times_sampled=np.full(len(free), level),
             tie=order[free],
+            behind=np.zeros(len(free)),
         )
 
     def observe(

@@ -103,6 +103,7 @@ class ScoredSelector(ABC):
             score=score[best],
             times_sampled=self._times[best].astype(np.int64),
             tie=self._ties[best],
+            behind=np.zeros(len(best)),
         ).ranked()
 
     def _best(self, score: Floats, size: int) -> Positions:

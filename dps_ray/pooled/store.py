@@ -156,6 +156,7 @@ class PooledStore:
             score=score[best],
             times_sampled=self._times[positions].astype(np.int64),
             tie=self._index.ties(positions),
+            behind=np.zeros(len(positions)),
         )
         return merge([selection], size)
 

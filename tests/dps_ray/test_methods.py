@@ -73,6 +73,9 @@ COVERED = {
         tempered(RateHMM(ids, seed=5), 0.5), rest=3, max_uses=2, fresh_share=0.3
     ),
     "variance_ema, tempered": lambda ids: tempered(VarianceEMA(ids, seed=5), 0.3),
+    "history_resampling, used once": lambda ids: Covered(
+        HistoryResampling(ids, seed=5), max_uses=1
+    ),
     "uniform, used once": lambda ids: Covered(UniformSelector(ids, seed=5), max_uses=1),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)

@@ -8,7 +8,8 @@ from dps_ray.pool.ranking import best, ranks
 def selection(*rows):
     """One prompt a row: id, score, times sampled, tie."""
     ids, score, times, tie = (np.array(column) for column in zip(*rows, strict=True))
-    return Selection(ids, np.zeros((len(ids), 3)), score, times, tie.astype(np.uint64))
+    nothing = np.zeros((len(ids), 3))
+    return Selection(ids, nothing, score, times, tie.astype(np.uint64), nothing[:, 0])
 
 
 def test_the_best_of_all_shards_come_first():
@@ -20,6 +21,11 @@ def test_the_best_of_all_shards_come_first():
 def test_equals_go_by_times_sampled_then_by_tie_then_by_id():
     rows = [(9, 0.3, 1, 5), (8, 0.3, 0, 7), (7, 0.3, 1, 4), (2, 0.3, 1, 4)]
     assert merge([selection(row) for row in rows], 4).ids.tolist() == [8, 2, 7, 9]
+
+
+def test_who_is_put_back_comes_after_all_others_whatever_the_scores():
+    late = selection((1, 1e9, 0, 0), (2, 0.1, 0, 0))._replace(behind=np.array([1e4, 0.0]))
+    assert merge([selection((3, -1e9, 9, 9)), late], 3).ids.tolist() == [2, 3, 1]
 
 
 def test_the_largest_ties_count_as_unsigned():
