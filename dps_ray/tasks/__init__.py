@@ -48,12 +48,20 @@ def load(data_source: str) -> None:
 
     Does nothing for one that is not built in, nor outside a confined process (`dps_ray.tasks.confinement`).
     """
-    if _find(data_source) in ("geometry", "math"):
+    if find(data_source) in ("geometry", "math"):
         confinement.load()
 
 
+def find(data_source: str) -> str | None:
+    """The key in `VERIFIERS` of what scores a data source; None when there is no such verifier."""
+    if data_source in VERIFIERS:
+        return data_source
+    name = data_source.rpartition("/")[2].lower()
+    return next((task for family, task in _FAMILIES.items() if family.fullmatch(name)), None)
+
+
 def _task(data_source: str) -> str:
-    found = _find(data_source)
+    found = find(data_source)
     if found is None:
         raise RewardError(
             f"no built-in reward for data_source {data_source!r} (there are: "
@@ -61,11 +69,3 @@ def _task(data_source: str) -> str:
             f"'package.module:function' or 'path/to/file.py:function'"
         )
     return found
-
-
-def _find(data_source: str) -> str | None:
-    """The key in `VERIFIERS`."""
-    if data_source in VERIFIERS:
-        return data_source
-    name = data_source.rpartition("/")[2].lower()
-    return next((task for family, task in _FAMILIES.items() if family.fullmatch(name)), None)

@@ -30,12 +30,16 @@ def final_answer(response: str) -> str | None:
     return None
 
 
-def boxed(response: str) -> str | None:
-    """What stands in the last `\\boxed` or `\\fbox`; empty when that is not closed, None when there is none."""
+def boxed(response: str, longest: int | None = LONGEST) -> str | None:
+    """What stands in the last `\\boxed` or `\\fbox`; empty when that is not closed, None when there is none.
+
+    Args:
+        longest: characters in which it must be closed; None for as many as it takes.
+    """
     start = max(response.rfind("\\boxed"), response.rfind("\\fbox"))
     if start < 0:
         return None
-    content = response[start : start + LONGEST].partition("box")[2].removeprefix("ed").lstrip()
+    content = response[start:][:longest].partition("box")[2].removeprefix("ed").lstrip()
     if not content.startswith("{"):
         return (content.partition("$")[0].split() or [""])[0]  # TeX takes \boxed 5 too
     depth = 0

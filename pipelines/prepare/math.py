@@ -9,15 +9,15 @@ answer is in its last \boxed{}, or one that ends in "#### 72".
 """
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
-from dps_ray.errors import DataError, RewardError
-from dps_ray.tasks import compute_score
+from dps_ray import tasks
+from dps_ray.errors import DataError
+from dps_ray.tasks.final_answer import boxed
 from pipelines.prepare.from_files import (
     MISSING,
     Source,
@@ -33,7 +33,6 @@ from pipelines.prepare.rows import Row, add_sizes
 PROBLEM = ("problem", "question", "prompt", "Problem", "Question")
 ANSWER = ("answer", "final_answer", "ground_truth", "Answer", "solution", "Solution")
 KEPT = ("level", "subject", "type", "subfield", "difficulty", "source", "unique_id", "id")
-_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # what is escaped is none
 INSTRUCTION = r"Let's think step by step and output the final answer within \boxed{}."
 
 
@@ -74,12 +73,16 @@ def add_answers(parser: argparse.ArgumentParser, instruction: str) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     check_vacant(options.out, options.force)
-    tests = {
+    if not options.data_source:
+        raise DataError(
+            "--data-source is empty; name the task that rows are scored by, such as math"
+        )
+    test_sets = {
         name: _source(file, name, options) for name, file in named_files(options.test_from).items()
     }
     train = _source(options.source, options.data_source, options)
-    write_from_files(options, console, train, tests)
-    unknown = [name for name in (options.data_source, *tests) if not _has_verifier(name)]
+    write_from_files(options, console, train, test_sets)
+    unknown = [name for name in (options.data_source, *test_sets) if tasks.find(name) is None]
     if unknown:
         console.print(
             f"there is no built-in verifier for {', '.join(unknown)}: train with data.reward=FILE.py:FUNCTION"
@@ -147,14 +150,6 @@ def _source(file: Path, data_source: str, options: argparse.Namespace) -> Source
     return Source(records, row, schema(dict.fromkeys(kept, pa.string()), truth))
 
 
-def _has_verifier(data_source: str) -> bool:
-    try:
-        compute_score(data_source, "", "1")
-    except RewardError:
-        return False
-    return True
-
-
 def _answer(record: Record, column: str, value: Any) -> str:
     if value is None or value != value:  # NaN is how pandas writes what is missing
         return ""
@@ -166,27 +161,13 @@ def _answer(record: Record, column: str, value: Any) -> str:
         return _text(value)
     if "####" in value:
         return value.rpartition("####")[2].strip()
-    boxed = last_boxed(value)
-    if boxed is None and column.lower() == "solution":
+    answer = boxed(value, longest=None)
+    if answer is None and column.lower() == "solution":
         raise record.error(
             column,
             r"has no \boxed{} that says the answer; name a column that has it with --answer-column",
         )
-    return (value if boxed is None else boxed).strip()
-
-
-def last_boxed(text: str) -> str | None:
-    r"""What is in the last \boxed{} of a text; None if there is none, or it is not closed."""
-    start = text.rfind(r"\boxed{")
-    if start < 0:
-        return None
-    start += len(r"\boxed{")
-    depth = 1
-    for found in _BRACES.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(found.group(), 0)
-        if depth == 0:
-            return text[start : found.start()]
-    return None
+    return (value if answer is None else answer).strip()
 
 
 def _text(value: Any) -> str:

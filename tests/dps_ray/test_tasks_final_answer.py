@@ -15,6 +15,8 @@ from dps_ray.tasks.final_answer import final_answer
         (r"\boxed 5$ it is", "5"),
         (r"\boxed {5}", "5"),
         (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{\begin{matrix}1 \\ 2 \\\end{matrix}}.", r"\begin{matrix}1 \\ 2 \\\end{matrix}"),
+        (r"\boxed{1 \\}", r"1 \\"),
         (r"\boxed{5", None),
         (r"\boxed{4} and then \boxed{5", None),
         (r"\boxed{}", None),

@@ -9,7 +9,6 @@ import pytest
 
 from dps_ray.prompts import PromptTable, overlap
 from pipelines.prepare.__main__ import main
-from pipelines.prepare.math import last_boxed
 
 MATH = Path(__file__).parents[3] / "shared" / "data" / "math"
 SETS = {
@@ -98,6 +97,13 @@ def test_which_rows_are_held_out_depends_on_the_seed_alone(prepare, tmp_path):
         ({"question": "p", "answer": "6 * 7 = <<6*7=42>>42\n#### 42"}, "42"),
         ({"problem": "p", "solution": r"so \boxed{1} or $\boxed{\frac{1}{2}}$."}, r"\frac{1}{2}"),
         ({"problem": "p", "solution": ["no box here", r"\boxed{2}"]}, "2"),
+        ({"problem": "p", "solution": r"it is $\boxed 7$, by symmetry"}, "7"),
+        (
+            {"problem": "p", "answer": r"\boxed{1}, no, \boxed{\{1, \frac{1}{2}\}}"},
+            r"\{1, \frac{1}{2}\}",
+        ),
+        ({"problem": "p", "answer": r"\boxed{1 \\}"}, r"1 \\"),
+        ({"problem": "p", "answer": r"\boxed{" + "12+" * 1_000 + "1}"}, "12+" * 1_000 + "1"),
         ({"problem": "p", "answer": "3", "solution": r"\boxed{4}"}, "3"),
         ({"problem": "p", "answer": ["9.6\n"]}, "9.6"),
         ({"problem": "p", "answer": ["2\n", "2"]}, "2"),
@@ -151,7 +157,7 @@ def test_no_more_than_asked_for_are_trained_on(prepare, tmp_path):
 # Bad input: file, row and column are named, and nothing is left
 
 
-@pytest.mark.parametrize("answer", [None, "", "  ", [], float("nan")])
+@pytest.mark.parametrize("answer", [None, "", "  ", [], float("nan"), r"\boxed{\frac{1}{2}"])
 def test_a_missing_answer_names_file_row_and_column(answer, refused, tmp_path):
     said = refused([*ROWS[:9], {"problem": "p", "answer": answer}])
     assert f"{tmp_path / 'mine.json'}, row 9, column 'answer': has no answer" in said
@@ -232,17 +238,6 @@ def test_test_sets_have_names(option, said, refused):
 
 def test_more_held_out_rows_than_there_are_is_an_error(refused):
     assert "has 20 rows, so 20 cannot be held out" in refused(ROWS, "--test", "20")
-
-
-def test_the_last_box_counts_and_braces_are_matched():
-    assert last_boxed(r"\boxed{1}, no, \boxed{\{1, \frac{1}{2}\}}") == r"\{1, \frac{1}{2}\}"
-    assert (
-        last_boxed(r"\boxed{\begin{matrix}1 \\ 2 \\\end{matrix}}.")
-        == r"\begin{matrix}1 \\ 2 \\\end{matrix}"
-    )
-    assert last_boxed(r"\boxed{1 \\}") == r"1 \\"
-    assert last_boxed(r"\boxed{\frac{1}{2}") is None
-    assert last_boxed("nothing") is None
 
 
 @pytest.mark.skipif(not MATH.is_dir(), reason="the published sets are not here")
