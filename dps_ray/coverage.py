@@ -122,8 +122,8 @@ class Covered:
         self.inner.observe(ids, states, successes, responses, everywhere)
         self._step += 1
         self._seen.append(new)
-        tired = (self._seen_at > self._step - self._rest) & ~np.isin(self._resting, seen)
         if self._rest:
+            tired = (self._seen_at > self._step - self._rest) & ~np.isin(self._resting, seen)
             resting = np.concatenate([self._resting[tired], seen])
             seen_at = np.concatenate([self._seen_at[tired], np.full(len(seen), self._step)])
             order = np.argsort(resting)
@@ -144,7 +144,6 @@ class Covered:
             "covered_step": self._step,
             "tired_ids": self._resting.copy(),
             "tired_seen_at": self._seen_at.copy(),
-            "known_ids": np.sort(self._seen.values),
         }
 
     def around(self, inner: Selector) -> "Covered":
@@ -157,7 +156,7 @@ class Covered:
         order = np.argsort(snapshot["tired_ids"])
         self._resting = np.array(snapshot["tired_ids"])[order]
         self._seen_at = np.array(snapshot["tired_seen_at"])[order]
-        self._seen.append(np.array(snapshot["known_ids"]))
+        self._seen.append(np.array(snapshot["seen_ids"]))  # of the inner selector, as every one has
 
 
 def fresh_of(size: int, share: float) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dps_ray import rates
 from dps_ray.hmm import Floats
 from dps_ray.pooled.shrinkage import shrunk, towards_the_pool
-from dps_ray.pooled.state_dynamics import FIRST_PRIOR, Labels, Outcomes, kept
+from dps_ray.pooled.state_dynamics import FIRST_PRIOR, Found, Labels, kept
 
 _BINS = 15
 
@@ -33,6 +33,8 @@ class RateDynamics:
         clusters: C, how many there are.
         memory: gamma in [0, 1], the part of all counts that is kept from step to step.
         group_size: k, responses of the next group.
+
+    `waiting` is the same as `predicted` of a waiting prompt of each cluster, (3, C).
     """
 
     width = _BINS
@@ -47,13 +49,8 @@ class RateDynamics:
 
     # --- what is believed -------------------------------------------------------------------------
 
-    @property
-    def waiting(self) -> Floats:
-        """P(unsolved), P(partial), P(solved) at the next step of a waiting prompt of each cluster: (3, C)."""
-        return self._waiting
-
     def predicted(self, rows: Floats) -> Floats:
-        """Likewise of the prompts with these rows: (3, n)."""
+        """P(unsolved), P(partial), P(solved) at the next step of the prompts with these rows: (3, n)."""
         return rates.group_states(
             self._grid, rates.predict(self._transitions, rows), self._group_size
         )
@@ -65,9 +62,9 @@ class RateDynamics:
         rows: Floats,
         labels: Labels,
         again: NDArray[np.integer],
-        found_again: Outcomes,
+        found_again: Found,
         first_labels: Labels,
-        found_first: Outcomes,
+        found_first: Found,
     ) -> tuple[Floats, Floats]:
         """One step; as `StateDynamics.step`, with rows of (15, n)."""
         before, coming = rows.take(again, axis=1), rates.predict(self._transitions, rows)
@@ -91,7 +88,7 @@ class RateDynamics:
         self._refresh()
         return coming, new
 
-    def _likelihood(self, found: Outcomes) -> Floats:
+    def _likelihood(self, found: Found) -> Floats:
         return rates.likelihood(self._grid, found.successes, found.responses)
 
     def _refresh(self) -> None:
@@ -101,7 +98,7 @@ class RateDynamics:
         strength = shrunk(self._first_states, effective, FIRST_PRIOR).strength
         prior = np.full(_BINS, 1 / _BINS)
         self._believed = towards_the_pool(self._first, effective, prior, strength).clusters
-        self._waiting = rates.group_states(self._grid, self._believed, self._group_size)
+        self.waiting = rates.group_states(self._grid, self._believed, self._group_size)
 
     # --- keeping ----------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ FIRST_PRIOR = np.full(3, 1 / 3)
 MOVES_PRIOR = 3 * (0.85 * np.eye(3) + 0.05)
 
 
-class Outcomes(NamedTuple):
+class Found(NamedTuple):
     """What was found of some prompts: states int8 (n,), right and scored responses int64 (n,) of each."""
 
     states: NDArray[np.int8]
@@ -59,6 +59,9 @@ class StateDynamics:
         memory: gamma in [0, 1], the part of the clusters' counts that is kept over a step.
         decay: lambda in [0, 1], the part of a prompt's own evidence that is kept.
         strength: kappa, how many moves from a state its cluster's transitions are worth to a prompt.
+
+    `waiting` is the same as `predicted` of a waiting prompt of each cluster, (3, C); `transitions` Phi of each
+    cluster, (3, 3, C), [to, from].
     """
 
     width = 15
@@ -71,18 +74,8 @@ class StateDynamics:
 
     # --- what is believed -------------------------------------------------------------------------
 
-    @property
-    def waiting(self) -> Floats:
-        """P(unsolved), P(partial), P(solved) at the next step of a waiting prompt of each cluster: (3, C)."""
-        return self._waiting
-
-    @property
-    def transitions(self) -> Floats:
-        """Phi of each cluster: (3, 3, C), [to, from]."""
-        return self._transitions
-
     def predicted(self, rows: Floats) -> Floats:
-        """Likewise of the prompts with these rows: (3, n)."""
+        """P(unsolved), P(partial), P(solved) at the next step of the prompts with these rows: (3, n)."""
         return rows[12:]
 
     # --- learning ---------------------------------------------------------------------------------
@@ -92,9 +85,9 @@ class StateDynamics:
         rows: Floats,
         labels: Labels,
         again: NDArray[np.integer],
-        found_again: Outcomes,
+        found_again: Found,
         first_labels: Labels,
-        found_first: Outcomes,
+        found_first: Found,
     ) -> tuple[Floats, Floats]:
         """One step: what the rows become, (15, n), and rows for those that waited until now, (15, m).
 
@@ -134,16 +127,16 @@ class StateDynamics:
     def _refresh(self) -> None:
         """Transitions and beliefs, from the counts."""
         totals = self._moves.sum(axis=0)
-        self._transitions = np.stack(
+        self.transitions = np.stack(
             [shrunk(self._moves[:, j], totals[j], MOVES_PRIOR[:, j]).clusters for j in range(3)],
             axis=1,
         )
         # Of a steady stream of visits, decayed counts have the variance of as many whole ones.
         effective = (1 + self._memory) * self._first.sum(axis=0)
-        self._waiting = shrunk(self._first, effective, FIRST_PRIOR).clusters
+        self.waiting = shrunk(self._first, effective, FIRST_PRIOR).clusters
 
     def _prior(self, labels: Labels) -> Floats:
-        return self._strength * self._transitions.take(labels, axis=2)
+        return self._strength * self.transitions.take(labels, axis=2)
 
     def _parts(self, rows: Floats) -> hmm.Beliefs:
         return hmm.Beliefs(rows[:9].reshape(3, 3, -1), rows[9:12], rows[12:])
@@ -155,16 +148,10 @@ class StateDynamics:
     # --- keeping ----------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
-        return {
-            "first": self._first.copy(),
-            "moves": self._moves.copy(),
-            "transitions": self._transitions.copy(),
-            "waiting": self._waiting.copy(),
-        }
+        return {"first": self._first.copy(), "moves": self._moves.copy()}
 
     def take_up(self, snapshot: Mapping[str, Any]) -> None:
         """Goes on from a snapshot."""
         self._first = np.array(snapshot["first"])
         self._moves = np.array(snapshot["moves"])
-        self._transitions = np.array(snapshot["transitions"])
-        self._waiting = np.array(snapshot["waiting"])
+        self._refresh()

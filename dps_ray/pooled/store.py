@@ -22,7 +22,7 @@ from dps_ray.pooled.clusters import Clusters, number_within
 from dps_ray.pooled.race import first_waiting
 from dps_ray.pooled.rate_dynamics import RateDynamics
 from dps_ray.pooled.recent import Recent
-from dps_ray.pooled.state_dynamics import Outcomes, StateDynamics
+from dps_ray.pooled.state_dynamics import Found, StateDynamics
 from dps_ray.pooled.waiting import Waiting, keys_of
 from dps_ray.pooled.whole_step import clustered
 from dps_ray.selection import Selection, check_size, merge
@@ -88,18 +88,18 @@ class PooledStore:
         self.observation, self.group_size = observation, int(group_size)
         self.memory, self.decay, self.strength = float(memory), float(decay), float(strength)
         self.temperature, self.rest, self.max_uses = float(temperature), rest, max_uses
-        for name, value, good in (
-            ("observation", observation, observation in ("states", "counts")),
-            ("group_size", group_size, group_size >= 2),
-            ("memory", memory, 0 <= memory <= 1),
-            ("decay", decay, 0 <= decay <= 1),
-            ("strength", strength, strength > 0),
-            ("temperature", temperature, temperature > 0),
-            ("rest", rest, rest is None or rest >= 0),
-            ("max_uses", max_uses, max_uses is None or max_uses >= 1),
+        for name, value, good, wanted in (
+            ("observation", observation, observation in ("states", "counts"), "states or counts"),
+            ("group_size", group_size, group_size >= 2, "2 or more"),
+            ("memory", memory, 0 <= memory <= 1, "between 0 and 1"),
+            ("decay", decay, 0 <= decay <= 1, "between 0 and 1"),
+            ("strength", strength, strength > 0, "above 0"),
+            ("temperature", temperature, temperature > 0, "above 0"),
+            ("rest", rest, rest is None or rest >= 0, "None, or 0 or more"),
+            ("max_uses", max_uses, max_uses is None or max_uses >= 1, "None, or 1 or more"),
         ):
             if not good:
-                raise ValueError(f"{name}={value!r} is out of its range")
+                raise ValueError(f"{name}={value!r}: it must be {wanted}")
         known = as_ids(ids)
         clusters = number_within(known, None, seed) if clusters is None else clusters
         if len(clusters.labels) != len(known):
@@ -210,9 +210,9 @@ class PooledStore:
             self._recent.numbers,
             self._recent.labels,
             rows[again],
-            _outcomes(whole, again),
+            _found(whole, again),
             labels[first],
-            _outcomes(whole, first),
+            _found(whole, first),
         )
         self._seen += int(np.count_nonzero(self._times[seen.positions] == 0))
         self._times[seen.positions] += 1
@@ -337,8 +337,8 @@ def _round(recent: Recent, max_uses: int) -> NDArray[np.int64]:
     return recent.lap + recent.uses // max_uses
 
 
-def _outcomes(whole: Observation, rows: NDArray[np.integer]) -> Outcomes:
-    return Outcomes(whole.states[rows], whole.successes[rows], whole.responses[rows])
+def _found(whole: Observation, rows: NDArray[np.integer]) -> Found:
+    return Found(whole.states[rows], whole.successes[rows], whole.responses[rows])
 
 
 def _largest(score: NDArray[np.float64], size: int) -> NDArray[np.intp]:

@@ -6,7 +6,7 @@ import pytest
 from dps_ray import rates
 from dps_ray.pooled.rate_dynamics import RateDynamics
 from dps_ray.pooled.shrinkage import GREATEST_STRENGTH, shrunk
-from dps_ray.pooled.state_dynamics import FIRST_PRIOR, MOVES_PRIOR, Outcomes, StateDynamics
+from dps_ray.pooled.state_dynamics import FIRST_PRIOR, MOVES_PRIOR, Found, StateDynamics
 
 RNG = np.random.default_rng(0)
 K = 8
@@ -142,7 +142,7 @@ def test_states_move_as_they_do_one_prompt_at_a_time():
         first = [i for i, prompt in enumerate(batch) if prompt not in who]
 
         def of(places, states=states):
-            return Outcomes(states[places], np.zeros(len(places)), np.full(len(places), K))
+            return Found(states[places], np.zeros(len(places)), np.full(len(places), K))
 
         rows, new = dynamics.step(
             rows,
@@ -167,8 +167,8 @@ def test_transitions_of_clusters_are_found_from_prompts_tried_again():
     labels, states = np.repeat([0, 1], 100), RNG.integers(3, size=200)
     dynamics = StateDynamics(2, memory=0.995, decay=0.7, strength=50.0)
     nobody = np.empty(0, dtype=int)
-    none = Outcomes(nobody.astype(np.int8), nobody, nobody)
-    first = Outcomes(states.astype(np.int8), states, states)
+    none = Found(nobody.astype(np.int8), nobody, nobody)
+    first = Found(states.astype(np.int8), states, states)
     rows = dynamics.step(np.empty((15, 0)), nobody, nobody, none, labels, first)[1]
     for _ in range(400):
         for cluster in (0, 1):
@@ -176,7 +176,7 @@ def test_transitions_of_clusters_are_found_from_prompts_tried_again():
             steps = truth[cluster][:, states[mine]].cumsum(axis=0)
             states[mine] = (RNG.random(100) > steps).sum(axis=0)
         again = np.sort(RNG.choice(200, 20, replace=False))
-        found = Outcomes(states[again].astype(np.int8), again, again)
+        found = Found(states[again].astype(np.int8), again, again)
         rows = dynamics.step(rows, labels, again, found, nobody, none)[0]
     np.testing.assert_allclose(dynamics.transitions[:, :, 0], truth[0], atol=0.12)
     np.testing.assert_allclose(dynamics.transitions[:, :, 1], truth[1], atol=0.12)
@@ -188,13 +188,13 @@ def test_transitions_of_clusters_are_found_from_prompts_tried_again():
 def visits(rate_of, labels, rng):
     right = rng.binomial(K, rate_of[labels])
     states = np.select([right == 0, right == K], [0, 2], 1).astype(np.int8)
-    return Outcomes(states, right, np.full(len(labels), K))
+    return Found(states, right, np.full(len(labels), K))
 
 
 def test_counts_tell_clusters_apart_from_first_visits_alone():
     rate_of, rng = np.array([0.03, 0.5, 0.97]), np.random.default_rng(1)
     dynamics, nobody = RateDynamics(3, 0.9, K), np.empty(0, dtype=int)
-    none = Outcomes(nobody.astype(np.int8), nobody, nobody)
+    none = Found(nobody.astype(np.int8), nobody, nobody)
     for _ in range(15):
         labels = rng.integers(3, size=12)
         dynamics.step(np.empty((15, 0)), nobody, nobody, none, labels, visits(rate_of, labels, rng))
@@ -205,7 +205,7 @@ def test_counts_tell_clusters_apart_from_first_visits_alone():
 def test_a_prompt_tried_again_has_the_filter_of_the_rate_model():
     rng, dynamics = np.random.default_rng(2), RateDynamics(2, 0.9, K)
     nobody = np.empty(0, dtype=int)
-    none = Outcomes(nobody.astype(np.int8), nobody, nobody)
+    none = Found(nobody.astype(np.int8), nobody, nobody)
     labels = np.zeros(6, dtype=int)
     found = visits(np.array([0.4]), labels, rng)
     rows = dynamics.step(np.empty((15, 0)), nobody, nobody, none, labels, found)[1]

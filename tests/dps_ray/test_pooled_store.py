@@ -170,7 +170,7 @@ def test_a_whole_step_that_cannot_be_right_is_refused_and_changes_nothing(everyw
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"temperature": 0.0}, r"temperature=0\.0"),
+        ({"temperature": 0.0}, r"temperature=0\.0: it must be above 0"),
         ({"memory": 1.5}, r"memory=1\.5"),
         ({"rest": -1}, "rest=-1"),
         ({"max_uses": 0}, "max_uses=0"),
