@@ -97,7 +97,7 @@ class SelectorSettings(Settings):
 
 
 class StateSettings(Settings):
-    """What makes a prompt unsolved, partial or solved. The last four are for rewards without right and wrong."""
+    """What makes a prompt unsolved, partial or solved. The last three are for rewards without right and wrong."""
 
     rule: Literal["right", "thresholds", "variation"] = "right"
     """`right`: solved when all responses have accuracy 1, unsolved when none has. Else by score:

@@ -21,9 +21,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dps_ray import PARTIAL, SOLVED, UNSOLVED
+from dps_ray import PARTIAL
 from dps_ray.methods import Oracle
 from dps_ray.selector import Selector
+from dps_ray.states import states_of
 
 # Of the 20 kinds of the arithmetic task: minus the logit of the chance that a demonstration of the start
 # policy is right.
@@ -186,8 +187,9 @@ def simulate(
             selector, student, batch_size, group_size, max_gen_batches, resting, rng
         )
         resting.append(rows)
-        states = np.select([right == 0, right == group_size], [UNSOLVED, SOLVED], PARTIAL)
-        selector.observe(rows, states, right, np.full(len(rows), group_size))
+        responses = np.full(len(rows), group_size)
+        states = states_of(right, responses)
+        selector.observe(rows, states, right, responses)
         useful = np.flatnonzero(states == PARTIAL)[:batch_size]
         student.train(rows[useful], right[useful] / group_size)
         total += len(rows) * group_size

@@ -1,8 +1,8 @@
 """The log of what was observed: a file a step, durable before the beliefs see it.
 
-    log/e0007/step=00000042.arrow     columns id, state, successes, responses; ascending by id
-                                      and cluster and rank, where the method learns by clusters,
-                                      or mean and deviation, where it learns from rewards
+    log/e0007/step=00000042.arrow     columns id, state, successes, responses; with cluster and rank where
+                                      the method learns by clusters, and with mean and deviation where it
+                                      learns from rewards; ascending by id
 
 A belief shard that dies is its checkpoint, and after it this epoch's log. The log of an epoch that went
 before says what was seen then, also in steps that were rolled back; `committed` picks those that count.

@@ -45,10 +45,10 @@ def test_a_ground_truth_that_is_no_number_is_an_error(truth):
 
 
 def test_endless_responses_cost_nothing():
-    started = time.monotonic()
+    started = time.process_time()
     for text in ("9" * 10_000_000, "1," * 5_000_000, "=" * 10_000_000, "\0" * 10_000_000):
         assert compute_score("sums", text, "95")["acc"] == 0.0
-    assert time.monotonic() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 @pytest.mark.parametrize("name", LEVELS)
