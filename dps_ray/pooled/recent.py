@@ -1,6 +1,7 @@
 """Prompts tried lately, of the whole pool: every shard keeps the rows of all, for all of them move the clusters."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +45,31 @@ class Recent(NamedTuple):
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Recent":
         return Recent._make(column[..., rows] for column in self)
 
+    def rounds(self, max_uses: int) -> NDArray[np.int64]:
+        """How often each was used up: int64 (n,)."""
+        return self.lap + self.uses // max_uses
+
+    def tried_again(self, rows: NDArray[np.integer], step: int, numbers: Floats) -> "Recent":
+        """After a step in which these rows were tried, by which the numbers of all became those given."""
+        seen_at, uses = self.seen_at.copy(), self.uses.copy()
+        seen_at[rows] = step
+        uses[rows] += 1
+        return self._replace(seen_at=seen_at, uses=uses, numbers=numbers)
+
     def joined(self, other: "Recent") -> "Recent":
         """With these too, ascending by id again."""
         pairs: zip[tuple[NDArray, NDArray]] = zip(self, other, strict=True)
         both = Recent._make(np.concatenate(pair, axis=-1) for pair in pairs)
         return both.take(np.argsort(both.ids, kind="stable"))
+
+    def snapshot(self) -> dict[str, NDArray]:
+        """By names that do not say `ids`: they are alike in all shards, and not split as prompts are."""
+        return {_saved(name): column.copy() for name, column in self._asdict().items()}
+
+    @classmethod
+    def restore(cls, snapshot: Mapping[str, Any]) -> "Recent":
+        return cls(*(np.array(snapshot[_saved(name)]) for name in cls._fields))
+
+
+def _saved(name: str) -> str:
+    return "recent_prompts" if name == "ids" else f"recent_{name}"

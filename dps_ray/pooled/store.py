@@ -169,7 +169,7 @@ class PooledStore:
             partial, self.temperature, ties, hash_key(self.seed, self.step, _OF_PROMPTS)
         )
         if self.max_uses is not None:
-            score -= ROUND * _round(recent, self.max_uses)
+            score -= ROUND * recent.rounds(self.max_uses)
         return score - REST * np.maximum(self._rest() - (self.step - recent.seen_at), 0)
 
     def _rest(self) -> int:
@@ -217,11 +217,7 @@ class PooledStore:
         self._seen += int(np.count_nonzero(self._times[seen.positions] == 0))
         self._times[seen.positions] += 1
         lap = self._waiting.take(keys_of(labels[first], ranks[first]))
-        recent = self._recent._replace(
-            numbers=numbers, seen_at=self._recent.seen_at.copy(), uses=self._recent.uses.copy()
-        )
-        recent.seen_at[rows[again]] = self.step
-        recent.uses[rows[again]] += 1
+        recent = self._recent.tried_again(rows[again], self.step, numbers)
         one = np.ones(len(first), dtype=np.int64)
         new = Recent(
             whole.ids[first],
@@ -242,7 +238,7 @@ class PooledStore:
         if (
             self.max_uses is not None
         ):  # used up again, it is not to wait in a lap that it was used in
-            old &= _round(recent, self.max_uses) <= self._waiting.laps_of(keys)
+            old &= recent.rounds(self.max_uses) <= self._waiting.laps_of(keys)
         self._waiting.put_back(keys[old])
         self._recent = recent.take(~old)
         self._mine = np.where(here, positions, -1)[~old]
@@ -280,7 +276,6 @@ class PooledStore:
     def snapshot(self) -> dict[str, Any]:
         """The whole state: settings, clusters and recent prompts, alike in all shards, and who was seen here."""
         seen = np.flatnonzero(self._times)
-        recent = self._recent._asdict()
         return {
             **{name: getattr(self, name) for name in self._settings},
             "rest": -1 if self.rest is None else self.rest,
@@ -288,8 +283,7 @@ class PooledStore:
             "step": self.step,
             **{f"waiting_{name}": value for name, value in self._waiting.snapshot().items()},
             **{f"dynamics_{name}": value for name, value in self._dynamics.snapshot().items()},
-            "recent_prompts": recent.pop("ids").copy(),
-            **{f"recent_{name}": value.copy() for name, value in recent.items()},
+            **self._recent.snapshot(),
             "seen_ids": self._index.ids(seen),
             "seen_times": self._times[seen],
         }
@@ -316,12 +310,7 @@ class PooledStore:
         store._dynamics.take_up(
             {name[len(prefix) :]: snapshot[name] for name in snapshot if name.startswith(prefix)}
         )
-        store._recent = Recent(
-            *(
-                np.array(snapshot["recent_prompts" if name == "ids" else f"recent_{name}"])
-                for name in Recent._fields
-            )
-        )
+        store._recent = Recent.restore(snapshot)
         positions, here = store._index.find(store._recent.ids)
         store._mine = np.where(here, positions, -1)
         seen = store._index.distinct_positions(snapshot["seen_ids"])
@@ -330,11 +319,6 @@ class PooledStore:
             **{name: snapshot[f"waiting_{name}"] for name in store._waiting.snapshot()}
         )
         return store
-
-
-def _round(recent: Recent, max_uses: int) -> NDArray[np.int64]:
-    """How often each of these was used up."""
-    return recent.lap + recent.uses // max_uses
 
 
 def _found(whole: Observation, rows: NDArray[np.integer]) -> Found:
