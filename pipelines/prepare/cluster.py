@@ -20,21 +20,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
-from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
 from dps_ray.errors import DataError
 from dps_ray.prompt_files import PromptFile, message_texts
-from pipelines.prepare.embedding import Embedding, ModelEmbedding, TfidfEmbedding
 from pipelines.prepare.output import add_output, check_vacant, whole_folder
 from pipelines.prepare.progress import progress
 
 COLUMN = "cluster"
 SAMPLE = 20_000  # rows that k-means learns from, or 20 for each cluster if that is more
-_BATCH, _ROW_GROUP = (
-    8_192,
-    1_024,
-)  # rows read and labelled at a time, and of a row group that is written
+# Rows read and labelled at a time, and of a row group that is written.
+_BATCH, _ROW_GROUP = 8_192, 1_024
 _WITH_PICTURES = 64  # the same where rows hold pictures
 _SEPARATOR = "\x1d"
 
@@ -146,6 +142,13 @@ def _by_text(files: list[PromptFile], options: argparse.Namespace, console: Cons
         raise DataError(
             f"--k {options.k}: there are {total:,} prompts; ask for 1 to {total:,} clusters"
         )
+    if not 0 <= options.seed < 2**32:
+        raise DataError(f"--seed {options.seed}: write 0 to {2**32 - 1}")
+    # scikit-learn takes 2 s to import, which other tasks need not wait for.
+    from sklearn.cluster import MiniBatchKMeans
+
+    from pipelines.prepare.embedding import Embedding, ModelEmbedding, TfidfEmbedding
+
     embedding: Embedding = (
         TfidfEmbedding() if options.embed == "tfidf" else ModelEmbedding(options.embed)
     )

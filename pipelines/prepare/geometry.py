@@ -15,9 +15,15 @@ import pyarrow as pa
 from rich.console import Console
 
 from dps_ray.errors import DataError
-from pipelines.prepare.figures import KINDS
-from pipelines.prepare.from_files import Source, add_files, schema, text_of, write_from_files
-from pipelines.prepare.math import ANSWER, MISSING, PROBLEM, add_answers, answers
+from pipelines.prepare.from_files import (
+    MISSING,
+    Source,
+    add_files,
+    schema,
+    text_of,
+    write_from_files,
+)
+from pipelines.prepare.math import ANSWER, PROBLEM, add_answers, answers
 from pipelines.prepare.output import add_output, check_vacant
 from pipelines.prepare.pictures import pictures
 from pipelines.prepare.records import Record, Records
@@ -54,6 +60,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 def rows(seed: int, instruction: str) -> Iterator[Row]:
     """Rows without a split of figures, going round the kinds until there are no more."""
+    from pipelines.prepare.figures import KINDS  # matplotlib, which other tasks need not wait for
+
     rng = random.Random(seed)
     left = {kind: rng.sample(numbers, len(numbers)) for kind, (_, numbers) in KINDS.items()}
     while left:

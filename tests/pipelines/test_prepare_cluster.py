@@ -130,6 +130,7 @@ def test_what_all_texts_have_and_which_digits_they_have_weighs_nothing():
         (("--column", "prompt"), "train.parquet, column 'prompt'"),
         (("--embed", "tfidf", "--k", "121"), "--k 121: there are 120 prompts"),
         (("--embed", "tfidf", "--k", "0"), "--k 0: there are 120 prompts"),
+        (("--embed", "tfidf", "--k", "3", "--seed", "-1"), "--seed -1: write 0 to"),
         (("--embed", "./nowhere"), "--embed ./nowhere is no model"),
     ],
 )
