@@ -75,9 +75,13 @@ def _source(file: Path, options: argparse.Namespace) -> Source:
         wanted, given = record.fields.get(target), record.fields.get(numbers)
         if type(wanted) is not int:  # bool is one of its kinds
             raise record.error(target, f"is {wanted!r}; write a whole number")
-        if not isinstance(given, list) or not given or any(type(n) is not int for n in given):
+        if (
+            not isinstance(given, list)
+            or not given
+            or any(type(n) is not int or n < 0 for n in given)
+        ):
             raise record.error(
-                numbers, f"is {given!r}; write a list of whole numbers, such as [4, 6, 1]"
+                numbers, f"is {given!r}; write a list of whole numbers from 0, such as [4, 6, 1]"
             )
         return _row(Problem(given, wanted, ""), options.style)
 

@@ -71,7 +71,7 @@ def write_from_files(
 
     def test_rows(name: str, source: Source) -> Iterator[Row]:
         index = 0
-        for record in Records(source.records.file):
+        for record in source.records:
             if held and record.row not in held:
                 continue
             row = source.row(record)

@@ -130,7 +130,7 @@ def _source(file: Path, data_source: str, options: argparse.Namespace) -> Source
     problem = records.column(PROBLEM, options.problem_column, "--problem-column")
     answer = records.column(ANSWER, options.answer_column, "--answer-column")
     kept = [name for name in KEPT if name in records.columns and name not in (problem, answer)]
-    several = any(len(answers(record, answer)) > 1 for record in Records(file))
+    several = any(len(answers(record, answer)) > 1 for record in records)
     truth = pa.list_(pa.string()) if several else pa.string()
 
     def row(record: Record) -> Row | None:

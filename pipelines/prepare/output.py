@@ -21,16 +21,21 @@ def whole_folder(out: Path, force: bool) -> Iterator[Path]:
     one.
 
     Raises:
-        DataError: `out` is no folder, or holds files already and `force` is False. With `force`
+        DataError: `out` is no folder, cannot be written to, or holds files already and `force` is False. With `force`
             files of the same names are replaced, and others stay.
     """
     check_vacant(out, force)
     out = Path(os.path.abspath(out))
     there = out.is_dir()
-    home = out if there else next(parent for parent in out.parents if parent.is_dir())
+    home = _nearest(out)
     aside = home / f".preparing-{out.name}-{os.getpid()}"
     try:
-        aside.mkdir()
+        try:
+            aside.mkdir()
+        except OSError as error:
+            raise DataError(
+                f"--out {out}: {home} cannot be written to ({error.strerror}); name another folder"
+            ) from error
         yield aside
         for file in aside.iterdir():
             local_files.sync(file)
@@ -49,13 +54,21 @@ def whole_folder(out: Path, force: bool) -> Iterator[Path]:
 
 def check_vacant(out: Path, force: bool) -> None:
     """DataError unless output may go to this folder; see `whole_folder`."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"--out {out} is a file; name a folder")
+    nearest = _nearest(out)
+    if not nearest.is_dir():
+        what = "is a file" if out.exists() else f"cannot be: {nearest} is a file"
+        raise DataError(f"--out {out} {what}; name a folder")
     if not force and out.is_dir() and any(out.iterdir()):
         raise DataError(
             f"--out {out} holds files already; name another folder, or add --force to replace "
             "those of the same names"
         )
+
+
+def _nearest(out: Path) -> Path:
+    """The folder, or else the lowest above it that is there; or a file that stands in its place."""
+    out = Path(os.path.abspath(out))
+    return next(place for place in (out, *out.parents) if place.exists())
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,7 @@ Rows count from 0, as elsewhere. JSONL and Parquet are streamed; a JSON file is 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,8 @@ import pyarrow.parquet as pq
 from dps_ray.errors import DataError
 
 _BATCH = 64  # rows of Parquet decoded at a time: they may hold pictures
+
+Rows = Callable[[], Iterable[Any]]  # from the first, each time it is called
 
 
 class Record(NamedTuple):
@@ -30,11 +31,11 @@ class Record(NamedTuple):
 
 
 class Records:
-    """The rows of a file. `size` of them; `columns` are those of the first row, or of the Parquet.
+    """The rows of a file, as often as they are wanted. `size` of them; `columns` are those of the first row.
 
     Raises:
-        DataError: the file is missing or empty, is not what its name says, or has no rows; while
-            iterating, a row is no object. The message names file and row.
+        DataError: the file is missing or empty, cannot be read, is not what its name says, or has no rows;
+            while iterating, a row is no object. The message names file and row.
     """
 
     def __init__(self, file: Path) -> None:
@@ -49,15 +50,20 @@ class Records:
             raise DataError(
                 f"{file} is of no known kind; name a file that ends in {', '.join(_OPENERS)}"
             ) from None
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise DataError(
+                f"{file} cannot be read: {error.strerror}; change its permissions, or name a copy"
+            ) from error
         self.size, self._rows = rows(file)
-        first = next(self._rows, None)
+        first = next(iter(self), None)
         if first is None:
             raise DataError(f"{file} has no rows; name one that has")
-        self._rows = chain([first], self._rows)
-        self.columns = list(self._object(0, first))
+        self.columns = list(first.fields)
 
     def __iter__(self) -> Iterator[Record]:
-        for row, fields in enumerate(self._rows):
+        for row, fields in enumerate(self._rows()):
             yield Record(self.file, row, self._object(row, fields))
 
     def column(self, candidates: Sequence[str], wanted: str | None = None, option: str = "") -> str:
@@ -85,9 +91,9 @@ class Records:
         return fields
 
 
-def _json(file: Path) -> tuple[int, Iterator[Any]]:
+def _json(file: Path) -> tuple[int, Rows]:
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{file} is not JSON: {error.msg} in line {error.lineno}; if each line is an object of its "
@@ -95,43 +101,58 @@ def _json(file: Path) -> tuple[int, Iterator[Any]]:
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text: {error}; write it again as UTF-8") from error
+    except _UNREADABLE as error:
+        raise DataError(f"{file} cannot be read: {error}; write it again without that") from error
     if not isinstance(rows, list):
         raise DataError(f"{file} holds no list; write [{{...}}, {{...}}], an object for each row")
-    return len(rows), iter(rows)
+    for row, fields in enumerate(rows):
+        try:
+            _encoded(fields)
+        except ValueError as error:
+            raise DataError(f"{file}, row {row} is no text: {error}; write it again") from error
+    return len(rows), lambda: rows
 
 
-def _jsonl(file: Path) -> tuple[int, Iterator[Any]]:
+def _jsonl(file: Path) -> tuple[int, Rows]:
     def rows() -> Iterator[Any]:
         with file.open("rb") as lines:
             for row, (number, line) in enumerate(
                 (number, line) for number, line in enumerate(lines, 1) if line.strip()
             ):
                 try:
-                    yield json.loads(line)
-                except ValueError as error:
+                    fields = json.loads(line)
+                    _encoded(fields)
+                except _UNREADABLE as error:
                     raise DataError(
                         f"{file}, row {row} (line {number}) is not JSON: {error}; write an object"
                     ) from error
+                yield fields
 
     with file.open("rb") as lines:
         size = sum(1 for line in lines if line.strip())
-    return size, rows()
+    return size, rows
 
 
-def _parquet(file: Path) -> tuple[int, Iterator[Any]]:
+def _parquet(file: Path) -> tuple[int, Rows]:
     try:
         parquet = pq.ParquetFile(file, memory_map=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file} is not a Parquet file: {error}") from error
 
-    def rows() -> Iterable[Any]:
+    def rows() -> Iterator[Any]:
         try:
             for batch in parquet.iter_batches(_BATCH, use_threads=False):
                 yield from batch.to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{file} cannot be read: {error}; make the file again") from error
 
-    return parquet.metadata.num_rows, iter(rows())
+    return parquet.metadata.num_rows, rows
 
 
+def _encoded(fields: Any) -> bytes:
+    """ValueError when a text is none: JSON can write half a character, such as \\ud83d, and no Parquet holds it."""
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+_UNREADABLE = (ValueError, RecursionError)  # numbers of 4,301 digits, lists in 1,000 lists
 _OPENERS = {".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}

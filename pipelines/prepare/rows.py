@@ -128,7 +128,10 @@ def _shown(split: Split, console: Console) -> Iterator[Row]:
             if done % 256 == 0:
                 show(done)
     if not done:
-        raise DataError(f"no rows are left for {split.name}.parquet")
+        raise DataError(
+            f"no rows are left for {split.name}.parquet; name a file with others: rows have an answer, and those to "
+            "train on are in no test set"
+        )
 
 
 def _command(out: Path, written: Iterable[str], model: str) -> str:
@@ -140,7 +143,9 @@ def _command(out: Path, written: Iterable[str], model: str) -> str:
 
 
 def _count(text: str) -> int:
-    number = int(text.replace(",", "").replace("_", ""))
-    if number < 1:
-        raise ValueError
-    return number
+    digits = text.replace(",", "").replace("_", "")
+    if not digits.isdecimal() or int(digits) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size; write a whole number from 1, such as 2000"
+        )
+    return int(digits)

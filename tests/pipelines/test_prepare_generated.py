@@ -127,6 +127,7 @@ def test_countdown_problems_of_a_users_file(numbers, tmp_path):
         ({"target": 3, "nums": []}, "row 3, column 'nums': is []"),
         ({"target": 3, "nums": [1, "2"]}, "row 3, column 'nums': is [1, '2']"),
         ({"target": 3, "nums": "1 2"}, "row 3, column 'nums': is '1 2'"),
+        ({"target": 3, "nums": [5, -2]}, "row 3, column 'nums': is [5, -2]"),
     ],
 )
 def test_a_bad_countdown_row_is_named_and_nothing_is_left(row, said, tmp_path, capsys):
@@ -235,6 +236,18 @@ def test_a_file_where_the_folder_should_be_is_an_error(tmp_path, capsys):
     (tmp_path / "data").write_text("a file")
     assert prepare("sums", tmp_path / "data", *SMALL) == 2
     assert "is a file; name a folder" in capsys.readouterr().err
+    assert prepare("sums", tmp_path / "data" / "deep", *SMALL) == 2
+    assert f"{tmp_path / 'data'} is a file; name a folder" in capsys.readouterr().err
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch, capsys):
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    assert prepare("sums", tmp_path / "data", *SMALL) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path} cannot be written to (Permission denied); name another folder" in said
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -270,8 +283,9 @@ def test_a_program_that_is_told_to_stop_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", ["0", "-3", "many"])
+@pytest.mark.parametrize("size", ["0", "-3", "many", "1e5", "2.5"])
 def test_a_size_that_is_no_size_is_refused(size, tmp_path, capsys):
     with pytest.raises(SystemExit):
         prepare("sums", tmp_path / "d", "--train", size)
-    assert "--train" in capsys.readouterr().err
+    said = f"argument --train: {size!r} is no size; write a whole number from 1"
+    assert said in capsys.readouterr().err

@@ -195,6 +195,15 @@ def test_a_solution_without_a_box_is_no_answer(refused):
     [
         ("", "mine.json", "is empty (0 bytes)"),
         ("[]", "mine.json", "has no rows"),
+        ("[" * 100_000, "mine.json", "cannot be read: maximum recursion depth"),
+        ("[" * 100_000, "mine.jsonl", "row 0 (line 1) is not JSON: maximum recursion depth"),
+        (
+            '[{"problem": "p", "answer": ' + "9" * 5_000 + "}]",
+            "mine.json",
+            "cannot be read: Exceeds",
+        ),
+        ('[{"problem": "p", "answer": "\\ud83d"}]', "mine.json", "row 0 is no text"),
+        ('{"problem": "\\ud83d", "answer": "1"}', "mine.jsonl", "row 0 (line 1) is not JSON"),
         ("\n \n", "mine.jsonl", "has no rows"),
         ('{"problem": "p"}', "mine.json", "holds no list"),
         ('[{"problem": "p"},]', "mine.json", "is not JSON"),
@@ -234,6 +243,28 @@ def test_a_file_that_is_missing_is_named(tmp_path, capsys):
 )
 def test_test_sets_have_names(option, said, refused):
     assert said in refused(ROWS, "--test-from", option)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(prepare):
+    assert prepare("\ufeff" + json.dumps(ROWS)) == 0
+    assert prepare("\ufeff" + "\n".join(map(json.dumps, ROWS)), "--force", name="mine.jsonl") == 0
+
+
+def test_a_file_that_may_not_be_read_is_named(refused, monkeypatch):
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert "mine.parquet cannot be read: Permission denied" in refused(ROWS, name="mine.parquet")
+
+
+def test_rows_that_are_all_tested_leave_none_to_train_on(prepare, tmp_path, capsys):
+    assert prepare(ROWS, "--test-from", f"all={tmp_path / 'mine.json'}") == 2
+    assert "no rows are left for train.parquet; name a file with others" in capsys.readouterr().err
+
+
+def test_rows_have_a_data_source(refused):
+    assert "--data-source is empty" in refused(ROWS, "--data-source", "")
 
 
 def test_more_held_out_rows_than_there_are_is_an_error(refused):
