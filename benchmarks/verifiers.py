@@ -10,7 +10,6 @@ reference answers of MATH500, which come from `test_math.json` in FOLDER: a list
 """
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -32,28 +31,15 @@ from dps_ray.config import VerifierSettings
 from dps_ray.prompts import Prompt
 from dps_ray.sandbox import Sandbox
 from dps_ray.tasks import arithmetic, compute_score, confinement, countdown
+from tests.dps_ray.answer_tables import Row, rows
 
-TABLES = Path(__file__).parents[1] / "tests" / "data"
 THOUGHTS = "First I look at what is given, and then I try what follows from that. " * 8
 REPEATS, GROUP, PARALLEL = 3, 8, 2048
-
-
-class Case(NamedTuple):
-    kind: str
-    truth: str
-    answer: str
-    equal: bool
 
 
 class Group(NamedTuple):
     prompt: Prompt
     texts: list[str]
-
-
-def table(name: str) -> list[Case]:
-    with (TABLES / f"{name}.tsv").open(newline="") as file:
-        lines = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return [Case(e["kind"], e["reference"], e["answer"], e["equal"] == "yes") for e in lines]
 
 
 # --- responses ------------------------------------------------------------------------------------
@@ -88,13 +74,13 @@ def countdown_groups(count: int, rng: random.Random) -> Iterator[Group]:
         yield group("countdown", number, countdown.ground_truth(problem), [right], [wrong])
 
 
-def table_groups(cases: list[Case], count: int, rng: random.Random) -> Iterator[Group]:
+def table_groups(cases: list[Row], count: int, rng: random.Random) -> Iterator[Group]:
     """Right answers in the forms of the table, wrong ones from the table and of other rows."""
-    truths = sorted({case.truth for case in cases})
+    truths = sorted({case.reference for case in cases})
     for number in range(count):
         truth = rng.choice(truths)
-        right = [c.answer for c in cases if c.truth == truth and c.equal] or [truth]
-        wrong = [c.answer for c in cases if c.truth == truth and not c.equal]
+        right = [c.answer for c in cases if c.reference == truth and c.equal] or [truth]
+        wrong = [c.answer for c in cases if c.reference == truth and not c.equal]
         wrong += rng.sample([other for other in truths if other != truth], GROUP // 2)
         yield group("math", number, truth, [boxed(a) for a in right], [boxed(a) for a in wrong])
 
@@ -166,48 +152,40 @@ def speeds(name: str, groups: list[Group]) -> list[str]:
 # --- agreement ------------------------------------------------------------------------------------
 
 
-def ours(source: str, case: Case) -> bool:
-    return compute_score(source, boxed(case.answer), case.truth)["acc"] == 1
-
-
-def count(cases: list[Case], grader: Callable[[Case], bool]) -> list[str]:
-    """How many equal answers it finds equal, and unequal ones unequal."""
+def count(cases: list[Row], found: dict[Row, bool]) -> list[str]:
+    """How many equal answers are found equal, and unequal ones unequal."""
     return [
-        f"{sum(grader(c) == equal for c in chosen)} of {len(chosen)}" if chosen else "-"
+        f"{sum(found[c] == equal for c in chosen)} of {len(chosen)}" if chosen else "-"
         for equal in (True, False)
         for chosen in [[c for c in cases if c.equal == equal]]
     ]
 
 
-def agreement(title: str, source: str, cases: list[Case], console: Console) -> None:
+def agreement(title: str, source: str, cases: list[Row], console: Console) -> None:
     """Prints a table by kind of answer, and where ours is wrong."""
     shown = Table(title=title, title_justify="left")
     for column in ("answers", "equal: ours", "unequal: ours", "equal: text", "unequal: text"):
         shown.add_column(column)
 
-    def grader(case: Case) -> bool:
-        return ours(source, case)
-
-    def text(case: Case) -> bool:
-        return same_text(case.truth, case.answer)
-
+    ours = {c: compute_score(source, boxed(c.answer), c.reference)["acc"] == 1 for c in cases}
+    text = {c: same_text(c.reference, c.answer) for c in cases}
     kinds = list(dict.fromkeys(case.kind for case in cases))
     for kind in [*kinds, "all"] if len(kinds) > 1 else kinds:
         chosen = [case for case in cases if kind in (case.kind, "all")]
-        shown.add_row(kind, *count(chosen, grader), *count(chosen, text))
+        shown.add_row(kind, *count(chosen, ours), *count(chosen, text))
     console.print(shown)
     for case in cases:
-        if grader(case) != case.equal:
+        if ours[case] != case.equal:
             found = "equal" if not case.equal else "unequal"
-            console.print(escape(f"found {found}: {case.truth} and {case.answer}"))
+            console.print(escape(f"found {found}: {case.reference} and {case.answer}"))
 
 
-def reference_cases(answers: list[str]) -> list[Case]:
+def reference_cases(answers: list[str]) -> list[Row]:
     """Every reference answer with itself, and with the one of the next problem whose answer is another."""
     pairs = [*pairwise(answers), (answers[-1], answers[0])]
     return [
-        *(Case("with themselves", a, a, True) for a in answers),
-        *(Case("with another's", a, b, False) for a, b in pairs if a != b),
+        *(Row("with themselves", a, a, True) for a in answers),
+        *(Row("with another's", a, b, False) for a, b in pairs if a != b),
     ]
 
 
@@ -219,10 +197,13 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     console = Console(width=110)
     confinement.enter()  # this process does the comparing; whoever started it can end it
-    equal, figures = table("equal_answers"), table("figure_answers")
+    equal, figures = rows("equal_answers"), rows("figure_answers")
     answers = []
     if options.math is not None:
-        answers = [e["answer"] for e in json.loads((options.math / "test_math.json").read_text())]
+        file = options.math / "test_math.json"
+        if not file.is_file():
+            parser.error(f"--math {options.math}: there is no {file}; name its folder")
+        answers = [e["answer"] for e in json.loads(file.read_text())]
 
     rng = random.Random(0)
     groups = {
