@@ -102,13 +102,17 @@ class Sandbox:
     def _wait_until_ready(self, prompt: Prompt) -> None:
         """A built-in task may have much to import for its first group, which is not charged to a response."""
         try:
-            with suppress(EOFError):  # as above
-                self._answer(self._start)
+            ready = self._answer(self._start)
+        except EOFError:  # as above
+            return
         except TimeoutError:
-            self.close()
-            raise RewardError(
-                f"the built-in reward for {prompt.data_source!r} was not loaded within {self._start:g} s"
-            ) from None
+            why = f"was not loaded within {self._start:g} s"
+        else:
+            if ready:
+                return
+            why = f"takes more than {self._limits.memory_gib:g} GiB to load; raise verifier.memory_gib"
+        self.close()
+        raise RewardError(f"the built-in reward for {prompt.data_source!r} {why}")
 
     def _score(self, prompt: Prompt, text: str) -> tuple[float, float]:
         limits = self._limits

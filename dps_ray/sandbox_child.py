@@ -46,13 +46,17 @@ def _serve(connection: Connection, reward: RewardFunction, cpu_seconds: float) -
     """Answers a group with True when it is ready to score, and each response with its score and accuracy, up to the
     first that fails.
 
-    Answers that with the error, or with None when memory ran out; then this process is used up.
+    Answers that with the error, or with None, as in place of True, when memory ran out; then this process is used up.
     """
     while True:
         prompt, texts = connection.recv()
         if reward is tasks.compute_score:
             _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
-            tasks.load(prompt.data_source)
+            try:
+                tasks.load(prompt.data_source)
+            except MemoryError:
+                connection.send(None)
+                return
         connection.send(True)
         for text in texts:
             _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + cpu_seconds))
