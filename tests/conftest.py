@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from dps_ray.failpoints import VARIABLE, ArmedFailpoint, fail_at
 from pipelines import builtin, start_policy
-from pipelines.tiny_vision import make_tiny_vision_policy
+from pipelines.prepare.tiny_vision import write_policy
 
 settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile("deterministic")
@@ -30,13 +30,17 @@ def tied_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def vision_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random policy of Qwen2.5-VL's architecture, with untied embeddings."""
-    return make_tiny_vision_policy(tmp_path_factory.mktemp("policies") / "vision")
+    folder = tmp_path_factory.mktemp("vision_policy")
+    write_policy(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def tied_vision_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the output head tied to the embedding, as the smaller published ones have it."""
-    return make_tiny_vision_policy(tmp_path_factory.mktemp("policies") / "vision", tied=True)
+    folder = tmp_path_factory.mktemp("tied_vision_policy")
+    write_policy(folder, tied=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,16 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from dps_ray.errors import DPSError
-from pipelines.prepare import arithmetic, cluster, countdown, geometry, math, smollm2, sums
+from pipelines.prepare import (
+    arithmetic,
+    cluster,
+    countdown,
+    geometry,
+    math,
+    smollm2,
+    sums,
+    tiny_vision,
+)
 
 TASKS = {
     "countdown": (countdown, "reach a target from three or four numbers"),
@@ -27,6 +36,10 @@ TASKS = {
     "sums": (sums, "plain arithmetic in few tokens, for small pretrained models"),
     "cluster": (cluster, "a column that says which prompts are of a kind, in copies of your files"),
     "smollm2": (smollm2, "SmolLM2-135M-Instruct, a small real model, as a Hugging Face folder"),
+    "tiny-vision": (
+        tiny_vision,
+        "a tiny random model that is shown pictures, to try a pipeline with",
+    ),
 }
 
 

@@ -1,21 +1,19 @@
-"""A vision-language policy of 0.4 million random parameters: Qwen2.5-VL's architecture and files in small.
+"""A vision-language policy of 0.3 million random parameters: Qwen2.5-VL's architecture and files in small.
 
 It knows nothing, and serves to see whether images get through a pipeline where there is neither GPU nor
 download.
 """
 
-import shutil
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-)
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from rich.console import Console
+
+from pipelines.prepare.output import add_output, whole_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig
 
 # One token a byte, and Qwen's special ones.
 SPECIAL = (
@@ -37,29 +35,53 @@ CHAT_TEMPLATE = (
 MAX_PIXELS = 256 * 28 * 28
 
 
-def make_tiny_vision_policy(folder: Path, seed: int = 0, tied: bool = False) -> Path:
-    """Write the policy's Hugging Face folder, which appears when it is complete; the same for the same seed.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_output(parser)
+    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same weights (0)")
+    parser.add_argument(
+        "--tied",
+        action="store_true",
+        help="the output head is the embedding, as in the smaller published models",
+    )
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    with whole_folder(options.out, options.force) as folder:
+        parameters = write_policy(folder, options.seed, options.tied)
+    console.print(
+        f"wrote {options.out}: {parameters / 1e6:.1f}M random parameters, tokenizer, image processor\n"
+        f"try it: python -m pipelines.prepare geometry --out data/geometry && python -m pipelines.grpo_dps "
+        f"model.path={options.out} model.dtype=float32 data.train=data/geometry/train.parquet "
+        "data.test=data/geometry/test.parquet loop.steps=2 loop.batch_size=8 rollout.max_response_length=32"
+    )
+
+
+def write_policy(folder: Path, seed: int = 0, tied: bool = False) -> int:
+    """Write the files of the policy's Hugging Face folder, the same for the same seed; returns its parameters.
 
     Args:
         tied: the output head is the embedding.
-
-    Raises:
-        OSError: the folder is there and not empty.
     """
-    aside = folder.with_name(f".{folder.name}.making")
-    shutil.rmtree(aside, ignore_errors=True)
+    import torch
+    import transformers
+    from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
     tokenizer = _tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(_architecture(tokenizer, tied))
     transformers.utils.logging.disable_progress_bar()  # of writing files: milliseconds
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    Qwen2VLImageProcessorPil(max_pixels=MAX_PIXELS).save_pretrained(aside)
-    return aside.rename(folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(max_pixels=MAX_PIXELS).save_pretrained(folder)
+    return sum(weight.numel() for weight in model.parameters())
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer() -> "PreTrainedTokenizerFast":
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -74,7 +96,9 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _architecture(tokenizer: PreTrainedTokenizerFast, tied: bool) -> Qwen2_5_VLConfig:
+def _architecture(tokenizer: "PreTrainedTokenizerFast", tied: bool) -> "Qwen2_5_VLConfig":
+    from transformers import Qwen2_5_VLConfig
+
     ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
     return Qwen2_5_VLConfig(
         text_config={
