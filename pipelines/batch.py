@@ -64,10 +64,6 @@ class Batch:
         sampled = [weights_version(scored.group.weights) for scored in self.scored]
         return version - np.array(sampled, dtype=np.int64)
 
-    def observation(self, with_rewards: bool) -> Observation:
-        """What the beliefs learn: every group that was scored, before any filter."""
-        return observation_of(self.scored, with_rewards)
-
     def useful(self, only_partial: bool, limit: int) -> list[ScoredGroup]:
         """The groups to train on, at most `limit`: those whose rewards differ."""
         groups = [

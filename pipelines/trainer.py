@@ -40,7 +40,7 @@ from dps_ray.errors import (
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import ScoredGroup
 from dps_ray.health import Quarantine
-from pipelines.batch import Batch, to_trajectories
+from pipelines.batch import Batch, observation_of, to_trajectories
 from pipelines.checkpoint import Checkpoints, records_of
 from pipelines.evaluation.answers import answer, metrics_of, sampling_of
 from pipelines.pool import PromptPool
@@ -221,12 +221,13 @@ class Trainer:
         return ids if self.test is None else np.setdiff1d(ids, self.test.ids)
 
     def observe(self, now: Prepared) -> None:
-        """The beliefs see every group that was scored."""
+        """The beliefs see every group that was scored, before any filter."""
         with_rewards = self.config.selector.observation == "rewards"
+        observation = observation_of(now.batch.scored, with_rewards)
         self.coordinator.excluded = self.set_aside()
         with self.clock.timed("observe"):
             failpoint("driver.observe.before", step=now.step)
-            self.coordinator.observe(now.step, now.batch.observation(with_rewards))
+            self.coordinator.observe(now.step, observation)
             failpoint("driver.observe.after", step=now.step)
 
     def begin_to_learn(self, now: Prepared) -> Learning:
