@@ -1,5 +1,5 @@
 # make run    the main job on the built-in task        make test       every test
-# make test-fast   most tests, a few minutes          make check      lint, types, format
+# make test-fast   most tests, in two minutes         make check      lint, types, format
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv

@@ -12,6 +12,8 @@ from dps_ray.durable import Storage
 from dps_ray.pooled import number_within
 from dps_ray.states import Observation
 
+pytestmark = pytest.mark.slow  # starts Ray, and shards for each test
+
 IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
 STEPS = 12
 

@@ -101,6 +101,7 @@ def test_a_chat_template_that_writes_no_prompt_is_refused(refused, template, sai
     assert said in refused(f"model.chat_template={json.dumps(template)}")
 
 
+@pytest.mark.slow  # starts Ray
 def test_a_gpu_that_is_not_there_is_an_error_and_no_hang(refused):
     said = refused("resources.rollout.gpus_per_engine=1", "resources.learner.gpus_per_rank=1")
     assert "asks for 2 GPUs" in said

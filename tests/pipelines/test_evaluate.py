@@ -54,7 +54,11 @@ def refused(tmp_path, tiny_policy, chains, capsys):
         ("temperature=0", "set samples=1, or a temperature"),
         ("data.reward=json:no_such_function", "no_such_function"),
         ("resources.rollout.gpus_per_engine=0.5", "write 1 or more, or 0 for the CPU"),
-        ("resources.rollout.gpus_per_engine=1", "asks for 1 GPUs (1 engines x 1), and Ray sees 0"),
+        pytest.param(
+            "resources.rollout.gpus_per_engine=1",
+            "asks for 1 GPUs (1 engines x 1), and Ray sees 0",
+            marks=pytest.mark.slow,  # starts Ray
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_to_write_instead(refused, override, said):
