@@ -25,7 +25,7 @@ class Settings(BaseModel):
 class DataSettings(Settings):
     train: str | list[str] = "builtin:arithmetic"
     """Parquet file(s) or folder in verl's schema, or `builtin:arithmetic`, `builtin:countdown`."""
-    test: str | list[str] | None = "builtin:arithmetic"
+    test: str | list[str] | None = None
     """Held-out prompts for the evaluation, likewise; null evaluates nothing."""
     id_column: str | None = None
     """Column with unique int64 prompt ids; null derives them from the rows' content."""

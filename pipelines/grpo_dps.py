@@ -3,7 +3,8 @@
     python -m pipelines.grpo_dps [--config FILE] [key=value ...]
     ray job submit -- python -m pipelines.grpo_dps key=value ...
 
-Without --config it runs the built-in task (pipelines/configs/arithmetic.yaml).
+Without --config it runs the built-in task (pipelines/configs/arithmetic.yaml); with data.train=..., the settings
+below hold.
 """
 
 import shlex
@@ -28,7 +29,7 @@ from dps_ray.errors import DPSError, RewardError
 from dps_ray.health import Quarantine
 from pipelines.checkpoint import Checkpoints, check_data, model_folder, storage_of, to_resume
 from pipelines.command_line import exit_code, lasting, leave, parse
-from pipelines.config_files import config_file
+from pipelines.config_files import file_of_run
 from pipelines.inputs import Inputs, prepare
 from pipelines.loggers import check_installed, make_loggers
 from pipelines.report import build_report
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse("grpo_dps", __doc__ or "", Config, arguments)
 
     def work() -> None:
-        config = settings.load(config_file(options.config or "arithmetic"), options.overrides)
+        file = file_of_run(options.config, options.overrides)
+        config = settings.load(file, options.overrides)
         if options.print_config:
             print(settings.dump(config), end="")
             return

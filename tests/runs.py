@@ -27,6 +27,7 @@ TWO_OF_EVERYTHING = (
 def arguments(folder, policy, chains, *overrides):
     """Of `python -m pipelines.grpo_dps`, for three steps of a run that takes seconds."""
     return [
+        "--config=arithmetic",
         f"folder={folder}",
         f"model.path={policy}",
         f"data.train={chains[0]}",

@@ -11,7 +11,7 @@ from ray.scripts.scripts import start as ray_start
 from cluster.start import HEALTH_CHECKS
 from dps_ray import settings
 from dps_ray.config import Config
-from pipelines.config_files import config_file
+from pipelines.config_files import file_of_run
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "clusters.md"
@@ -25,9 +25,10 @@ def config_of(command: Iterable[str]) -> Config:
     """The configuration that `... -m pipelines.grpo_dps [--config NAME] key=value ...` runs with."""
     words = list(command)
     arguments = words[words.index("pipelines.grpo_dps") + 1 :]
-    if arguments[0] == "--config":
-        return settings.load(config_file(arguments[1]), arguments[2:])
-    return settings.load(config_file("arithmetic"), arguments)
+    name, overrides = (
+        (arguments[1], arguments[2:]) if arguments[0] == "--config" else (None, arguments)
+    )
+    return settings.load(file_of_run(name, overrides), overrides)
 
 
 def actors_of(config: Config) -> list[Resources]:

@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from dps_ray import settings
+from dps_ray.config import Config
 from pipelines.grpo_dps import main
 from pipelines.pool import load_tokenizer
 
@@ -19,6 +20,7 @@ def refused(tmp_path, tiny_policy, chains, capsys):
 
     def attempt(*overrides: str) -> str:
         arguments = [
+            "--config=arithmetic",
             f"folder={tmp_path / 'run'}",
             f"model.path={tiny_policy}",
             f"data.train={chains[0]}",
@@ -107,6 +109,20 @@ def test_a_gpu_that_is_not_there_is_an_error_and_no_hang(refused):
     assert "asks for 2 GPUs" in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "longest"),
+    [
+        ([], 32),
+        (["method=uniform"], 32),
+        (["data.train=mine.parquet"], Config().data.max_prompt_length),
+        (["--config", "arithmetic", "data.train=mine.parquet"], 32),
+    ],
+)
+def test_the_built_in_task_lends_its_settings_to_no_other_data(capsys, arguments, longest):
+    assert main(["--print-config", *arguments]) == 0
+    assert f"max_prompt_length: {longest}\n" in capsys.readouterr().out
+
+
 def test_help_lists_every_setting_and_print_config_shows_the_result(capsys, tmp_path):
     with pytest.raises(SystemExit) as end:
         main(["--help"])
@@ -118,7 +134,6 @@ def test_help_lists_every_setting_and_print_config_shows_the_result(capsys, tmp_
 
 
 def test_overlong_prompts_are_skipped_and_counted(tiny_policy, chains):
-    from dps_ray import settings
     from dps_ray.prompts import PromptTable
     from pipelines.pool import PromptPool, load_tokenizer
 
