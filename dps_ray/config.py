@@ -82,11 +82,11 @@ class SelectorSettings(Settings):
     """DPS: prior transition counts alpha0, by their published names."""
     entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """DPS: adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
-    observation: Literal["states", "counts", "rewards"] = "states"
+    observation: Literal["states", "counts", "rewards"] | None = None
     """DPS, dps_pooled: what is learned from of a group: its solve state, as published; how many of its
     responses were right (the belief is then over solve rates, whose moves all prompts teach together); or, with
     method=dps and `states.rule=variation`, mean and variance of its rewards. `prior`, `entropy_weight` and
-    `candidates` are for states alone."""
+    `candidates` are for states alone. null: states; dps_pooled: counts."""
     beta_decay: Share = 0.5
     """MoPPS and MaPP: weight of the past in the Beta's counts; 1 never forgets."""
     variance_decay: Share = 0.7
@@ -94,6 +94,10 @@ class SelectorSettings(Settings):
     candidates: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """DPS: rank only this share of the pool, a random part, new each step (published
     "candidate_ratio"); null ranks all."""
+
+    def observation_of(self, method: str) -> Literal["states", "counts", "rewards"]:
+        """What this method learns from."""
+        return self.observation or ("counts" if method == "dps_pooled" else "states")
 
 
 class StateSettings(Settings):
@@ -434,7 +438,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _other_observations_have_no_settings_of_states(self) -> "Config":
         observation = self.selector.observation
-        if observation == "states":
+        if observation in (None, "states"):
             return self
         learners = ("dps", "dps_pooled") if observation == "counts" else ("dps",)
         if self.method not in learners:

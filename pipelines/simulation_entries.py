@@ -99,10 +99,10 @@ ENTRIES = {
     "dps_counts": Entry(selector("dps", observation="counts")),
     "dps_rest": Entry(selector("dps"), rest=10),
     "dps_counts_rest": Entry(selector("dps", observation="counts"), rest=10),
-    "pooled": Entry(pooled("topics")),
+    "pooled": Entry(pooled("topics", observation="states")),
     "pooled_counts": Entry(pooled("topics", observation="counts")),
-    "pooled_random": Entry(pooled("random")),
-    "pooled_one": Entry(pooled("one")),
+    "pooled_random": Entry(pooled("random", observation="states")),
+    "pooled_one": Entry(pooled("one", observation="states")),
     "oracle": Entry(selector("oracle")),
 }
 

@@ -78,6 +78,7 @@ def make(
     Raises:
         KeyError: there is no method of this name.
     """
+    observation = settings.observation_of(name)
 
     def by_states() -> Selector:
         return BeliefStore(
@@ -107,7 +108,7 @@ def make(
             ids,
             clusters,
             seed,
-            observation="counts" if settings.observation == "counts" else "states",
+            observation="counts" if observation == "counts" else "states",
             group_size=group_size,
             decay=settings.decay,
             memory=settings.cluster_decay,
@@ -118,9 +119,7 @@ def make(
         )
 
     makers: dict[str, Callable[[], Selector]] = {
-        "dps": {"states": by_states, "counts": by_counts, "rewards": by_rewards}[
-            settings.observation
-        ],
+        "dps": {"states": by_states, "counts": by_counts, "rewards": by_rewards}[observation],
         "dps_pooled": by_clusters,
         "uniform": lambda: UniformSelector(ids, seed),
         "history_resampling": lambda: HistoryResampling(ids, seed),
