@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
@@ -13,6 +14,7 @@ from pipelines.comparison.plan import REFERENCE, Run
 from pipelines.comparison.table import Line, Mean, table, write_table
 from pipelines.run_log import read_summary
 
+PREDICTING = ("dps", "dps_pooled")  # of which the page speaks
 HEADER = (
     "method",
     "accuracy in the end",
@@ -92,29 +94,44 @@ def words(lines: Sequence[Line]) -> list[str]:
         f"{label(best.method)} has the highest accuracy in the end, {_share(best.numbers['accuracy'], 1)}, "
         f"with {_count(best.numbers['rollouts'])} rollouts."
     ]
-    dps, reference, uniform = by.get("dps"), by.get(REFERENCE), by.get("uniform")
-    if dps and reference and dps in known and reference in known:
-        ours, theirs = dps.numbers, reference.numbers
-        how = (
-            "never reaches it"
-            if dps.share is None
-            else f"reaches it with {dps.share:.0%} of the rollouts {label(REFERENCE)} took"
-        )
-        said.append(
-            f"{label(REFERENCE)} ends at {_share(theirs['accuracy'], 1)} and DPS at "
-            f"{_share(ours['accuracy'], 1)} with {_of(ours, theirs, 'rollouts'):.0%} of its rollouts; DPS {how}."
-        )
-    if dps and uniform:
-        ratio = _of(dps.numbers, uniform.numbers, "effective")
-        said.append(
-            f"The effective ratio of DPS is {_share(dps.numbers['effective'], 1)}, {ratio:.2f} times that of "
-            "uniform sampling."
-        )
-    if dps:
-        said.append(
-            f"Selection and belief update of DPS take {_share(dps.numbers['choosing'], 2)} of step time."
-        )
+    for ours in (by[name] for name in PREDICTING if name in by):
+        said += _compared(ours, by.get("uniform"), by.get(REFERENCE))
     return said
+
+
+def _compared(ours: Line, uniform: Line | None, reference: Line | None) -> list[str]:
+    """A method that predicts, beside uniform selection and Dynamic Sampling."""
+    name, own, said = label(ours.method), ours.numbers, []
+    if uniform and uniform is not ours:
+        theirs = uniform.numbers
+        ends, other = own["accuracy"], theirs["accuracy"]
+        if ends.mean is not None and other.mean is not None:
+            ahead = ends.mean - other.mean
+            error = "" if not ends.error else _in_errors(ahead, ends, other)
+            said.append(
+                f"{name} ends {100 * abs(ahead):.1f} points {'above' if ahead >= 0 else 'below'} uniform sampling"
+                f"{error}, with {_of(own, theirs, 'rollouts'):.0%} of its rollouts and "
+                f"{_of(own, theirs, 'effective'):.2f} times its effective ratio."
+            )
+    if reference and reference.numbers["accuracy"].mean is not None:
+        how = (
+            "is not reached"
+            if ours.share is None
+            else f"is reached with {ours.share:.0%} of the rollouts that took"
+        )
+        said.append(
+            f"{label(REFERENCE)} ends at {_share(reference.numbers['accuracy'], 1)}, which {how} by {name}."
+        )
+    said.append(
+        f"Selection and belief update of {name} take {_share(own['choosing'], 2)} of step time."
+    )
+    return said
+
+
+def _in_errors(ahead: float, ours: Mean, theirs: Mean) -> str:
+    """How many standard errors of the difference that is."""
+    error = np.hypot(ours.error or 0.0, theirs.error or 0.0)
+    return f", {abs(ahead) / error:.1f} standard errors of the difference" if error else ""
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:

@@ -16,11 +16,11 @@ from dps_ray.priors import initial_belief, prior_counts
 from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation
 from pipelines.compare import main
 from pipelines.comparison.measures import Point, brier, calibration, confusions, measure
-from pipelines.comparison.page import build
+from pipelines.comparison.page import build, words
 from pipelines.comparison.plan import entry, plan
 from pipelines.comparison.replay import Forecast, replayed
 from pipelines.comparison.runner import Done, carry_out, seconds_left
-from pipelines.comparison.table import mean_curve, rollouts_to, table
+from pipelines.comparison.table import NUMBERS, Line, Mean, mean_curve, rollouts_to, table
 from pipelines.config_files import CONFIGS
 from pipelines.run_log import RunLog
 
@@ -401,3 +401,23 @@ def test_a_report_of_methods_that_predict_nothing_has_no_figures_of_prediction(p
 def test_a_report_without_a_finished_run_is_refused(tmp_path, capsys):
     assert main(["--out", str(tmp_path), "--report"]) == 2
     assert "is finished" in capsys.readouterr().err
+
+
+def test_the_page_says_how_far_a_method_is_from_uniform_sampling_in_standard_errors():
+    def ended(method, accuracy, effective, share):
+        numbers = dict.fromkeys(NUMBERS, Mean(1000.0, 0.0))
+        numbers |= {"accuracy": Mean(accuracy, 0.01), "effective": Mean(effective, 0.01)}
+        return Line(method, 3, numbers, to_target=None, share=share, reached=0)
+
+    said = words(
+        [
+            ended("uniform", 0.40, 0.3, None),
+            ended("ds_10", 0.60, 0.3, 1.0),
+            ended("dps_pooled", 0.48, 0.6, 0.45),
+        ]
+    )
+    assert (
+        "DPS pooled ends 8.0 points above uniform sampling, 5.7 standard errors of the difference, "
+        "with 100% of its rollouts and 2.00 times its effective ratio." in said
+    )
+    assert any("DS, cap 10 ends at 60.0% ± 1.0" in one and "with 45% of" in one for one in said)
