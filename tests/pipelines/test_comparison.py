@@ -383,9 +383,10 @@ def test_the_report_is_one_page_that_needs_no_network_with_csv_and_figures(prete
     assert "recency-s0 (exit code 1: &lt;no memory&gt;)" in page
     assert "do dps-s1" in page
     assert not re.search(r"""(src|href)=["']https?:""", page)
-    names = ("1-accuracy", "2-effective-ratio", "3-prediction", "3-confusion", "3-calibration")
-    assert {path.stem for path in tmp_path.glob("*.png")} == {*names, "4-coverage"}
-    assert page.count("<svg") == 6
+    names = {"1-accuracy", "2-effective-ratio", "2-learned", "4-coverage"}
+    names |= {"3-prediction", "3-confusion", "3-calibration"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == names
+    assert page.count("<svg") == 7
     with (tmp_path / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(runs) * (STEPS + 1)
@@ -395,7 +396,7 @@ def test_the_report_is_one_page_that_needs_no_network_with_csv_and_figures(prete
 
 def test_a_report_of_methods_that_predict_nothing_has_no_figures_of_prediction(pretended, tmp_path):
     build([pretended["ds_10-s0"][0]], {}, tmp_path, "")
-    assert sorted(path.stem[0] for path in tmp_path.glob("*.svg")) == ["1", "2", "4"]
+    assert sorted(path.stem[0] for path in tmp_path.glob("*.svg")) == ["1", "2", "2", "4"]
 
 
 def test_a_report_without_a_finished_run_is_refused(tmp_path, capsys):
