@@ -101,21 +101,30 @@ def effective(numbers: Numbers) -> "Figure":
 
 
 def learned(numbers: Numbers) -> "Figure | None":
-    """Accuracy in the end against the effective ratio: a dot a seed, a larger one with its name for their mean."""
+    """Accuracy in the end against effective ratio, distinct prompts and rollouts: a small dot a seed, a large one
+    the mean."""
     if any(run.accuracy is None for run in numbers.runs):
         return None
     names = styles_of(numbers.runs, numbers.runs)
-    figure, panels = panels_of(1, 2, (10.5, 4.4))
-    for axes, what in zip(panels[0], ("effective", "rollouts"), strict=True):
+    figure, panels = panels_of(1, 3, (10.5, 4.1))
+    for axes, (what, label) in zip(
+        panels[0],
+        {
+            "effective": "partial groups, of all rolled out",
+            "distinct": "distinct prompts rolled out",
+            "rollouts": "rollouts",
+        }.items(),
+        strict=True,
+    ):
         for name, style in names.items():
             mine = [run for run in numbers.runs if run.method == name]
             x, y = ([getattr(run, field) for run in mine] for field in (what, "accuracy"))
             axes.scatter(x, y, s=10, color=style.colour, alpha=0.4, linewidths=0)
             axes.scatter(np.mean(x), np.mean(y), s=48, color=style.colour, zorder=3)
-    panels[0][0].set(xlabel="partial groups, of all rolled out", ylabel="accuracy in the end")
-    panels[0][1].set(xlabel="rollouts")
+        axes.set(xlabel=label)
+        axes.xaxis.set_major_formatter(thousands)
+    panels[0][0].set(ylabel="accuracy in the end")
     panels[0][0].xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    panels[0][1].xaxis.set_major_formatter(thousands)
     percent(panels[0])
     legend(figure, {name: style._replace(dash="-", width=4) for name, style in names.items()})
     return figure
@@ -168,8 +177,8 @@ _FIGURES: list[tuple[str, str, str, Callable[[Numbers], Any]]] = [
     (
         "2-learned",
         "What effective groups bring",
-        "Left: accuracy in the end against the share of partial groups among all rolled out. Right: the same against "
-        "what was rolled out. A small dot is a seed, a large one their mean.",
+        "Accuracy in the end against the share of partial groups among all that was rolled out, against how many "
+        "different prompts that were, and against its amount. A small dot is a seed, a large one their mean.",
         learned,
     ),
     (

@@ -58,19 +58,22 @@ def seen(step: int, ids: np.ndarray) -> Observation:
 
 
 @pytest.mark.parametrize(
-    ("method", "shards"),
+    ("method", "overrides", "shards"),
     [
-        ("dps", (1, 2, 7)),
-        ("dps_pooled", (1, 2, 7)),
-        ("uniform", (3,)),
-        ("mopps", (2,)),
-        ("greso", (3,)),
+        ("dps", (), (1, 2, 7)),
+        ("dps_pooled", (), (1, 2, 7)),
+        ("dps_pooled", ("selector.observation=states",), (1, 2, 7)),
+        ("uniform", (), (3,)),
+        ("mopps", (), (2,)),
+        ("greso", (), (3,)),
     ],
 )
-def test_any_number_of_shards_selects_what_one_store_selects(local_ray, tmp_path, method, shards):
-    config = config_of(tmp_path, method=method)
+def test_any_number_of_shards_selects_what_one_store_selects(
+    local_ray, tmp_path, method, overrides, shards
+):
+    config = config_of(tmp_path, 1, method, *overrides)
     single = make_selector(config, IDS, len(IDS), clusters_of(config))
-    coordinators = [coordinator(tmp_path / str(n), n, method) for n in shards]
+    coordinators = [coordinator(tmp_path / str(n), n, method, *overrides) for n in shards]
     for step in range(1, STEPS):
         expected = single.select(16)
         for each in coordinators:

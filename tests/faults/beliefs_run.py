@@ -104,7 +104,7 @@ def undisturbed(*steps, store=None):
     store, batches = store or BeliefStore(IDS), []
     for step in steps:
         batches.append(store.select(16))
-        store.observe(*seen(step, batches[-1].ids)[:2])
+        store.observe(*seen(step, batches[-1].ids)[:4])
     return batches, reshard([store.snapshot()], 1)[0]
 
 

@@ -120,15 +120,17 @@ def test_four_shards_then_eight_then_three_go_on_as_one_would(local_ray, tmp_pat
         done += 4
 
 
+@pytest.mark.parametrize("observation", ["states", "counts"])
 def test_pooled_beliefs_come_back_from_a_checkpoint_of_other_shards_and_the_log(
-    local_ray, tmp_path
+    local_ray, tmp_path, observation
 ):
-    run = BeliefsRun(tmp_path / "run", 3, "method=dps_pooled")
+    pooled = ("method=dps_pooled", f"selector.observation={observation}")
+    run = BeliefsRun(tmp_path / "run", 3, *pooled)
     batches = run.steps(1, 2, 3)
-    run = BeliefsRun(tmp_path / "run", 2, "method=dps_pooled", base=run.save(3))
+    run = BeliefsRun(tmp_path / "run", 2, *pooled, base=run.save(3))
     batches += run.steps(4, 5)
     for member in run.coordinator.members:
         ray.kill(member.actor)
     batches += run.steps(6)
-    expected = undisturbed(*range(1, 7), store=PooledStore(IDS, CLUSTERS))
+    expected = undisturbed(*range(1, 7), store=PooledStore(IDS, CLUSTERS, observation=observation))
     assert_equal((batches, run.beliefs(6)), expected)

@@ -44,13 +44,13 @@ def refused(tmp_path, tiny_policy, chains, capsys):
         ("data.reward=json:no_such_function", "no_such_function"),
         ("data.reward=no_such_module:f", "no_such_module"),
         ("loop.batch_size=121", "larger than the pool of 120 prompts; set it to 120 or less"),
-        ("selector.candidates=0.5", "about 60 of 120 prompts to rank for a batch of 64"),
+        ("method=dps selector.candidates=0.5", "about 60 of 120 prompts to rank for a batch of 64"),
         ("data.id_column=uid", "uid"),
         ("resume=nowhere", "that is no checkpoint"),
     ],
 )
 def test_a_wrong_setting_is_named(refused, override, said):
-    assert said in refused(override)
+    assert said in refused(*override.split())
 
 
 def test_prompts_over_the_limit_are_an_error_when_that_is_asked_for(refused):
