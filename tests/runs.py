@@ -28,6 +28,7 @@ def arguments(folder, policy, chains, *overrides):
     """Of `python -m pipelines.grpo_dps`, for three steps of a run that takes seconds."""
     return [
         "--config=arithmetic",
+        "method=dps",
         f"folder={folder}",
         f"model.path={policy}",
         f"data.train={chains[0]}",

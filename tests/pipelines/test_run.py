@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dps_ray import PARTIAL, BeliefStore
 from dps_ray.durable import Storage, committed, load, manifests, reshard
+from dps_ray.pooled import PooledStore, number_within
 from dps_ray.prompts import PromptTable
 from pipelines.checkpoint import model_folder
 from pipelines.comparison.replay import read_probes
@@ -67,6 +68,23 @@ def test_a_checkpoint_loads_in_plain_transformers_and_differs_from_the_start(fin
 def test_the_beliefs_of_a_run_equal_a_replay_of_its_log_through_one_store(finished, chains):
     storage, manifest = newest(finished)
     store = BeliefStore(PromptTable.open(chains[0], None).ids, decay=0.7)
+    for _, observation in committed(storage, manifest):
+        store.observe(*observation[:4])
+    (expected,), found = reshard([store.snapshot()], 1), beliefs_in(storage, manifest)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_pooled_beliefs_of_a_run_equal_a_replay_of_its_log_through_one_store(
+    tmp_path, able_policy, chains
+):
+    pooled = ("method=dps_pooled", "resources.beliefs.shards=2", "selector.temperature=0.5")
+    assert run(tmp_path, able_policy, chains, *pooled) == 0
+    table = PromptTable.open(chains[0], None)
+    clusters = number_within(table.ids, table.clusters(table.ids, "extra_info.level"), 0)
+    store = PooledStore(table.ids, clusters, observation="counts", group_size=4, temperature=0.5)
+    storage, manifest = newest(tmp_path)
     for _, observation in committed(storage, manifest):
         store.observe(*observation[:4])
     (expected,), found = reshard([store.snapshot()], 1), beliefs_in(storage, manifest)
