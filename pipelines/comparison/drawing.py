@@ -149,7 +149,7 @@ def legend(figure: "Figure", names: dict[str, Style]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], **line(style), label=style.label) for style in names.values()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 10))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 6))
 
 
 def percent(panels: Sequence["Axes"]) -> None:
