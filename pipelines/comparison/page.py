@@ -104,24 +104,21 @@ def _compared(ours: Line, uniform: Line | None, reference: Line | None) -> list[
     name, own, said = label(ours.method), ours.numbers, []
     if uniform and uniform is not ours:
         theirs = uniform.numbers
-        ends, other = own["accuracy"], theirs["accuracy"]
-        if ends.mean is not None and other.mean is not None:
-            ahead = ends.mean - other.mean
-            error = "" if not ends.error else _in_errors(ahead, ends, other)
+        mine, other = own["accuracy"], theirs["accuracy"]
+        if mine.mean is not None and other.mean is not None:
+            ahead = mine.mean - other.mean
+            error = _in_errors(ahead, mine, other)
             said.append(
                 f"{name} ends {100 * abs(ahead):.1f} points {'above' if ahead >= 0 else 'below'} uniform sampling"
                 f"{error}, with {_of(own, theirs, 'rollouts'):.0%} of its rollouts and "
                 f"{_of(own, theirs, 'effective'):.2f} times its effective ratio."
             )
     if reference and reference.numbers["accuracy"].mean is not None:
-        how = (
-            "is not reached"
-            if ours.share is None
-            else f"is reached with {ours.share:.0%} of the rollouts that took"
-        )
-        said.append(
-            f"{label(REFERENCE)} ends at {_share(reference.numbers['accuracy'], 1)}, which {how} by {name}."
-        )
+        reached = "does not reach that"
+        if ours.share is not None:
+            reached = f"reaches that with {ours.share:.0%} of the rollouts it took"
+        ends = _share(reference.numbers["accuracy"], 1)
+        said.append(f"{label(REFERENCE)} ends at {ends}; {name} {reached}.")
     said.append(
         f"Selection and belief update of {name} take {_share(own['choosing'], 2)} of step time."
     )
@@ -129,9 +126,11 @@ def _compared(ours: Line, uniform: Line | None, reference: Line | None) -> list[
 
 
 def _in_errors(ahead: float, ours: Mean, theirs: Mean) -> str:
-    """How many standard errors of the difference that is."""
-    error = np.hypot(ours.error or 0.0, theirs.error or 0.0)
-    return f", {abs(ahead) / error:.1f} standard errors of the difference" if error else ""
+    """How many standard errors of the difference that is; nothing where either has none."""
+    if not ours.error or not theirs.error:
+        return ""
+    error = np.hypot(ours.error, theirs.error)
+    return f", {abs(ahead) / error:.1f} standard errors of the difference"
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:

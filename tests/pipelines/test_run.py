@@ -65,15 +65,20 @@ def test_a_checkpoint_loads_in_plain_transformers_and_differs_from_the_start(fin
     assert AutoTokenizer.from_pretrained(path).chat_template
 
 
-def test_the_beliefs_of_a_run_equal_a_replay_of_its_log_through_one_store(finished, chains):
-    storage, manifest = newest(finished)
-    store = BeliefStore(PromptTable.open(chains[0], None).ids, decay=0.7)
+def assert_beliefs_equal_a_replay(folder, store):
+    """The shards' beliefs in the run's checkpoint are those of this new store, told what the run observed."""
+    storage, manifest = newest(folder)
     for _, observation in committed(storage, manifest):
         store.observe(*observation[:4])
     (expected,), found = reshard([store.snapshot()], 1), beliefs_in(storage, manifest)
     assert found.keys() == expected.keys()
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_the_beliefs_of_a_run_equal_a_replay_of_its_log_through_one_store(finished, chains):
+    store = BeliefStore(PromptTable.open(chains[0], None).ids, decay=0.7)
+    assert_beliefs_equal_a_replay(finished, store)
 
 
 def test_pooled_beliefs_of_a_run_equal_a_replay_of_its_log_through_one_store(
@@ -84,13 +89,7 @@ def test_pooled_beliefs_of_a_run_equal_a_replay_of_its_log_through_one_store(
     table = PromptTable.open(chains[0], None)
     clusters = number_within(table.ids, table.clusters(table.ids, "extra_info.level"), 0)
     store = PooledStore(table.ids, clusters, observation="counts", group_size=4, temperature=0.5)
-    storage, manifest = newest(tmp_path)
-    for _, observation in committed(storage, manifest):
-        store.observe(*observation[:4])
-    (expected,), found = reshard([store.snapshot()], 1), beliefs_in(storage, manifest)
-    assert found.keys() == expected.keys()
-    for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert_beliefs_equal_a_replay(tmp_path, store)
 
 
 def test_probes_are_recorded_with_the_prompts_they_drew(finished):
