@@ -1,6 +1,8 @@
 """Paths as a person writes them: `~` is the home folder."""
 
+import argparse
 import os
+from pathlib import Path
 
 
 def expanded(text: str) -> str:
@@ -24,3 +26,11 @@ def expanded_of_named(text: str) -> str:
     if separator and "/" not in name and path.startswith("~"):
         return f"{name}={expanded(path)}"
     return expanded(text)
+
+
+def path_option(text: str) -> Path:
+    """A path that a program is given as an option: a `type` for `argparse`."""
+    try:
+        return Path(expanded(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None

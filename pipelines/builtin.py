@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dps_ray.errors import ConfigError
+from dps_ray.paths import expanded
 from dps_ray.prompt_files import write_prompts
 from dps_ray.tasks.countdown import PromptStyle
 from pipelines.prepare import arithmetic, countdown
@@ -15,7 +16,7 @@ from pipelines.prepare.rows import Row, in_split
 
 def cache() -> Path:
     """Where built-in data and the start policy are kept: `dps_ray` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dps_ray"
+    return Path(expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "dps_ray"
 
 
 def ensure_arithmetic(

@@ -20,6 +20,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from dps_ray.errors import ConfigError, DPSError
+from dps_ray.paths import path_option
 from pipelines.comparison.page import build
 from pipelines.comparison.plan import ENTRIES, FAIR, Run, entry, pairs, plan
 from pipelines.comparison.runner import carry_out, is_finished
@@ -79,7 +80,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/comparison"), metavar="FOLDER")
+    parser.add_argument(
+        "--out", type=path_option, default=Path("runs/comparison"), metavar="FOLDER"
+    )
     parser.add_argument(
         "--config",
         default="arithmetic",

@@ -13,7 +13,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from dps_ray.errors import ConfigError, DPSError
+from dps_ray.paths import path_option
 from pipelines.simulation import REAL, Outcome, simulate
 from pipelines.simulation_entries import ABLATIONS, ENTRIES, Entry
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--hard", type=float, default=0.0, help="share of prompts never solved")
     parser.add_argument("--easy", type=float, default=0.0, help="share of prompts always solved")
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--json", type=path_option, help="where the figures go")
     options = parser.parse_args(arguments)
     options.seeds = options.seeds or (5 if options.ablations else 2)
     try:

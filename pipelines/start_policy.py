@@ -31,6 +31,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from dps_ray.paths import path_option
 from dps_ray.tasks import arithmetic
 from dps_ray.tasks.arithmetic import LEVELS, Level
 from pipelines.builtin import cache
@@ -254,7 +255,7 @@ def _gradient(model: LlamaForCausalLM, weights: list[torch.Tensor], batch: _Batc
 def main() -> None:
     """Makes the start policy, and prints how often it is right by level."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--folder", type=Path, default=cache(), help="where it is kept")
+    parser.add_argument("--folder", type=path_option, default=cache(), help="where it is kept")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with rich.progress.Progress() as bar:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dps_ray.durable import local_files
 from dps_ray.errors import DataError
+from dps_ray.paths import path_option
 
 
 @contextmanager
@@ -73,7 +74,9 @@ def _nearest(out: Path) -> Path:
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The options that say where output goes."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--out", type=path_option, required=True, metavar="DIR", help="folder to write"
+    )
     parser.add_argument(
         "--force",
         action="store_true",
