@@ -13,13 +13,12 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from typing import Any
 
-import ray
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
@@ -84,7 +83,6 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
     models = find_models(config, tell)
     progress = partial(_progress, console)
     parts = [parts_of(model, benchmarks, config, tell, progress) for model in models]
-    engines = Engines(config, tell)
     rows: list[dict[str, Any]] = []
     results = {
         "created": datetime.now(UTC).isoformat(),
@@ -93,7 +91,8 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
         "config": config.model_dump(mode="json"),
         "models": rows,
     }
-    try:
+    with ExitStack() as ends:
+        engines = Engines(config, tell, ends)
         for model, of_model in zip(models, parts, strict=True):
             answers = [part.answered() for part in of_model]
             work = [
@@ -117,18 +116,18 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
             )
             text = json_lines.encode(results, indent=2)
             json_lines.replace(config.folder / "results.json", text.encode())
-    finally:
-        ray.shutdown()
     tell(f"\n{tables(rows, config.samples)}\n\nResults: {config.folder / 'results.json'}")
     return results
 
 
 class Engines:
-    """What answers: verifiers, and the engines of one model at a time. Ray is started when they are needed."""
+    """What answers: verifiers, and the engines of one model at a time. Ray is started when they are needed, and left
+    to `ends`."""
 
     verifiers: Verifiers
 
-    def __init__(self, config: EvaluationConfig, tell: Tell) -> None:
+    def __init__(self, config: EvaluationConfig, tell: Tell, ends: ExitStack) -> None:
+        self._ends = ends
         self._config = config
         self._tell = tell
         self._recoveries = Recoveries(tell, limit=config.recovery.restarts)
@@ -146,8 +145,10 @@ class Engines:
         self._tell(f"starting engines of {model.name}")
         config = self._config.of_a_run(model.path)
         if self._placement is None:
-            connect(config, training=False)
+            joined = self._ends.enter_context(connect(config, training=False))
             self._placement = Placement.reserve(config, self._tell, training=False)
+            if joined:
+                self._ends.callback(self._placement.release)
             place = self._placement.verifiers
             for line in self._placement.describe():
                 self._tell("  " + line)

@@ -10,9 +10,8 @@ below hold.
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
-
-import ray
 
 from actors.coordinator import Coordinator
 from actors.learner import Learner
@@ -77,8 +76,9 @@ def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
     settings_tree = config.model_dump(mode="json")
     log = RunLog(config.folder, make_loggers(config.loggers, config.folder, settings_tree))
     (config.folder / "config.yaml").write_text(settings.dump(config))
-    try:
-        trainer = assemble(config, inputs, storage, base, log, view)
+    with ExitStack() as ends:
+        ends.callback(log.close)
+        trainer = assemble(config, inputs, storage, base, log, view, ends)
         with trainer.stopping.installed():
             trainer.begin_at(base)
             try:
@@ -89,9 +89,6 @@ def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
                     trainer.commit_last()
                 raise
         summary = summary_of(trainer, inputs, command)
-    finally:
-        log.close()
-        ray.shutdown()
     log.summary(summary)
     report = build_report(config.folder)
     view.finish(f"{summarize(summary)}\nReport: {report}")
@@ -105,16 +102,17 @@ def assemble(
     base: Manifest | None,
     log: RunLog,
     view: View,
+    ends: ExitStack,
 ) -> Trainer:
     """Claim the run, start Ray, reserve what the actors ask for, and start every actor but the learner,
-    which `Trainer.begin_at` starts.
+    which `Trainer.begin_at` starts. What ends with the run is left to `ends`.
 
     Raises:
         ResourceError: the cluster lacks what the configuration asks for.
         EngineError: an actor did not start.
     """
     view.message("starting Ray, vLLM and DeepSpeed")
-    connect(config)
+    joined = ends.enter_context(connect(config))
     checkpoints = Checkpoints(
         config,
         storage,
@@ -125,6 +123,8 @@ def assemble(
     )
     # After the claim, by which a driver that was there before lets go of what it has.
     placement = Placement.reserve(config, tell=view.message)
+    if joined:
+        ends.callback(placement.release)
     for line in placement.describe():
         view.message("  " + line)
     recoveries = Recoveries(view.message, log.event, config.recovery.restarts)
