@@ -25,6 +25,8 @@ from pipelines.comparison.page import build
 from pipelines.comparison.plan import ENTRIES, FAIR, Run, entry, pairs, plan
 from pipelines.comparison.runner import carry_out, is_finished
 from pipelines.config_files import config_file
+from pipelines.exits import refused
+from pipelines.preflight import check_folder
 
 METHODS = [name for name in ENTRIES if name != "greso"]
 
@@ -39,15 +41,15 @@ def main(arguments: Sequence[str]) -> int:
         return compare(
             options, shlex.join(["python", "-m", "pipelines.compare", *arguments]), console
         )
-    except DPSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (DPSError, OSError) as error:
+        return refused(error)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
 
 
 def compare(options: argparse.Namespace, command: str, console: Console) -> int:
+    check_folder("--out ", options.out)
     file = config_file(options.config)
     entries = dict(map(entry, options.entry))
     runs = plan(

@@ -39,6 +39,7 @@ from pipelines.evaluation.answers import Answered, answer, sampling_of
 from pipelines.evaluation.inputs import Model, find_benchmarks, find_models
 from pipelines.evaluation.parts import Part, parts_of
 from pipelines.evaluation.results import result_of, tables
+from pipelines.preflight import check_folder, check_machine
 from pipelines.stopping import Stopping
 from pipelines.summary import duration
 from pipelines.view import LineView
@@ -78,6 +79,8 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
         console.out(text, highlight=False)
 
     config = config.model_copy(update={"folder": lasting(config.folder)})
+    check_machine()
+    check_folder("folder=", config.folder)
     load_reward(config.data.reward)
     benchmarks = find_benchmarks(config)
     models = find_models(config, tell)

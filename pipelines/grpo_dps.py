@@ -31,6 +31,7 @@ from pipelines.command_line import exit_code, lasting, leave, parse
 from pipelines.config_files import file_of_run
 from pipelines.inputs import Inputs, prepare
 from pipelines.loggers import check_installed, make_loggers
+from pipelines.preflight import check_folder, check_machine, check_storage
 from pipelines.report import build_report
 from pipelines.run_log import RunLog, read_summary
 from pipelines.stopping import Stopping, StopRequested
@@ -59,6 +60,10 @@ def main(arguments: Sequence[str]) -> int:
 def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
     """One run, from data to report. Returns the summary, which is also in `folder/summary.json`."""
     config = config.model_copy(update={"folder": lasting(config.folder)})
+    check_machine()
+    check_folder("folder=", config.folder)
+    if config.checkpoint.storage is not None:
+        check_storage(config.checkpoint.storage)
     check_installed(config.loggers)
     storage = storage_of(config)
     base = to_resume(config, storage, tell=view.message)

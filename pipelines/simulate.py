@@ -22,6 +22,8 @@ from rich.table import Table
 
 from dps_ray.errors import ConfigError, DPSError
 from dps_ray.paths import path_option
+from pipelines.exits import refused
+from pipelines.preflight import check_file
 from pipelines.simulation import REAL, Outcome, simulate
 from pipelines.simulation_entries import ABLATIONS, ENTRIES, Entry
 
@@ -57,11 +59,13 @@ def main(arguments: Sequence[str]) -> int:
         entries = ABLATIONS if options.ablations else _chosen(options.methods)
         sizes = options.prompts or ((12_000,) if options.ablations else PROMPTS)
         _check(options, sizes)
+        if options.json:
+            check_file("--json ", options.json)
         figures = [row for size in sizes for row in compare(entries, size, options, Console())]
-    except DPSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (DPSError, OSError) as error:
+        return refused(error)
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, indent=1))
     return 0
 

@@ -11,6 +11,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import normalize
 
 from dps_ray.errors import ModelError
+from pipelines.hub import check_model
 
 Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
 
@@ -70,6 +71,7 @@ class ModelEmbedding:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
+        check_model("--embed ", model)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model)
             self._model = AutoModel.from_pretrained(model, dtype=torch.float32).eval()

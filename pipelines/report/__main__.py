@@ -10,6 +10,7 @@ import sys
 
 from dps_ray.errors import DPSError
 from dps_ray.paths import path_option
+from pipelines.exits import refused
 from pipelines.report.browser import screenshot
 from pipelines.report.build import build_report
 
@@ -34,9 +35,8 @@ def main() -> int:
         if arguments.screenshot:
             screenshot(report, arguments.screenshot, arguments.width)
             print(arguments.screenshot)
-    except DPSError as error:
-        print(error, file=sys.stderr)
-        return 2
+    except (DPSError, OSError) as error:
+        return refused(error)
     return 0
 
 
