@@ -169,7 +169,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run_folder", type=path_option, help=f"a folder with {TIMELINE}")
     try:
         print(write_trace(parser.parse_args(arguments).run_folder))
-    except (DPSError, OSError) as error:
+    except DPSError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
         return refused(error)
     return 0
 

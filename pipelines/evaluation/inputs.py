@@ -114,7 +114,7 @@ def _model(name: str, path: str, config: EvaluationConfig, tell: Tell) -> Model:
     folder = Path(path)
     if (folder / "config.yaml").is_file() and not (folder / "config.json").exists():
         return _of_run(name, folder, config, tell)
-    check_model("model=", path)
+    check_model("model.path=", path)
     # Of other weights under the same path the time is another.
     files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -71,8 +71,8 @@ class ModelEmbedding:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        check_model("--embed ", model)
         try:
+            check_model("", model)
             self._tokenizer = AutoTokenizer.from_pretrained(model)
             self._model = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
         except (OSError, ValueError) as error:

@@ -35,7 +35,10 @@ def main() -> int:
         if arguments.screenshot:
             screenshot(report, arguments.screenshot, arguments.width)
             print(arguments.screenshot)
-    except (DPSError, OSError) as error:
+    except DPSError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
         return refused(error)
     return 0
 
