@@ -3,8 +3,11 @@
 import logging
 import math
 import os
+import random
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
@@ -26,12 +29,22 @@ HEALTH_CHECKS = {
 # What Ray's processes are given to start, where Ray's own 10 to 60 s are too short on a busy machine. Ray reads these
 # from the environment, in the driver and in every process that it starts.
 START_TIMES = {
-    "RAY_gcs_server_port_wait_time_s": "300",  # until the head's server listens
-    "RAY_raylet_start_wait_time_s": "300",  # until the node is registered with it
-    "RAY_agent_register_timeout_ms": "300000",  # until the agents have told their ports to the node
-    "RAY_worker_register_timeout_seconds": "300",  # until the process of an actor has
-    "RAY_raylet_client_num_connect_attempts": "300",  # a second each, to the node's socket
+    "RAY_gcs_server_port_wait_time_s": "180",  # until the head's server listens
+    "RAY_raylet_start_wait_time_s": "180",  # until the node is registered with it
+    "RAY_agent_register_timeout_ms": "300000",  # until the node's agents answer it
+    "RAY_worker_register_timeout_seconds": "300",  # until the process of an actor is registered with the node
+    "RAY_raylet_client_num_connect_attempts": "180",  # a second each, to the node's socket
 }
+
+# Ports for the agents of a node. A node whose agents choose their own waits for these at most 15 s, which no variable
+# changes, and then ends. The range is below the one from which Linux takes ports by itself.
+_AGENTS = (
+    "metrics_agent_port",
+    "metrics_export_port",
+    "dashboard_agent_listen_port",
+    "runtime_env_agent_port",
+)
+_PORTS = range(20_000, 32_000)
 
 JOIN_SECONDS = 30.0  # in which a cluster has to answer
 
@@ -88,13 +101,14 @@ def start(cpus: int, **options: Any) -> None:
     allow_slow_starts()
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            _system_config=HEALTH_CHECKS,
-            **(quiet | options),
-        )
+        with _chosen_ports():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                _system_config=HEALTH_CHECKS,
+                **(quiet | options),
+            )
     except Exception as error:  # Ray has no type of its own for it
         ray.shutdown()
         raise ResourceError(
@@ -109,6 +123,33 @@ def allow_slow_starts() -> None:
         os.environ.setdefault(name, value)
     # This process read them when it imported Ray; this call reads them again.
     ray._raylet.Config.initialize("")
+
+
+def agent_ports() -> dict[str, int]:
+    """Free ports for a node's agents, by the names that Ray's `RayParams` (and `Cluster.add_node`) have for them."""
+    free = filter(_is_free, random.SystemRandom().sample(_PORTS, len(_PORTS)))
+    return dict(zip(_AGENTS, free, strict=False))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+@contextmanager
+def _chosen_ports() -> Iterator[None]:
+    """Within, `ray.init` starts a node with `agent_ports`, for which it has no option."""
+    parameter = ray._private.parameter
+    made = parameter.RayParams
+    parameter.RayParams = partial(made, **agent_ports())
+    try:
+        yield
+    finally:
+        parameter.RayParams = made
 
 
 def _join(address: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import ray
 
 from cluster import start
 from cluster.placement import Placement
-from cluster.start import START_TIMES, allow_slow_starts, connect, joins
+from cluster.start import START_TIMES, agent_ports, allow_slow_starts, connect, joins
 from dps_ray import settings
 from dps_ray.errors import ResourceError
 from pipelines.run_log import read_summary
@@ -108,10 +109,19 @@ def test_rays_processes_are_given_time_to_start_though_ray_is_imported(monkeypat
             "RAY_worker_register_timeout_seconds": "99"  # the user's own
         }
         assert read.worker_register_timeout_seconds() == 99
-        assert read.raylet_client_num_connect_attempts() == 300
+        assert read.raylet_client_num_connect_attempts() == 180
     finally:
         monkeypatch.undo()
         read.initialize("")
+
+
+def test_agents_are_given_ports_that_are_free_and_differ(monkeypatch):
+    ports = agent_ports()
+    assert len(ports) == len(set(ports.values())) == 4
+    with socket.create_server(("", ports["metrics_agent_port"])) as taken:
+        number = taken.getsockname()[1]
+        monkeypatch.setattr(start, "_PORTS", range(number - 9, number + 9))
+        assert number not in agent_ports().values()
 
 
 @pytest.mark.slow
