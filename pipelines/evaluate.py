@@ -80,7 +80,7 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
 
     config = config.model_copy(update={"folder": lasting(config.folder)})
     load_reward(config.data.reward)
-    benchmarks = find_benchmarks(config)
+    benchmarks = find_benchmarks(config, tell)
     models = find_models(config, tell)
     progress = partial(_progress, console)
     parts = [parts_of(model, benchmarks, config, tell, progress) for model in models]

@@ -8,7 +8,7 @@ from actors.images import load_image_inputs
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DataError
 from dps_ray.pooled import Clusters, number_within
-from dps_ray.prompts import PromptTable, overlap
+from dps_ray.prompts import PromptTable, note_on_strings, overlap
 from dps_ray.rewards import load_reward
 from pipelines import builtin
 from pipelines.pool import PromptPool, load_tokenizer
@@ -72,6 +72,9 @@ def prepare(config: Config, view: View) -> Inputs:
                 f"{common} prompts of data.test={config.data.test} occur in data.train as well; "
                 "take them out of one of the two, or accuracy on them would mean nothing"
             )
+    note = note_on_strings(each.table for each in (pool, held_out) if each is not None)
+    if note is not None:
+        view.message(note)
     if pool.skipped:
         view.message(
             f"{pool.skipped} of {len(pool.table)} prompts are longer than "

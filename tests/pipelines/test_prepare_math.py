@@ -9,6 +9,8 @@ import pytest
 
 from dps_ray.prompts import PromptTable, overlap
 from pipelines.prepare.__main__ import main
+from pipelines.prepare.records import Records
+from tests.arrow_types import write_with_types
 
 MATH = Path(__file__).parents[3] / "shared" / "data" / "math"
 SETS = {
@@ -265,6 +267,14 @@ def test_rows_that_are_all_tested_leave_none_to_train_on(prepare, tmp_path, caps
 
 def test_rows_have_a_data_source(refused):
     assert "--data-source is empty" in refused(ROWS, "--data-source", "")
+
+
+def test_rows_with_categories_inside_a_struct_are_read_over_row_groups(tmp_path):
+    category = pa.dictionary(pa.int32(), pa.string())
+    schema = {"problem": pa.string(), "tags": pa.struct([("level", category)])}
+    rows = [{"problem": f"{i}+1=?", "tags": {"level": f"level {i}"}} for i in range(10)]
+    file = write_with_types(tmp_path / "rows.parquet", rows, pa.schema(schema))
+    assert [record.fields for record in Records(file)] == rows
 
 
 def test_more_held_out_rows_than_there_are_is_an_error(refused):
