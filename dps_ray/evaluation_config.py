@@ -37,7 +37,8 @@ class EvaluatedModels(Settings):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision. On a CPU float32 is the faster one."""
     chat_template: str | None = None
-    """Jinja chat template, or a file with one, for a tokenizer that has none."""
+    """Jinja chat template, or a file with one, for a tokenizer that has none. Nothing is added to the text that
+    it writes: a template for a model whose texts begin with a bos token begins with `{{ bos_token }}`."""
 
 
 class EvaluatedData(Settings):

@@ -134,10 +134,14 @@ def load_tokenizer(model: str, chat_template: str | None) -> Any:
     if chat_template is not None:
         tokenizer.chat_template = _template(chat_template)
     if not tokenizer.chat_template:
+        # Prompts are tokenized as the template writes them, so a bos token has to come from there.
+        begin = "{{ bos_token }}" if tokenizer.bos_token else ""
+        after = " after the bos token" if begin else ""
+        template = begin + "{% for m in messages %}{{ m.content }}{% endfor %}"
         raise ModelError(
             f"the tokenizer of {model} has no chat template, and prompts are messages; give a file with one as "
-            "model.chat_template=FILE, or one itself, such as this, which joins their contents: "
-            """'model.chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"'"""
+            f"model.chat_template=FILE, or one itself, such as this, which joins their contents{after}: "
+            f"""'model.chat_template="{template}"'"""
         )
     return tokenizer
 

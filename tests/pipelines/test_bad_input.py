@@ -88,7 +88,7 @@ def test_a_model_without_a_chat_template_says_what_to_set(refused, tiny_policy, 
     (override,) = shlex.split(advice)
     tokenizer = load_tokenizer(str(model), settings.load(None, [override]).model.chat_template)
     messages = [{"role": "user", "content": "1+1"}, {"role": "user", "content": "=?"}]
-    assert tokenizer.apply_chat_template(messages, tokenize=False) == "1+1=?"
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "<bos>1+1=?"
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,38 @@ def test_help_lists_every_setting_and_print_config_shows_the_result(capsys, tmp_
     assert "learner.max_tokens_per_micro_batch=16384" in text
     assert main(["--print-config", "loop.steps=7", f"folder={tmp_path}"]) == 0
     assert "steps: 7" in capsys.readouterr().out
+
+
+def test_prompts_that_are_strings_become_messages_and_that_is_said_once(tiny_policy, tmp_path):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from dps_ray.prompt_files import write_prompts
+    from pipelines.inputs import prepare
+    from pipelines.view import LineView
+
+    truth = {"style": "rule", "ground_truth": "2"}
+    for name, start in (("train", 10), ("test", 30)):
+        rows = [
+            {"data_source": "arithmetic", "prompt": f"{i}-9=", "reward_model": truth}
+            for i in range(start, start + 20)
+        ]
+        write_prompts(tmp_path / f"{name}.parquet", rows)
+    overrides = [
+        f"folder={tmp_path / 'run'}",
+        f"model.path={tiny_policy}",
+        f"data.train={tmp_path / 'train.parquet'}",
+        f"data.test={tmp_path / 'test.parquet'}",
+        "loop.batch_size=16",
+    ]
+    said = StringIO()
+    view = LineView(1, Console(file=said, width=1000), lambda: 0.0)
+    inputs = prepare(settings.load(None, overrides), view)
+    [line] = [line for line in said.getvalue().splitlines() if "are strings" in line]
+    assert f"{tmp_path / 'train.parquet'} and 1 more are strings; each becomes one message" in line
+    [prompt] = inputs.pool.prompts(inputs.pool.ids[:1])
+    assert prompt.messages == [{"role": "user", "content": "10-9="}]
 
 
 def test_overlong_prompts_are_skipped_and_counted(tiny_policy, chains):
