@@ -26,7 +26,7 @@ class TrialError(RewardError):
 
 
 class Sandbox:
-    """FIGURES
+    """Scores responses in a worker that is replaced when one was too much for it.
 
     Make it in a thread that lasts: the processes end with the thread that started them.
 

@@ -1,7 +1,8 @@
 """The processes of a `Sandbox`: one that has a reward function loaded, and those that it forks to score with it.
 
-The first never calls the function, so it holds nothing but what was imported: no connection, event loop or counter
-of a call is shared by two workers. Standard output is the parent's; answers go through the file whose number is given.
+The first does not call the function as long as it can be forked. It holds nothing but what was imported, so no
+connection, event loop or counter of a call is shared by two workers. Standard output is the parent's; answers go
+through the file whose number is given.
 """
 
 import ctypes

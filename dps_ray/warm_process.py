@@ -112,6 +112,10 @@ class WarmProcess:
             raise error
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
@@ -125,7 +129,7 @@ class WarmProcess:
         try:
             with theirs:
                 self._control.send(Fork())
-                send_handle(self._control, theirs.fileno(), self._process.pid)
+                send_handle(self._control, theirs.fileno(), self.pid)
                 pid = self._answer(self._seconds)
         except (EOFError, OSError) as error:
             ours.close()
@@ -147,7 +151,7 @@ class WarmProcess:
 
     def exit_code_of(self, pid: int, patience: float | None) -> int | None:
         """Of its worker, or of itself; None if that has not ended within `patience` seconds."""
-        if pid == self._process.pid:
+        if pid == self.pid:
             return self._wait(patience)
         try:
             self._control.send(Ended(patience))
@@ -160,7 +164,7 @@ class WarmProcess:
     def close(self) -> None:
         """End it and what it started."""
         with suppress(ProcessLookupError):  # none of the group is left
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._control.close()
 
@@ -195,7 +199,7 @@ class Worker:
 
     def __init__(self, pid: int, connection: Connection, warm: WarmProcess) -> None:
         self.pid = pid
-        self.in_place = pid == warm._process.pid
+        self.in_place = pid == warm.pid
         self.tried: set[str] = set()
         self._connection = connection
         self._warm = warm
