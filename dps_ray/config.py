@@ -253,7 +253,7 @@ class CheckpointSettings(Settings):
 
 
 class VerifierSettings(Settings):
-    """Limits on scoring one response, in a process that can be killed."""
+    """Limits on scoring one response, in a process that can be killed. What the first call imports is not counted."""
 
     seconds: Seconds = 10.0
     """Wall-clock time."""

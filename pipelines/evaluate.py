@@ -12,11 +12,12 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
+from itertools import chain
 from typing import Any
 
 import ray
@@ -32,7 +33,7 @@ from dps_ray import settings
 from dps_ray.errors import RewardError
 from dps_ray.evaluation_config import EvaluationConfig
 from dps_ray.health import Quarantine
-from dps_ray.rewards import load_reward
+from dps_ray.reward_trial import TRIALS, RewardTrial
 from pipelines import json_lines
 from pipelines.command_line import exit_code, lasting, leave, parse
 from pipelines.config_files import config_file
@@ -79,11 +80,13 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
         console.out(text, highlight=False)
 
     config = config.model_copy(update={"folder": lasting(config.folder)})
-    load_reward(config.data.reward)
-    benchmarks = find_benchmarks(config, tell)
-    models = find_models(config, tell)
-    progress = partial(_progress, console)
-    parts = [parts_of(model, benchmarks, config, tell, progress) for model in models]
+    with RewardTrial(config.data.reward, config.verifier, config.resources.wait, tell) as trial:
+        benchmarks = find_benchmarks(config, tell)
+        models = find_models(config, tell)
+        progress = partial(_progress, console)
+        parts = [parts_of(model, benchmarks, config, tell, progress) for model in models]
+        known = [[part.answered() for part in of_model] for of_model in parts]
+        _try_reward(trial, zip(chain(*parts), chain(*known), strict=True))
     engines = Engines(config, tell)
     rows: list[dict[str, Any]] = []
     results = {
@@ -94,8 +97,7 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
         "models": rows,
     }
     try:
-        for model, of_model in zip(models, parts, strict=True):
-            answers = [part.answered() for part in of_model]
+        for model, of_model, answers in zip(models, parts, known, strict=True):
             work = [
                 (p, done) for p, done in zip(of_model, answers, strict=True) if len(p.rest(done))
             ]
@@ -121,6 +123,17 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
         ray.shutdown()
     tell(f"\n{tables(rows, config.samples)}\n\nResults: {config.folder / 'results.json'}")
     return results
+
+
+def _try_reward(trial: RewardTrial, parts: Iterable[tuple[Part, dict[int, Answered]]]) -> None:
+    """Try the reward function on each test set of which answers are missing.
+
+    Raises:
+        RewardError: it cannot work.
+    """
+    rest = {part.benchmark.name: part for part, answers in parts if len(part.rest(answers))}
+    for part in rest.values():
+        trial.check(part.pool.samples(TRIALS))
 
 
 class Engines:

@@ -9,7 +9,7 @@ from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DataError
 from dps_ray.pooled import Clusters, number_within
 from dps_ray.prompts import PromptTable, note_on_strings, overlap
-from dps_ray.rewards import load_reward
+from dps_ray.reward_trial import TRIALS, RewardTrial
 from pipelines import builtin
 from pipelines.pool import PromptPool, load_tokenizer
 from pipelines.start_policy import ensure_start_policy
@@ -39,7 +39,19 @@ def prepare(config: Config, view: View) -> Inputs:
             f"folder {config.folder}",
         ],
     )
-    load_reward(config.data.reward)
+    view.phase("loading the reward function")
+    with RewardTrial(
+        config.data.reward, config.verifier, config.resources.wait, view.message
+    ) as trial:
+        inputs = _prepare(config, view)
+        view.phase("trying the reward function")
+        for pool in filter(None, (inputs.pool, inputs.test)):
+            trial.check(pool.samples(TRIALS))
+    return inputs
+
+
+def _prepare(config: Config, view: View) -> Inputs:
+    """All but the reward function."""
     train, test = _data(config)
     model = config.model.path
     if model == "builtin:start-policy":

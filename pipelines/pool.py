@@ -1,6 +1,6 @@
 """The prompts of a run as the rollout engines take them: token ids, none longer than allowed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,12 @@ class PromptPool:
 
     def prompts(self, ids: NDArray[np.int64]) -> list[Prompt]:
         return self.table.rows(ids)
+
+    def samples(self, count: int) -> Iterator[Prompt]:
+        """At most so many prompts, from all over the files, the first of them first; each is read when it is asked for."""
+        places = np.linspace(0, len(self.ids), count, endpoint=False, dtype=int)
+        for id_ in self.ids[np.unique(places)]:
+            yield from self.prompts(np.array([id_]))
 
     def requests(self, prompts: Sequence[Prompt]) -> list[Request]:
         """The prompts through the chat template, as tokens, and their images."""

@@ -53,6 +53,37 @@ def test_a_wrong_setting_is_named(refused, override, said):
     assert said in refused(*override.split())
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return None", "returned None"),
+        ("return extra_info['difficulty']", "raised KeyError: 'difficulty'"),
+        ("import no_such_library", "No module named 'no_such_library'"),
+        ("import os; os._exit(3)", "ended its process with status 3"),
+    ],
+)
+def test_a_reward_function_that_cannot_work_is_refused_with_the_prompt(
+    refused, tmp_path, body, said
+):
+    file = tmp_path / "mine.py"
+    file.write_text(f"def reward(solution_str, extra_info):\n    {body}\n")
+    message = refused(f"data.reward={file}:reward")
+    assert said in message
+    assert "prompt " in message
+
+
+def test_data_that_the_built_in_tasks_do_not_know_is_refused(refused, tmp_path, chains):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(chains[0])
+    place = rows.column_names.index("data_source")
+    riddles = rows.set_column(place, "data_source", pa.array(["riddles"] * len(rows)))
+    pq.write_table(riddles, tmp_path / "riddles.parquet")
+    said = refused(f"data.train={tmp_path / 'riddles.parquet'}")
+    assert "no built-in reward for data_source 'riddles'" in said
+
+
 def test_prompts_over_the_limit_are_an_error_when_that_is_asked_for(refused):
     said = refused("data.max_prompt_length=8", "data.overlong_prompts=error")
     assert "more than data.max_prompt_length=8" in said
@@ -163,6 +194,18 @@ def test_prompts_that_are_strings_become_messages_and_that_is_said_once(tiny_pol
     assert f"{tmp_path / 'train.parquet'} and 1 more are strings; each becomes one message" in line
     [prompt] = inputs.pool.prompts(inputs.pool.ids[:1])
     assert prompt.messages == [{"role": "user", "content": "10-9="}]
+
+
+def test_samples_of_a_pool_are_from_all_over_it(tiny_policy, chains):
+    from dps_ray.prompts import PromptTable
+    from pipelines.pool import PromptPool, load_tokenizer
+
+    tokenizer = load_tokenizer(str(tiny_policy), None)
+    table = PromptTable.open(Path(chains[0]))
+    pool = PromptPool(table, tokenizer, None, Config(), lambda *_: None)
+    assert [prompt.id for prompt in pool.samples(4)] == table.ids[[0, 30, 60, 90]].tolist()
+    pool.ids = pool.ids[:3]
+    assert [prompt.id for prompt in pool.samples(4)] == table.ids[:3].tolist()
 
 
 def test_overlong_prompts_are_skipped_and_counted(tiny_policy, chains):
