@@ -11,6 +11,7 @@ from dps_ray.pooled import Clusters, number_within
 from dps_ray.prompts import PromptTable, note_on_strings, overlap
 from dps_ray.reward_trial import TRIALS, RewardTrial
 from pipelines import builtin
+from pipelines.hub import check_model
 from pipelines.pool import PromptPool, load_tokenizer
 from pipelines.start_policy import ensure_start_policy
 from pipelines.view import View
@@ -65,6 +66,7 @@ def _prepare(config: Config, view: View) -> Inputs:
                 ),
             )
         )
+    check_model("model.path=", model)
     view.phase("reading prompts")
     tokenizer = load_tokenizer(model, config.model.chat_template)
     images = load_image_inputs(model, config.data.max_pixels)

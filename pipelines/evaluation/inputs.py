@@ -14,6 +14,7 @@ from dps_ray.evaluation_config import EvaluationConfig
 from dps_ray.prompts import PromptTable, note_on_strings
 from pipelines import builtin
 from pipelines.checkpoint import best_checkpoint, storage_of
+from pipelines.hub import check_model
 from pipelines.start_policy import ensure_start_policy
 
 Tell = Callable[[str], None]
@@ -116,6 +117,7 @@ def _model(name: str, path: str, config: EvaluationConfig, tell: Tell) -> Model:
     folder = Path(path)
     if (folder / "config.yaml").is_file() and not (folder / "config.json").exists():
         return _of_run(name, folder, config, tell)
+    check_model("model.path=", path)
     # Of other weights under the same path the time is another.
     files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

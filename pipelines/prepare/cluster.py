@@ -10,6 +10,7 @@ million take no more memory than the sample.
 """
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from dps_ray.arrow_types import batches, cast, one_type
 from dps_ray.errors import DataError
+from dps_ray.paths import path_option
 from dps_ray.prompt_files import PromptFile
 from dps_ray.prompt_messages import message_texts
 from pipelines.prepare.output import add_output, check_vacant, whole_folder
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     parser.add_argument(
         "--data",
-        type=Path,
+        type=path_option,
         nargs="+",
         required=True,
         metavar="FILE",
@@ -152,7 +154,9 @@ def _by_text(files: list[PromptFile], options: argparse.Namespace, console: Cons
     from pipelines.prepare.embedding import Embedding, ModelEmbedding, TfidfEmbedding
 
     embedding: Embedding = (
-        TfidfEmbedding() if options.embed == "tfidf" else ModelEmbedding(options.embed)
+        TfidfEmbedding()
+        if options.embed == "tfidf"
+        else ModelEmbedding(os.path.expanduser(options.embed))
     )
     size = min(total, max(SAMPLE, 20 * options.k))
     chosen = np.zeros(total, dtype=bool)

@@ -12,6 +12,7 @@ from dps_ray import settings
 from dps_ray.config import Config
 from pipelines.grpo_dps import main
 from pipelines.pool import load_tokenizer
+from tests.network import closed_port
 
 
 @pytest.fixture
@@ -82,6 +83,21 @@ def test_data_that_the_built_in_tasks_do_not_know_is_refused(refused, tmp_path, 
     pq.write_table(riddles, tmp_path / "riddles.parquet")
     said = refused(f"data.train={tmp_path / 'riddles.parquet'}")
     assert "no built-in reward for data_source 'riddles'" in said
+
+
+@pytest.mark.parametrize("key", ["folder", "checkpoint.storage"])
+def test_a_folder_that_cannot_be_is_named_before_anything_is_read(refused, tmp_path, key):
+    (tmp_path / "taken").write_text("")
+    said = refused(f"{key}={tmp_path}/taken/run", "data.train=nowhere.parquet")
+    assert said.startswith(f"error: {key}={tmp_path}/taken/run cannot be written to: ")
+
+
+def test_a_model_that_is_named_and_cannot_be_looked_up_is_no_traceback(refused, monkeypatch):
+    from huggingface_hub import constants
+
+    with closed_port() as port:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        assert f"127.0.0.1:{port} cannot be asked for it" in refused("model.path=models/nowhere")
 
 
 def test_prompts_over_the_limit_are_an_error_when_that_is_asked_for(refused):

@@ -307,3 +307,16 @@ def test_the_published_sets_convert(tmp_path, capsys):
     train = read(tmp_path / "math" / "train.parquet")
     assert len(train) == 7_474 - 4
     assert {p.extra_info["type"] for p in train} >= {"Algebra", "Geometry", "Number Theory"}
+
+
+def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("mine", "theirs"):
+        rows = [{**row, "problem": f"{name}: {row['problem']}"} for row in ROWS]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    options = ["--from", "~/mine.json", "--test-from", "theirs=~/theirs.json", "--out", "~/out"]
+    assert main(["math", *options]) == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "theirs.parquet",
+        "train.parquet",
+    ]
