@@ -10,6 +10,9 @@ What is added to math-verify:
   answers end here, and SymPy need not try to simplify their difference, which is what takes long. It also makes
   the rounding of decimals relative: math-verify compares six places, with which 0.0000672 is 0.0000674.
 - For figures, whose answers are often rounded, a tolerance (`rounded`).
+- i is the imaginary unit, and roots of products are products of roots where both are real (`dps_ray.tasks.roots`).
+
+Its list of units is off, as it takes `3t` for 3: `dps_ray.tasks.units` has removed them.
 """
 
 import logging
@@ -105,8 +108,8 @@ def _parse(text: str) -> Parsed:
 
 
 def _with_imaginary_unit(value: Any) -> Any:
-    """i as the number, and I as a variable: math-verify takes them the other way round, and where it sees a number i
-    no variable for real."""
+    """The value with i as the imaginary unit and I as a variable. math-verify takes them the other way round; and
+    where it sees a complex number, it does not take variables for real."""
     if not isinstance(value, sympy.Basic | sympy.MatrixBase):
         return value
     changes = {

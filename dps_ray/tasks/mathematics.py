@@ -1,6 +1,7 @@
 """Mathematics: is the answer of a response the same as the reference?
 
-    response ── final_answer ──> answer ── the same text, two numbers, two words ──> right or wrong
+    response ── final_answer ──> answer ── in plain LaTeX, without its unit
+                                   │ the same text, two numbers, two words ──> right or wrong
                                    │ too large to be the reference ──> wrong
                                    └ anything else ── math-verify, in a process that can be killed
 
@@ -8,11 +9,12 @@
 with an ANTLR grammar and SymPy, which some texts keep busy for ever or until memory runs out; SIGALRM, by which
 it limits itself, does not end that everywhere, and works in a main thread only.
 
-So an answer is first held against the reference as text, which decides most right ones. Then what cannot be
-that answer is wrong without a closer look: more characters, deeper brackets or longer numbers than it can have, or
-an operation left undone, as in `\\sum_{n=1}^{10^9}` (`dps_ray.tasks.answer_text`). These rules depend on the two texts
-alone. The rest has limits on time, processor time and memory, and an answer that reaches one is not wrong: nobody
-knows, and that is a `ResponseError`.
+So both texts are first written in one notation (`dps_ray.tasks.notation`, `dps_ray.tasks.units`) and compared as
+texts, which decides most right answers. Then what cannot be that answer is wrong without a closer look: more
+characters, deeper brackets or longer numbers than it can have, or an operation left undone, as in
+`\\sum_{n=1}^{10^9}` (`dps_ray.tasks.answer_text`). These rules depend on the two texts alone. The rest has limits
+on time, processor time and memory. Whether an answer that reaches one is right is not known: that is a
+`ResponseError`, and not a wrong answer.
 """
 
 import json

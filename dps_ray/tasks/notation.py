@@ -105,7 +105,7 @@ _TYPED_ROOT_OF_ONE = re.compile(r"(?<![A-Za-z\\])sqrt\s*(\d+(?:\.\d+)?)")
 _BRACKET = re.compile(r"(\\sqrt(?:\[[^\[\]{}]*\])?|\^|(?<![A-Za-z\\])abs)\s*\(|[()]")
 _SIGNED_EXPONENT = re.compile(r"\^\s*([+-]\d+(?:\.\d+)?)")
 _TOWER = re.compile(r"\^\s*(\d+|[A-Za-z])\s*\^\s*(\{[^{}]*\}|\d+|[A-Za-z])")
-_IMAGINARY = re.compile(r"(?<=\*)I(?![A-Za-z_])")  # SymPy's 3 + 4*I
+_IMAGINARY = re.compile(r"(?<=\d\*)I(?![A-Za-z_*])")  # SymPy's 3 + 4*I
 _FRACTION_ALONE = re.compile(
     r"(\^|\\sqrt(?:\[[^\[\]{}]*\])?)\s*(\\[dtc]?frac\s*(?:\{[^{}]*\}|\d)\s*(?:\{[^{}]*\}|\d))"
 )
@@ -162,16 +162,18 @@ def _without_fonts(text: str) -> str:
     def plain(found: re.Match[str]) -> str:
         font, *contents = found.groups()
         content = next(filter(None, contents), "").strip(" ~")
+        if content.isdecimal():
+            return content
         if found.group() == text:
             return text
-        # 5\\text{ sec} and 5\\mathrm{min} are times
+        # In other fonts, sec and min are seconds and minutes.
         name = (_NAMED if "operator" in font else _UPRIGHT).get(content)
         if name is not None:
             return rf"\{name} "
         if _COMMAND.fullmatch(content):
             return content + " "
         unit = content in _UNIT_LETTERS and font not in _BOLD
-        if content.isdecimal() or (_VARIABLE.fullmatch(content) and not unit):
+        if _VARIABLE.fullmatch(content) and not unit:
             return content
         return found.group() if contents[1] is None else rf"\{font}{{{content}}}"
 
@@ -229,4 +231,4 @@ def _divisor(found: re.Match[str]) -> str:
     name, arguments = found.groups()
     if not any(map(str.isalpha, arguments)):
         return found.group()
-    return rf"\text{{{name},{','.join(sorted(arguments.replace(' ', '').split(',')))}}}"
+    return rf"\text{{{name};{';'.join(sorted(arguments.replace(' ', '').split(',')))}}}"

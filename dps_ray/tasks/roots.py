@@ -17,9 +17,9 @@ import sympy
 
 
 def spread(left: Any, right: Any) -> tuple[Any, Any] | None:
-    """Two SymPy objects with their roots spread; None when they have no roots, or cannot both be real."""
+    """Two SymPy objects with their roots spread; None when they have no roots of variables, or cannot both be real."""
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
-    if not all(symbol.is_real for symbol in symbols):
+    if not symbols or not all(symbol.is_real for symbol in symbols):
         return None
     pair = [_rebuilt(each) for each in (left, right)]
     roots = [power for each in pair for power in each.atoms(sympy.Pow) if _is_root(power)]

@@ -27,8 +27,12 @@ _GROUPS = re.compile(
 )
 _GROUP = re.compile(r"\\[a-z]+\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z./~ -]*")
-_JOINING = {"and", "or", "a.m", "p.m", "am", "pm"}  # a.m. is no unit: it is not p.m.
-_VALUE = re.compile(r"(?:[\d})\]|!%]|\\(?:pi|circ|infty)|(?<![A-Za-z\\])[A-Za-z])$")
+_MEANING = re.compile(  # 5 million is not 5, a.m. is not p.m., and what is odd is not what is even
+    r"(?:and|or|not?|is|are|has|have|does|if|when|where|with|for|unless|otherwise|divides|mod|choose"
+    r"|squared|cubed|half|halves|thirds|fourths|fifths|dozen|hundred|thousand|(?:m|b|tr)illion|a\.?m|p\.?m)(?![a-z])",
+    re.IGNORECASE,
+)
+_VALUE = re.compile(r"(?:[\d})\]|!%]|\\(?:pi|circ|infty)|[\d})\s][a-zA-Z])$")
 _LONGEST_VALUE = 8  # characters of which `_VALUE` looks at the last
 _END_OF_PART = re.compile(r"$|[,;)\]]|\\\}|\\(?:text|mbox)[a-z]*\s*\{\s*(?:and|or)\b")
 
@@ -74,7 +78,7 @@ def _units(text: str) -> list[_Unit]:
         before = text[max(0, start - _LONGEST_VALUE) : start]
         if (
             all(map(_WORDS.fullmatch, words))
-            and not _JOINING.intersection(words)
+            and not any(map(_MEANING.match, words))
             and _VALUE.search(before)
         ):
             found.append(_Unit(groups.group().strip().casefold(), start, groups.end()))
