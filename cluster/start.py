@@ -38,11 +38,11 @@ JOIN_SECONDS = 30.0  # in which a cluster has to answer
 
 @contextmanager
 def connect(config: Config, training: bool = True) -> Iterator[bool]:
-    """Within, this process is connected to Ray: the one it has joined already, or the cluster that RAY_ADDRESS
-    names (as within `ray job submit`), or one that is started here.
+    """Connect this process to Ray for a block: to the Ray it is connected to already, else to the cluster that
+    RAY_ADDRESS names (as within `ray job submit`), else to one that is started here.
 
-    Yields whether it was connected before. That connection is left as it was, so whatever is reserved or started
-    within has to be given back. The others end with the block, and everything in them that belongs to this job.
+    Yields whether the process was connected before. Such a connection stays open after the block, so the block has to
+    give back what it reserves. Any other connection is closed, which ends this job and its actors.
 
     A Ray started here is told that it has as many CPUs as the run asks for: on a small machine the
     actors share the cores, which is slower but works. A cluster may still get the nodes that it lacks;
@@ -52,8 +52,8 @@ def connect(config: Config, training: bool = True) -> Iterator[bool]:
         training: without, no learner is asked for.
 
     Raises:
-        ResourceError: the cluster does not answer or takes no other version's job; or this machine lacks the GPUs
-            or custom resources that the configuration asks for; or Ray did not start.
+        ResourceError: the cluster does not answer, or has another version of Ray or Python; or Ray did not start
+            here; or this machine lacks the GPUs or custom resources that the configuration asks for.
     """
     if ray.is_initialized():
         yield True
@@ -104,11 +104,10 @@ def start(cpus: int, **options: Any) -> None:
 
 
 def allow_slow_starts() -> None:
-    """Give Ray's processes that are started from now on the time in `START_TIMES`, where the environment does not say
-    otherwise."""
+    """Give Ray's processes that start from now on the time in `START_TIMES`. Variables that are set already stay."""
     for name, value in START_TIMES.items():
         os.environ.setdefault(name, value)
-    # This process has read them when Ray was imported; with no settings of its own, this reads them again.
+    # This process read them when it imported Ray; this call reads them again.
     ray._raylet.Config.initialize("")
 
 
@@ -123,8 +122,8 @@ def _join(address: str) -> None:
         ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         raise ResourceError(
-            f"RAY_ADDRESS={address}: this process cannot join the cluster: {str(error).strip()}; it takes the same "
-            "versions of Ray and Python as the cluster has, and a machine that is one of its nodes"
+            f"RAY_ADDRESS={address}: this process cannot join the cluster: {str(error).strip()}; it has to have "
+            "the versions of Ray and Python that the cluster has, and to run on one of its nodes"
         ) from error
 
 

@@ -4,9 +4,8 @@ Programs print the message alone, without a traceback, and exit with code 2.
 """
 
 import errno
-import os
 
-# Of the system's errors, those that say something of the user's files, folders and disks, and not of this program.
+# Errors of the system that are about the user's files, folders and disks, and not about this program.
 _OF_FILES = (
     errno.EACCES,
     errno.EDQUOT,
@@ -81,10 +80,10 @@ class OwnershipError(CheckpointError):
 
 
 def mendable(error: BaseException) -> str | None:
-    """What a program says of this error, in a line, where the user can mend what caused it; else None."""
+    """One line for the user about an error whose cause the user can mend; None for any other error."""
     if isinstance(error, DPSError):
         return str(error)
     if isinstance(error, OSError) and (error.errno in _OF_FILES or error.filename is not None):
         what = error.strerror or str(error)
-        return what if error.filename is None else f"{os.fspath(error.filename)}: {what}"
+        return what if error.filename is None else f"{error.filename}: {what}"
     return None

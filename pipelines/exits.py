@@ -6,7 +6,7 @@ from dps_ray.errors import DPSError, mendable
 
 
 def refused(error: DPSError | OSError) -> int:
-    """Say what is wrong, and return the exit code. An error that is no user's to mend is raised again."""
+    """Say what is wrong, and return the exit code. An error that the user cannot mend is raised again."""
     said = mendable(error)
     if said is None:
         raise error

@@ -94,13 +94,17 @@ def test_rays_processes_are_given_time_to_start_though_ray_is_imported(monkeypat
     for name in START_TIMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_worker_register_timeout_seconds", "99")
-    allow_slow_starts()
-    assert {name: os.environ[name] for name in START_TIMES} == START_TIMES | {
-        "RAY_worker_register_timeout_seconds": "99"  # the user's own
-    }
     read = ray._raylet.Config
-    assert read.worker_register_timeout_seconds() == 99
-    assert read.raylet_client_num_connect_attempts() == 300
+    try:
+        allow_slow_starts()
+        assert {name: os.environ[name] for name in START_TIMES} == START_TIMES | {
+            "RAY_worker_register_timeout_seconds": "99"  # the user's own
+        }
+        assert read.worker_register_timeout_seconds() == 99
+        assert read.raylet_client_num_connect_attempts() == 300
+    finally:
+        monkeypatch.undo()
+        read.initialize("")
 
 
 @pytest.mark.slow
