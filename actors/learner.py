@@ -2,8 +2,8 @@
 phase. What each rank does is in `learner_rank.py`.
 
 The ranks live and die together: without one the others wait for it in a collective. Whatever calls them
-raises `LearnerLostError` when a rank died, was silent for too long or raised what nobody foresaw; then `kill`
-ends the others, and another `Learner`, started from a manifest, takes their place.
+raises `LearnerLostError` when a rank died, was silent for too long, or raised an error that is not one of
+ours; then `kill` ends the others, and another `Learner`, started from a manifest, takes their place.
 """
 
 from collections.abc import Callable, Sequence
@@ -184,8 +184,8 @@ def _answers(calls: Sequence[Any], timeout: float, what: str) -> list[Any]:
     """What each rank answered.
 
     Raises:
-        LearnerLostError: a rank died, gave no answer within `timeout` seconds, or raised no error of ours: it
-            left a collective then, in which the others wait for it.
+        LearnerLostError: a rank died, gave no answer within `timeout` seconds, or raised an error that is not
+            one of ours. The others may wait for it in a collective then.
         DPSError: what a rank itself raised.
     """
     try:

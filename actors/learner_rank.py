@@ -37,8 +37,8 @@ class Trained(NamedTuple):
 
 
 def _logged(method: Callable[P, T]) -> Callable[P, T]:
-    """The method; the traceback of what it raises unforeseen goes to this rank's log as well, as the driver
-    tells the error alone."""
+    """The method; the traceback of an error that is not one of ours goes to this rank's log. The driver
+    tells only the error."""
 
     @functools.wraps(method)
     def call(*arguments: P.args, **options: P.kwargs) -> T:

@@ -28,7 +28,7 @@ class ModelFiles:
         version of its own, and refuses to where it finds fault with a value, such as a temperature without
         `do_sample`; but it loads such files, and public models have them. Training changes nothing in it,
         so the user's own file is the right one in any case. Where there is none, transformers has derived
-        the values from `config.json`; they are written unjudged, too.
+        the values from `config.json`; they are written without its checks, too.
         """
         from transformers import GenerationConfig
         from transformers.utils import GENERATION_CONFIG_NAME

@@ -160,7 +160,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_at_the_start_and_a_rank_tha
     (tmp_path / "ckpt").write_text("a file, where a folder is to be")
     with pytest.raises(CheckpointError, match=r"trial of a checkpoint.*rank 0: NotADirectoryError"):
         learner.start(Storage.at(tmp_path), None)
-    # It could train; what it raises unforeseen, others of a group would wait for in a collective.
+    # It could train. After an error that is not one of ours, other ranks would wait in a collective.
     failpoints("learner.train.before", "error", step=1, rank=0)
     with pytest.raises(LearnerLostError, match=r"rank 0 failed, while it was to train: KeyError"):
         learner.train(batch(seed=1), 1).result()
