@@ -74,6 +74,7 @@ class BeliefShard:
         clusters: Clusters | None = None,
     ):
         log_to(config.folder / "logs", f"beliefs-{index}")
+        failpoint("shard.start", shard=index)
         self._config = config
         self._storage = storage
         self._ids = ids
@@ -144,6 +145,7 @@ class BeliefShard:
         selector.observe(*columns, observation)
 
     def _restore(self, at: Moment) -> None:
+        failpoint("shard.restore", epoch=at.epoch, shard=self._index)
         selector, step = make_selector(self._config, self._ids, self._pool, self._clusters), 0
         if at.base is not None:
             manifest = load(self._storage, at.base)

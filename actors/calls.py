@@ -4,6 +4,7 @@ All waiting of the driver goes through `wait`, which looks up now and then and l
 have a say: an exception raised in a signal handler while Ray waits comes out of it as a SystemError.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,37 +39,48 @@ def wait(calls: Sequence[Any], number: int, timeout: float) -> tuple[list[Any], 
 
 @dataclass(frozen=True)
 class Lost:
-    """What there is instead of an answer, when the actor died or was silent for too long."""
+    """What there is instead of an answer, when the actor died, could not start or was silent for too long."""
 
     why: str
 
 
-def outcomes(calls: Sequence[Any], timeout: float) -> list[Any]:
+def outcomes(
+    calls: Sequence[Any], timeout: float, read: Callable[[Any], Any] | None = None
+) -> list[Any]:
     """The answer of each call in their order, or `Lost`. Waits for all, but no longer than `timeout` seconds.
+
+    Args:
+        read: of a call that is done, its answer or `Lost`; None: `answer`.
 
     Raises:
         Exception: what a call itself raised.
     """
+    read = read or answer
     late = set(wait(calls, len(calls), timeout)[1]) if calls else set()
     return [
-        Lost(f"did not answer within {timeout:.0f} s") if call in late else answer(call)
+        Lost(f"did not answer within {timeout:.0f} s") if call in late else read(call)
         for call in calls
     ]
 
 
 def answer(call: Any) -> Any:
-    """What a call that is done gave, or `Lost` if its actor died meanwhile.
+    """What a call that is done gave, or `Lost` if its actor is gone: it died, or Ray ended it for want of
+    memory, or did not find a place for it.
 
     Raises:
         Exception: what the call itself raised.
     """
     try:
         return ray.get(call)
-    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-        return Lost(f"died: {_first_line(error)}")
-    except ray.exceptions.RayTaskError as error:
+    except ray.exceptions.RayTaskError as error:  # what its own code raised
         cause = error.cause
         raise (cause if isinstance(cause, Exception) else error) from error
+    except ray.exceptions.RayActorError as error:
+        if error.actor_init_failed:
+            return Lost(f"failed to start: {_raised(error)}")
+        return Lost(f"died: {_first_line(error)}")
+    except ray.exceptions.RayError as error:
+        return Lost(f"was lost: {_first_line(error)}")
 
 
 def collect(calls: Sequence[Any], timeout: float, who: str, what: str) -> list[Any]:
@@ -102,3 +114,9 @@ def collect(calls: Sequence[Any], timeout: float, who: str, what: str) -> list[A
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def _raised(error: Exception) -> str:
+    """The line of a traceback that says what was raised."""
+    found = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*", str(error), re.MULTILINE)
+    return found[-1] if found else _first_line(error)

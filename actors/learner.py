@@ -2,8 +2,8 @@
 phase. What each rank does is in `learner_rank.py`.
 
 The ranks live and die together: without one the others wait for it in a collective. Whatever calls them
-raises `LearnerLostError` when a rank died or was silent for too long; then `kill` ends the others, and
-another `Learner`, started from a manifest, takes their place.
+raises `LearnerLostError` when a rank died, was silent for too long, or raised an error that is not one of
+ours; then `kill` ends the others, and another `Learner`, started from a manifest, takes their place.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,8 @@ class Saving:
 
         Raises:
             CheckpointError: they could not be written; the learner is as before and trains on.
-            LearnerLostError: a rank died, or did not finish within timeouts.checkpoint.
+            LearnerLostError: a rank died or failed in the middle of a collective, or did not finish within
+                timeouts.checkpoint.
         """
         return [stored for part in _answers(self._calls, self._timeout, "save") for stored in part]
 
@@ -58,7 +59,7 @@ class Training:
 
         Raises:
             NonFiniteError: a loss or gradient is NaN or infinite, with recovery.on_nonfinite=stop.
-            LearnerLostError: a rank died, or did not finish within timeouts.train.
+            LearnerLostError: a rank died or failed, or did not finish within timeouts.train.
         """
         try:
             trained: Trained = _answers(self._calls, self._timeout, "train")[0]
@@ -114,7 +115,8 @@ class Learner:
         """Start the ranks with a checkpoint's state, or with the start policy if there is none.
 
         Raises:
-            CheckpointError: it cannot be read; the learner is of no use then, and to be killed.
+            CheckpointError: it cannot be read; or there is none, and none could be written.
+            LearnerLostError: a rank died, failed, or did not start in time.
         """
         timeout = self._wait + (self._timeouts.checkpoint if manifest else 0.0)
         self._call("start", *self._meeting_point(), storage, manifest, timeout=timeout)
@@ -182,32 +184,41 @@ def _answers(calls: Sequence[Any], timeout: float, what: str) -> list[Any]:
     """What each rank answered.
 
     Raises:
-        LearnerLostError: a rank died or gave no answer within `timeout` seconds.
-        Exception: what a rank itself raised.
+        LearnerLostError: a rank died, gave no answer within `timeout` seconds, or raised an error that is not
+            one of ours. The others may wait for it in a collective then.
+        DPSError: what a rank itself raised.
     """
     try:
         return collect(calls, timeout, "learner rank", what)
-    except TransferError:  # of engines, not of ranks
-        raise
-    except EngineError as error:
-        raise LearnerLostError(str(error)) from error
-    except DPSError:
-        raise
     except Exception as error:
-        # When a rank dies, the others' collectives may fail before Ray knows of it.
-        lost = _first_lost(calls)
-        if lost is None:
+        why = _why_lost(error, calls, what)
+        if why is None:
             raise
-        raise LearnerLostError(f"{lost}, while it was to {what}") from error
+        raise LearnerLostError(why) from error
 
 
-def _first_lost(calls: Sequence[Any]) -> str | None:
+def _why_lost(error: Exception, calls: Sequence[Any], what: str) -> str | None:
+    """Why the group is of no use any more after this error of one of its calls; None if it still is."""
+    if isinstance(error, EngineError) and not isinstance(error, TransferError):
+        return str(error)  # `collect` itself says that a rank died or was silent
+    # When a rank dies, the others' collectives may fail before Ray knows of it.
     done, _ = wait(calls, len(calls), _NOTICE)
+    died, failed = [], []
     for rank, call in enumerate(calls):
-        with suppress(Exception):  # what a rank raised for want of another
-            if call in done and isinstance(found := answer(call), Lost):
-                return f"learner rank {rank} {found.why}"
-    return None
+        try:
+            found = answer(call) if call in done else None
+        except DPSError:
+            continue
+        except Exception as raised:
+            failed.append(
+                f"learner rank {rank} failed, while it was to {what}: {type(raised).__name__}: {raised} "
+                f"(traceback in logs/learner-{rank}.log)"
+            )
+        else:
+            if isinstance(found, Lost):
+                died.append(f"learner rank {rank} {found.why}, while it was to {what}")
+    reasons = died if isinstance(error, DPSError) else died + failed
+    return reasons[0] if reasons else None
 
 
 def _check_finite(trajectories: Trajectories, step: int) -> None:

@@ -3,16 +3,17 @@
     learner/state/...   DeepSpeed's own: optimizer, and weights in their training precision
     model/...           the policy as a Hugging Face folder: loads in plain transformers
 
-A disk may be full for one rank alone, and what the others do next is to wait for it in a collective. So
-what a rank meets while it writes is told to all before any of them gives up, and the engine can be used
-after it.
+Writing may fail on one rank alone, as on a full disk, and what the others do next is to wait for it in a
+collective. So whatever a rank raises between collectives is told to all before any of them gives up, and
+the engine can be used after it. The rank's own log has the traceback.
 """
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -20,11 +21,11 @@ from typing import Any, TypeVar
 import deepspeed
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 
 from actors.learner_rank import TAG
+from actors.model_files import ModelFiles
 from dps_ray.durable import Manifest, Storage, Stored, checkpoint_folder
-from dps_ray.errors import CheckpointError
+from dps_ray.errors import CheckpointError, DPSError
 from dps_ray.failpoints import failpoint
 
 T = TypeVar("T")
@@ -36,12 +37,12 @@ _UNIVERSAL = "universal"  # tag of a converted checkpoint
 
 
 def save(
-    engine: Any, processors: Sequence[Any], state: dict[str, Any], storage: Storage, folder: str
+    engine: Any, files: ModelFiles, state: dict[str, Any], storage: Storage, folder: str
 ) -> list[Stored]:
     """Write `folder/learner` and `folder/model`; a collective.
 
     Args:
-        processors: of the policy, its tokenizer and what else it is served with; rank 0 writes them.
+        files: of the policy; rank 0 writes them.
         state: what else `load` is to give back, the same on every rank; "version" is the training step.
 
     Returns:
@@ -66,9 +67,7 @@ def save(
             if failures:
                 raise failures[0]
             if rank == 0:
-                engine.module.save_pretrained(policy, state_dict=weights)
-                for processor in processors:
-                    processor.save_pretrained(policy)
+                files.save(policy, engine.module, weights)
 
         def adopt() -> list[Stored]:
             if shared and rank > 0:
@@ -78,10 +77,12 @@ def save(
 
         try:
             _on_every_rank(begin, f"{folder} was not written")
-            failures += _save_engine(engine, own, state)
-            for name, tensor in whole_weights(engine):
-                if rank == 0:
-                    weights[name] = tensor.cpu()
+            _save_engine(engine, own, state, failures)
+            for name, whole in _gathered(engine):
+                if rank == 0 and not failures:  # the others take part all the same
+                    with _noted(failures):
+                        failpoint("learner.save.weights", step=state["version"], rank=rank)
+                        weights[name] = whole.to("cpu", copy=_sharded(engine))
             _on_every_rank(write_policy, f"{folder} was not written")
             return _on_every_rank(adopt, f"{folder} was not made durable")[rank]
         except CheckpointError:  # of `_on_every_rank`: nobody writes any more
@@ -91,34 +92,75 @@ def save(
             raise
 
 
+def try_to_save(engine: Any, files: ModelFiles, storage: Storage, folder: str) -> None:
+    """Write below `folder` what a checkpoint takes, but for optimizer and weights, and delete it again; a
+    collective.
+
+    Raises:
+        CheckpointError: a rank could not write. All ranks raise it.
+    """
+    rank = dist.get_rank()
+    here = f"{folder}/trial-{rank}"
+
+    def write() -> list[Stored]:
+        with TemporaryDirectory() as scratch:
+            target = storage.local(here) or Path(scratch)
+            target.mkdir(parents=True, exist_ok=True)
+            (target / "empty").write_bytes(b"")
+            if rank == 0:
+                files.save(target / "model", engine.module, {})
+            return storage.adopt(target, here)
+
+    try:
+        _on_every_rank(write, f"a trial of a checkpoint, {storage.root}/{folder}, was not written")
+    finally:
+        # Now that all have written: with a file go the folders that it leaves empty.
+        with suppress(CheckpointError):
+            for path in storage.list(here):
+                storage.delete(path)
+
+
 def whole_weights(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The parameters by their Hugging Face names, made whole one at a time: under ZeRO-3 a collective."""
-    sharded = engine.zero_optimization_stage() == 3
+    for name, whole in _gathered(engine):
+        yield name, whole.clone() if _sharded(engine) else whole
+
+
+def _gathered(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """As `whole_weights`, but under ZeRO-3 a parameter is whole only until the next one is asked for."""
     for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
-            whole = parameter.detach()
-            yield name, whole.clone() if sharded else whole
+        with deepspeed.zero.GatheredParameters([parameter], enabled=_sharded(engine)):
+            yield name, parameter.detach()
 
 
-def _save_engine(engine: Any, folder: Path, state: dict[str, Any]) -> list[Exception]:
-    """DeepSpeed's save, which is full of barriers: what went wrong on this rank is returned."""
-    failures: list[Exception] = []
-    writer = engine.checkpoint_engine
-    write = writer.save
+def _sharded(engine: Any) -> bool:
+    return bool(engine.zero_optimization_stage() == 3)
 
-    def write_or_note(state_dict: Any, path: str) -> None:
-        try:
-            write(state_dict, path)
-        except (OSError, RuntimeError) as error:  # torch wraps the system's error
-            failures.append(error)
 
-    writer.save = write_or_note
+def _save_engine(
+    engine: Any, folder: Path, state: dict[str, Any], failures: list[Exception]
+) -> None:
+    """DeepSpeed's save, which is full of barriers: what goes wrong on this rank between them is added to
+    `failures`."""
+
+    def noting(part: Callable[..., None]) -> Callable[..., None]:
+        def run(*arguments: Any, **options: Any) -> None:
+            with _noted(failures):
+                failpoint("learner.save.state", step=state["version"], rank=dist.get_rank())
+                part(*arguments, **options)
+
+        return run
+
+    # The two parts of it that collect state and write it. Neither has a collective in it.
+    parts = ("_save_checkpoint", "_save_zero_checkpoint")
+    for name in parts:
+        setattr(engine, name, noting(getattr(engine, name)))
     engine._copy_recovery_script = lambda path: None  # two programs into every checkpoint
     try:
         engine.save_checkpoint(str(folder), tag=TAG, client_state=state, save_latest=False)
     finally:
-        writer.save = write
-    return failures
+        for name in parts:
+            delattr(engine, name)  # and it has the method of its class again
 
 
 # Reading.
@@ -171,10 +213,14 @@ def load(
 
         prepared = _on_every_rank(prepare, f"{folder} cannot be read")
         where, tag = prepared[rank] or prepared[0] or (None, None)
+        failpoint("learner.load", epoch=epoch, rank=rank)
         try:
             path, state = engine.load_checkpoint(str(where), tag=tag)
-        except (OSError, RuntimeError, LookupError, ValueError, AssertionError) as error:
-            raise CheckpointError(f"{folder} cannot be taken by DeepSpeed: {error}") from error
+        except Exception as error:
+            traceback.print_exc()
+            raise CheckpointError(
+                f"{folder} cannot be taken by DeepSpeed on rank {rank}: {_reason(error)}"
+            ) from error
         if path is None:
             raise CheckpointError(f"DeepSpeed found no checkpoint in {where}/{tag}")
         dist.barrier()  # all have read before what is temporary goes
@@ -202,7 +248,8 @@ def _convert(source: Path, target: Path, timeout: float) -> None:
 
 
 def _on_every_rank(work: Callable[[], T], failed: str) -> list[T]:
-    """What this work, without collectives, gave on each rank. If it failed on one it has failed on all.
+    """What this work, without collectives, gave on each rank. If it failed on one it has failed on all,
+    whatever it raised.
 
     Raises:
         CheckpointError: `failed`, on which rank and why.
@@ -211,11 +258,26 @@ def _on_every_rank(work: Callable[[], T], failed: str) -> list[T]:
     own: Exception | None = None
     try:
         result = work()
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
+        traceback.print_exc()
         own = error
     outcomes: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(outcomes, (result, own and str(own)))
+    dist.all_gather_object(outcomes, (result, own and _reason(own)))
     reasons = [f"rank {rank}: {why}" for rank, (_, why) in enumerate(outcomes) if why is not None]
     if reasons:
         raise CheckpointError(f"{failed} by the learner ({'; '.join(reasons)})") from own
     return [found for found, _ in outcomes]
+
+
+@contextmanager
+def _noted(failures: list[Exception]) -> Iterator[None]:
+    """Keep what is raised within, to be told to all ranks where that is possible."""
+    try:
+        yield
+    except Exception as error:
+        failures.append(error)
+
+
+def _reason(error: Exception) -> str:
+    """For a message. Those of other errors than ours mean little without their type."""
+    return str(error) if isinstance(error, DPSError) else f"{type(error).__name__}: {error}"

@@ -1,8 +1,11 @@
 """One rank of the learner: a DeepSpeed engine, trained on its share of each minibatch."""
 
+import functools
 import math
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import ray
@@ -10,13 +13,16 @@ from numpy.typing import NDArray
 
 from actors.process import free_port, log_to
 from dps_ray.config import Config
-from dps_ray.durable import Manifest, Storage, Stored
-from dps_ray.errors import NonFiniteError
+from dps_ray.durable import Manifest, Storage, Stored, checkpoint_folder
+from dps_ray.errors import DPSError, NonFiniteError
 from dps_ray.failpoints import failpoint
 from dps_ray.trajectories import Trajectories, micro_batches, minibatches, unpad
 
 if TYPE_CHECKING:
     from actors.policy import Inputs  # imports torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 TAG = "state"
 """DeepSpeed's name of a checkpoint within its folder; manifests say it (`deepspeed_tag`)."""
@@ -28,6 +34,23 @@ class Trained(NamedTuple):
     metrics: dict[str, float]
     began: float
     ended: float
+
+
+def _logged(method: Callable[P, T]) -> Callable[P, T]:
+    """The method; the traceback of an error that is not one of ours goes to this rank's log. The driver
+    tells only the error."""
+
+    @functools.wraps(method)
+    def call(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return method(*arguments, **options)
+        except DPSError:
+            raise
+        except Exception:
+            traceback.print_exc()
+            raise
+
+    return call
 
 
 @ray.remote
@@ -53,14 +76,17 @@ class LearnerRank:
     def address(self) -> tuple[str, int]:
         return ray.util.get_node_ip_address(), free_port()
 
+    @_logged
     def start(self, address: str, port: int, storage: Storage, manifest: Manifest | None) -> None:
-        """Join the process group, build the DeepSpeed engine, and load the state of a checkpoint.
+        """Join the process group, build the DeepSpeed engine, and load the state of a checkpoint. Without one,
+        try whether a checkpoint can be written.
 
         Raises:
-            CheckpointError: it cannot be read, or is of another ZeRO stage.
+            CheckpointError: it cannot be read, or is of another ZeRO stage; or none could be written.
         """
         import os
 
+        failpoint("learner.start", epoch=self._epoch, rank=self._rank)
         os.environ.update(
             RANK=str(self._rank),
             WORLD_SIZE=str(self._ranks),
@@ -99,7 +125,10 @@ class LearnerRank:
         self._reference = None
         if self._config.objective.kl_coef > 0:
             self._reference = self._policy.load().to(self._device).eval().requires_grad_(False)
-        if manifest is not None:
+        if manifest is None:
+            trial = checkpoint_folder(self._epoch, 0)
+            learner_files.try_to_save(self._engine, self._policy.files, storage, trial)
+        else:
             state = learner_files.load(
                 self._engine,
                 storage,
@@ -125,6 +154,7 @@ class LearnerRank:
 
     # Training.
 
+    @_logged
     def train(self, trajectories: Trajectories, step: int) -> Trained:
         """Make the optimizer steps of one batch; metrics are means over its tokens and steps.
 
@@ -290,6 +320,7 @@ class LearnerRank:
 
     # Weights.
 
+    @_logged
     def send(self, engines: list[Any] | None, address: str, port: int, name: str) -> None:
         """Send the weights to every engine, under this name.
 
@@ -299,6 +330,7 @@ class LearnerRank:
         Raises:
             TransferError: they did not arrive at all engines.
         """
+        failpoint("learner.send", weights=name, rank=self._rank)
         if engines is not None:
             self._connect(engines, address, port)
         self._client.version = name
@@ -345,12 +377,13 @@ class LearnerRank:
 
     # Checkpoints.
 
+    @_logged
     def save(self, storage: Storage, folder: str) -> list[Stored]:
         """See `learner_files.save`."""
         from actors import learner_files
 
         state = {"optimizer_steps": self._optimizer_steps, "version": self._version}
-        return learner_files.save(self._engine, self._policy.processors, state, storage, folder)
+        return learner_files.save(self._engine, self._policy.files, state, storage, folder)
 
 
 class _Sums:

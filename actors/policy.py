@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from actors.images import NEVER, ImageInputs, Patches, load_image_inputs
+from actors.model_files import ModelFiles
 from dps_ray.config import Config
 from dps_ray.objective import PaddedTensors, to_tensors
 from dps_ray.trajectories import Images, Trajectories, pad, with_blank
@@ -40,11 +41,12 @@ class Policy:
         self._device = device
         self._dtype = getattr(torch, config.model.dtype)
         self._images = load_image_inputs(path, config.data.max_pixels)
-        self.processors = [AutoTokenizer.from_pretrained(path)]
-        """What a folder of the model holds besides its weights."""
+        processors = [AutoTokenizer.from_pretrained(path)]
         if self._images is not None:
-            self.processors.append(self._images.processor)
+            processors.append(self._images.processor)
             self._cut = _Cut(self._images)
+        self.files = ModelFiles(path, processors)
+        """What a folder of the model holds besides its weights."""
 
     def load(self, freeze_vision_tower: bool = False) -> Any:
         """The model with the weights of the folder."""

@@ -256,12 +256,10 @@ class Rollouts:
         """Take in what it answered."""
         now, health = time.monotonic(), engine.health
         try:
-            found = answer(next(engine.call) if health.state is State.BUSY else engine.call)
+            found = _answer(next(engine.call) if health.state is State.BUSY else engine.call)
         except StopIteration:
             self._finished(engine)
             return
-        except Exception as error:  # vLLM cannot be relied on after any
-            found = Lost(f"failed: {type(error).__name__}: {error}")
         if isinstance(found, Lost):
             engine.call = None
             self._replace(engine, found.why)
@@ -350,7 +348,8 @@ class Rollouts:
     def _ask_for_weights(self, engines: Sequence[_Engine]) -> None:
         """Believe of idle engines what they say themselves that they serve, and replace those that are gone."""
         calls = [engine.member.actor.weights.remote() for engine in engines]
-        for engine, found in zip(engines, outcomes(calls, self._probe_timeout), strict=True):
+        answers = outcomes(calls, self._probe_timeout, _answer)
+        for engine, found in zip(engines, answers, strict=True):
             if isinstance(found, Lost):
                 self._replace(engine, found.why)
             elif found is None:
@@ -362,6 +361,14 @@ class Rollouts:
 
     def _in(self, *states: State) -> list[_Engine]:
         return [engine for engine in self.engines if engine.health.state in states]
+
+
+def _answer(call: Any) -> Any:
+    """What an engine answered. One that raised anything is lost: vLLM cannot be relied on after that."""
+    try:
+        return answer(call)
+    except Exception as error:
+        return Lost(f"failed: {type(error).__name__}: {error}")
 
 
 def _starter(

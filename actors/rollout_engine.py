@@ -52,6 +52,7 @@ class RolloutEngine:
 
     def __init__(self, config: Config, model: str, transfer: str, index: int, incarnation: int):
         log_to(config.folder / "logs", f"rollout-{index}")
+        failpoint("engine.start", engine=index)
         self._index = index
         self._name = f"rollout engine {index}, incarnation {incarnation}"
         self._epoch = 0  # the latest that weights came from
@@ -91,6 +92,7 @@ class RolloutEngine:
 
     def weights(self) -> str | None:
         """The name of the weights that vLLM itself says it serves; None when it may hold parts of two."""
+        failpoint("engine.weights", engine=self._index)
         return None if self._incoming is not None else str(self._llm.get_weight_version())
 
     def probe(self) -> None:

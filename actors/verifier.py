@@ -46,6 +46,7 @@ class Verifier:
         Raises:
             RewardError: it cannot be loaded.
         """
+        failpoint("verifier.start", verifier=self._index)
         self._sandbox.start()
 
     def score(self, prompt: Prompt, texts: list[str], batch: int) -> Scores | RewardError:

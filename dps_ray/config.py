@@ -292,7 +292,7 @@ class RecoverySettings(Settings):
 
     restarts: Count = 3
     """Replacements in a row, without a success in between, of the same actor or of the learner;
-    after that the run stops."""
+    after that the run stops. Of the learner only a step beyond all before is a success."""
     prompt_failures: Count = 3
     """A prompt is set aside when the engine that had it died, or the verifier of one of its responses
     failed, so often in a row."""

@@ -8,13 +8,23 @@ passing the same point, is not.
 | name | where | given |
 |---|---|---|
 | `shard.apply.before`, `shard.apply.after` | around a shard's observation of a step | step, shard |
+| `shard.start` | a shard's process has started | shard |
+| `shard.restore` | before a shard goes to a checkpoint and the log after it | epoch, shard |
 | `shard.save` | before a shard writes its snapshot | step, shard |
+| `engine.start` | before an engine loads the model | engine |
 | `engine.generate.before`, `engine.generate.after` | an engine was given prompts; has answers to them | seed, engine |
 | `engine.prompt` | an engine was given this prompt | prompt |
 | `engine.update` | an engine is about to take in weights | weights, engine |
+| `engine.weights` | an engine is asked which weights it has | engine |
+| `verifier.start` | before a verifier loads the reward function | verifier |
 | `verifier.score` | a verifier was given groups | verifier |
+| `learner.start` | before a rank meets the others and loads the model | epoch, rank |
+| `learner.load` | before DeepSpeed loads a checkpoint | epoch, rank |
+| `learner.send` | before a rank sends the weights of this name | weights, rank |
 | `learner.train.before`, `learner.train.after` | around a rank's optimizer steps | step, rank |
 | `learner.save` | before a rank writes its checkpoint | step, rank |
+| `learner.save.state` | as DeepSpeed collects and writes a rank's state | step, rank |
+| `learner.save.weights` | as the whole weights are copied | step, rank 0 |
 | `learner.loss` | action "nan": the loss of the next minibatch is NaN | step, rank |
 | `driver.observe.before`, `driver.observe.after` | around the log entry of a step | step |
 | `driver.commit.before`, `driver.commit.after` | around the writing of a manifest | step |
@@ -29,7 +39,7 @@ from pathlib import Path
 from typing import Literal
 
 VARIABLE = "DPS_RAY_FAILPOINTS"
-Action = Literal["die", "hang", "freeze", "no-space", "nan"]
+Action = Literal["die", "hang", "freeze", "no-space", "error", "nan"]
 
 
 class ArmedFailpoint:
@@ -47,7 +57,7 @@ def fail_at(name: str, action: Action = "die", **where: object) -> ArmedFailpoin
     """Arm a point: the first process to pass it, with these values among those it gives, fails.
 
     action: "die" is SIGKILL to itself, "hang" never returns, "freeze" is SIGSTOP to itself, "no-space"
-    raises OSError(ENOSPC), "nan" has `failpoint` return True and leaves the rest to the code there.
+    raises OSError(ENOSPC), "error" raises KeyError, "nan" has `failpoint` return True and leaves the rest to the code there.
 
     Raises KeyError unless DPS_RAY_FAILPOINTS names a folder.
     """
@@ -97,3 +107,5 @@ def _fail(action: Action) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif action == "no-space":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    elif action == "error":
+        raise KeyError("failpoint")

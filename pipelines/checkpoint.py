@@ -241,10 +241,11 @@ class Checkpoints:
         return self.newest
 
     def go_back(self) -> Manifest | None:
-        """Drop what is being written and claim an epoch that goes on from the newest valid checkpoint,
-        which is returned; None is the beginning."""
+        """Drop what is being written and claim an epoch that goes on from the newest valid checkpoint of
+        this run's own history, which is returned; None is the beginning. A run that was told to resume an
+        earlier checkpoint does not go on from a later one that it left behind."""
         self._pending = None
-        self.newest = newest_valid(self._storage, on_refused=self._tell)
+        self.newest = newest_valid(self._storage, self._tell, self._lineage)
         self.epoch, self._lineage = self._claimed(self.newest)
         self.best = best_checkpoint(self._storage, self._lineage)
         return self.newest

@@ -24,7 +24,7 @@ from cluster.start import connect
 from dps_ray import settings
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage
-from dps_ray.errors import DPSError, RewardError
+from dps_ray.errors import RewardError
 from dps_ray.health import Quarantine
 from pipelines.checkpoint import Checkpoints, check_data, model_folder, storage_of, to_resume
 from pipelines.command_line import exit_code, lasting, leave, parse
@@ -85,7 +85,7 @@ def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
         ends.callback(log.close)
         trainer = assemble(config, inputs, storage, base, log, view, ends)
         with trainer.stopping.installed():
-            trainer.begin_at(base)
+            trainer.start(base)
             try:
                 trainer.run()
             except (StopRequested, RewardError):
@@ -110,7 +110,7 @@ def assemble(
     ends: ExitStack,
 ) -> Trainer:
     """Claim the run, start Ray, reserve what the actors ask for, and start every actor but the learner,
-    which `Trainer.begin_at` starts. What ends with the run is left to `ends`.
+    which `Trainer.start` starts. What ends with the run is left to `ends`.
 
     Raises:
         ResourceError: the cluster lacks what the configuration asks for.
@@ -135,16 +135,6 @@ def assemble(
     recoveries = Recoveries(view.message, log.event, config.recovery.restarts)
     quarantine = Quarantine(config.recovery.prompt_failures)
     transfer = _transfer(config.resources.rollout.gpus_per_engine)
-
-    def start_learner(epoch: int, manifest: Manifest | None) -> Learner:
-        learner = Learner(config, inputs.model, transfer, epoch, placement.learner)
-        try:
-            learner.start(storage, manifest)
-        except DPSError:
-            learner.kill()
-            raise
-        return learner
-
     return Trainer(
         config,
         pool=inputs.pool,
@@ -158,7 +148,9 @@ def assemble(
             config, inputs.model, transfer, recoveries, quarantine, placement.rollout
         ),
         verifiers=Verifiers(config, recoveries, quarantine, placement.verifiers),
-        start_learner=start_learner,
+        make_learner=lambda epoch: Learner(
+            config, inputs.model, transfer, epoch, placement.learner
+        ),
         quarantine=quarantine,
         recoveries=recoveries,
         log=log,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.images import load_image_inputs
+from actors.model_files import check_savable
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DataError
 from dps_ray.pooled import Clusters, number_within
@@ -70,6 +71,7 @@ def _prepare(config: Config, view: View) -> Inputs:
     view.phase("reading prompts")
     tokenizer = load_tokenizer(model, config.model.chat_template)
     images = load_image_inputs(model, config.data.max_pixels)
+    check_savable(model, tokenizer, images)
     pool = PromptPool(
         PromptTable.open(train, config.data.id_column), tokenizer, images, config, view.progress
     )

@@ -10,7 +10,8 @@ With loop.max_staleness=1 the next batch is rolled out between `train` and `publ
     learner             └─ train on 1 ┘─ train on 2 ┘─ ...    the learner begins step t with
 
 `Trainer.train` and `Trainer.step` are the algorithm; the methods below say what each phase consumes and
-produces. What is lost meanwhile is replaced within a phase, but for the learner, with which the run goes back.
+produces. What is lost meanwhile is replaced within a phase, but for the learner, with which the run goes back. It
+is the same before the first step, and while another actor is being replaced.
 """
 
 import time
@@ -84,7 +85,7 @@ class Trainer:
         coordinator: Coordinator,
         rollouts: Rollouts,
         verifiers: Verifiers,
-        start_learner: Callable[[int, Manifest | None], Learner],
+        make_learner: Callable[[int], Learner],
         quarantine: Quarantine,
         recoveries: Recoveries,
         log: RunLog,
@@ -99,7 +100,7 @@ class Trainer:
         self.coordinator = coordinator
         self.rollouts = rollouts
         self.verifiers = verifiers
-        self.start_learner = start_learner
+        self.make_learner = make_learner  # of an epoch
         self.quarantine = quarantine
         self.recoveries = recoveries
         self.log = log
@@ -109,7 +110,20 @@ class Trainer:
         self.progress = Progress()
         self.ahead: Prepared | None = None  # the next step's, rolled out while the learner trained
         self.steps_lost = 0
+        self.furthest = 0  # the last step that a learner was trained on, lost steps included
         self.clock = StepClock(config.folder, view.phase)
+
+    def start(self, manifest: Manifest | None) -> None:
+        """Start the learner, and take up the run where this checkpoint left it; None is its beginning.
+
+        Raises:
+            EngineError: an actor was lost too often.
+            CheckpointError: the checkpoint cannot be read; or there is none, and none could be written.
+        """
+        try:
+            self.begin_at(manifest)
+        except LearnerLostError as error:
+            self.go_back(error)
 
     def run(self) -> None:
         """Train from the step after `progress.step` to the last."""
@@ -256,6 +270,10 @@ class Trainer:
             return metrics
         with self.clock.timed("train"):
             trained = learning.training.result()
+        # Steps that are done again are no success: if one of them is what breaks the learner, it would be
+        # replaced for ever.
+        if self.learner.version > self.furthest:
+            self.furthest = self.learner.version
             self.recoveries.well("learner", "the learner")
         self.clock.worked(
             "learner", "train", self.learner.version, [(trained.began, trained.ended)]
@@ -409,12 +427,13 @@ class Trainer:
             )
 
     def begin_at(self, manifest: Manifest | None) -> None:
-        """Start the learner, and take up the run where this checkpoint left it; None is its beginning."""
+        """As `start`, but a learner that is lost meanwhile is for the caller to replace."""
         records = {} if manifest is None else records_of(self.storage, manifest)
         self.progress = Progress(**records.get("progress", {}))
         self.quarantine.failures = {int(i): n for i, n in records.get("quarantine", {}).items()}
         self.ahead = None
-        self.learner = self.start_learner(self.checkpoints.epoch, manifest)
+        self.learner = self.make_learner(self.checkpoints.epoch)
+        self.learner.start(self.storage, manifest)
         name = None if manifest is None else manifest.name
         self.coordinator.go_to(Moment(self.checkpoints.epoch, self.progress.step, name))
         # What was recorded after it did not happen; without one, nothing did.

@@ -10,8 +10,10 @@ have gone back and be at an earlier step.
 import hashlib
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -140,15 +142,29 @@ def verify(storage: Storage, manifest: Manifest) -> None:
         storage.verify(file)
 
 
-def newest_valid(storage: Storage, on_refused: Callable[[str], None]) -> Manifest | None:
+def on_the_way(lineage: Sequence[Segment], epoch: int, step: int) -> bool:
+    """Whether this step of this epoch is part of that history, and not of what a run left when it went back."""
+    ends = {segment.epoch: after.after for segment, after in pairwise(lineage)}
+    ends[lineage[-1].epoch] = sys.maxsize
+    return step <= ends.get(epoch, -1)
+
+
+def newest_valid(
+    storage: Storage,
+    on_refused: Callable[[str], None],
+    lineage: Sequence[Segment] | None = None,
+) -> Manifest | None:
     """The newest manifest of which every file is as it was written; None if there are no manifests.
 
     on_refused: told of each newer one that is not, with the file and the reason.
+    lineage: only manifests on this way count; None: all do.
 
     Raises:
         CheckpointError: there are manifests, and none is valid. To begin anew is for the user to decide.
     """
-    names = manifests(storage)
+    names = [
+        name for name in manifests(storage) if lineage is None or on_the_way(lineage, *moment(name))
+    ]
     for name in names:
         try:
             manifest = load(storage, name)

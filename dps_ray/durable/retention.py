@@ -4,9 +4,7 @@ Nothing newer than the newest manifest is touched: that may be a checkpoint in t
 """
 
 import re
-import sys
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 from dps_ray.durable.epochs import check_owner
 from dps_ray.durable.files import Storage
@@ -19,6 +17,7 @@ from dps_ray.durable.manifest import (
     load,
     manifests,
     moment,
+    on_the_way,
 )
 from dps_ray.errors import CheckpointError
 
@@ -89,9 +88,9 @@ def best(manifests: Iterable[Manifest], lineage: Sequence[Segment]) -> Manifest 
     lineage: only those on this way count: a run that went back to an earlier checkpoint has nothing to do any
         more with what came after that.
     """
-    ends = {segment.epoch: after.after for segment, after in pairwise(lineage)}
-    ends[lineage[-1].epoch] = sys.maxsize
-    evaluated = [m for m in manifests if m.accuracy is not None and m.step <= ends.get(m.epoch, -1)]
+    evaluated = [
+        m for m in manifests if m.accuracy is not None and on_the_way(lineage, m.epoch, m.step)
+    ]
     return max(evaluated, key=lambda m: (m.accuracy, -m.step), default=None)
 
 

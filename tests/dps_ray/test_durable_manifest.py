@@ -210,6 +210,18 @@ def test_a_copy_of_a_manifest_under_another_name_is_refused(storage):
         load(storage, "e0001.00000060")
 
 
+def test_of_one_history_only_its_own_manifests_count(storage):
+    claim_epoch(storage)
+    for step in (20, 40):
+        checkpoint(storage, 1, step)
+    claim_epoch(storage)
+    lineage = (Segment(1, 0), Segment(2, 20))  # the checkpoint of step 40 was not taken up
+    assert newest_valid(storage, pytest.fail).name == "e0001.00000040"
+    assert newest_valid(storage, pytest.fail, lineage).name == "e0001.00000020"
+    checkpoint(storage, 2, 30)
+    assert newest_valid(storage, pytest.fail, lineage).name == "e0002.00000030"
+
+
 def test_when_none_is_valid_the_run_does_not_silently_begin_anew(storage):
     checkpoint(storage, claim_epoch(storage), 40)
     os.remove(storage.local(f"{checkpoint_folder(1, 40)}/beliefs.arrow"))

@@ -52,6 +52,30 @@ def test_one_of_each_kind_dies_and_a_disk_is_full_and_the_run_ends_as_if_nothing
     assert [step for step, _ in committed(storage, manifest)] == [1, 2, 3]
 
 
+def test_one_of_each_kind_dies_as_the_run_starts_or_goes_back_and_the_run_ends_as_if_nothing_had_happened(
+    tmp_path, failpoints, finished, able_policy, chains
+):
+    armed = [
+        failpoints("engine.start", engine=0),
+        failpoints("verifier.start", verifier=1),
+        failpoints("shard.start", shard=0),
+        failpoints("learner.start", epoch=1, rank=1),
+        failpoints("learner.send", weights="e0002.00000000", rank=0),  # the first publication
+        failpoints("shard.restore", epoch=3, shard=1),
+        # The run goes back to the checkpoint of step 2, and the learner dies as it is loaded.
+        failpoints("learner.train.before", step=3, rank=0),
+        failpoints("learner.load", epoch=4, rank=1),
+    ]
+    folder = tmp_path / "run"
+    assert run(folder, able_policy, chains, *TWO_OF_EVERYTHING) == 0
+    assert all(each.went_off for each in armed)
+    assert_same_end(folder, finished)
+    last = read_metrics(folder)[-1]
+    lost = {"rollout_engine": 1, "verifier": 1, "belief_shard": 2, "learner": 4}
+    assert {kind: last[f"recovery/restarts/{kind}"] for kind in lost} == lost
+    assert newest(folder)[1].name == "e0005.00000003"
+
+
 def start(folder, policy, chains, *overrides, failpoints=None):
     """The main job as a process of its own."""
     command = [sys.executable, "-m", "pipelines.grpo_dps"]

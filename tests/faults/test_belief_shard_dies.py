@@ -62,6 +62,25 @@ def test_a_shard_killed_between_calls_comes_back_too(local_ray, tmp_path):
     assert_equal((batches, run.beliefs(5)), undisturbed(1, 2, 3, 4, 5))
 
 
+def test_shards_that_die_as_they_start_and_as_they_restore_come_back_too(
+    local_ray, failpoints, tmp_path
+):
+    armed = [
+        failpoints("shard.start", shard=1),
+        failpoints("shard.start", shard=1),  # its successor
+        failpoints("shard.restore", epoch=1, shard=0),
+    ]
+    run = BeliefsRun(tmp_path / "run")
+    batches = run.steps(1, 2)
+    base = run.save(2)
+    armed.append(failpoints("shard.restore", epoch=2, shard=1))  # told to go to the checkpoint
+    again = BeliefsRun(tmp_path / "run", base=base, recoveries=run.recoveries)
+    batches += again.steps(3, 4)
+    assert_equal((batches, again.beliefs(4)), undisturbed(1, 2, 3, 4))
+    assert all(each.went_off for each in armed)
+    assert run.recoveries.metrics()["recovery/restarts/belief_shard"] == 4
+
+
 def test_a_shard_that_hangs_is_replaced_when_its_time_is_up(local_ray, failpoints, tmp_path):
     armed = failpoints("shard.apply.before", "hang", step=2, shard=0)
     told = []

@@ -1,5 +1,6 @@
 """A learner goes on from its checkpoint with any number of ranks, after any of them died, on a full disk."""
 
+import shutil
 import time
 
 import numpy as np
@@ -55,7 +56,7 @@ def in_object_store(folder) -> Storage:
     [(1, (1, 2, 1), False), (3, (2, 1), True)],
 )
 def test_state_survives_another_number_of_ranks(
-    local_ray, tmp_path, tiny_policy, zero_stage, numbers_of_ranks, object_store
+    local_ray, failpoints, tmp_path, tiny_policy, zero_stage, numbers_of_ranks, object_store
 ):
     storage = in_object_store(tmp_path / "store") if object_store else Storage.at(tmp_path)
     saved, logprobs, after = None, None, None
@@ -70,8 +71,13 @@ def test_state_survives_another_number_of_ranks(
             epoch=epoch,
         )
         if saved is None:
+            assert storage.list("ckpt") == []  # of the trial at the start
             learner.train(batch(seed=1), 1).result()
             logprobs = learner.logprobs(FIXED)
+            failed = failpoints("learner.save.weights", "error", step=1, rank=0)
+            with pytest.raises(CheckpointError, match="rank 0: KeyError"):
+                learner.save(storage, checkpoint_folder(1, 1)).result()
+            assert failed.went_off
         assert learner.weights == f"e{epoch:04}.00000001"
         assert learner.logprobs(FIXED) == pytest.approx(logprobs, abs=1e-5)
         stored = learner.save(storage, checkpoint_folder(epoch, 1)).result()
@@ -89,12 +95,16 @@ def test_state_survives_another_number_of_ranks(
         assert not any(path.endswith("latest") for path in written)
 
 
-def test_a_learner_on_a_full_disk_trains_on_and_one_that_lost_a_rank_is_restored(
+def test_a_learner_that_cannot_save_trains_on_and_one_that_lost_a_rank_is_restored(
     local_ray, tmp_path, tiny_policy, monkeypatch
 ):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "failpoints"))
     storage = Storage.at(tmp_path)
-    common = {"zero_stage": 2, "ranks": 2, "model": tiny_policy}
+    model = shutil.copytree(tiny_policy, tmp_path / "start")
+    # transformers loads this and refuses to save it.
+    odd = b'{"do_sample": false, "temperature": 0.6, "eos_token_id": 1}'
+    (model / "generation_config.json").write_bytes(odd)
+    common = {"zero_stage": 2, "ranks": 2, "model": model}
     learner = started(tmp_path, storage, None, **common, epoch=1)
     learner.train(batch(seed=1), 1).result()
 
@@ -109,11 +119,21 @@ def test_a_learner_on_a_full_disk_trains_on_and_one_that_lost_a_rank_is_restored
         learner.save(storage, checkpoint_folder(1, 1)).result()
     assert storage.list(checkpoint_folder(1, 1)) == []
 
+    # Whatever it is that a rank raises, and wherever.
+    for point, rank in (("learner.save", 0), ("learner.save.state", 1)):
+        fail_at(point, "error", step=1, rank=rank)
+        with pytest.raises(CheckpointError, match=f"rank {rank}: KeyError: 'failpoint'"):
+            learner.save(storage, checkpoint_folder(1, 1)).result()
+        assert storage.list(checkpoint_folder(1, 1)) == []
+        assert 'raise KeyError("failpoint")' in (tmp_path / f"logs/learner-{rank}.log").read_text()
+
     learner.train(batch(seed=2), 2).result()
     stored = learner.save(storage, checkpoint_folder(1, 2)).result()
     before = learner.logprobs(FIXED)
-    policy = AutoModelForCausalLM.from_pretrained(tmp_path / checkpoint_folder(1, 2) / "model")
+    saved_model = tmp_path / checkpoint_folder(1, 2) / "model"
+    policy = AutoModelForCausalLM.from_pretrained(saved_model)
     assert sum(p.numel() for p in policy.parameters()) > 1e5
+    assert (saved_model / "generation_config.json").read_bytes() == odd
 
     fail_at("learner.train.before", "die", step=3, rank=1)
     began = time.monotonic()
@@ -130,3 +150,19 @@ def test_a_learner_on_a_full_disk_trains_on_and_one_that_lost_a_rank_is_restored
     with pytest.raises(LearnerLostError, match=r"learner rank.*did not train within 5 s"):
         again.train(batch(seed=3), 3).result()
     again.kill()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_at_the_start_and_a_rank_that_fails_is_lost(
+    local_ray, failpoints, tmp_path, tiny_policy
+):
+    settings = config(tmp_path)
+    learner = Learner(settings, str(tiny_policy), "gloo", 1, Placement(plan(settings)).learner)
+    (tmp_path / "ckpt").write_text("a file, where a folder is to be")
+    with pytest.raises(CheckpointError, match=r"trial of a checkpoint.*rank 0: NotADirectoryError"):
+        learner.start(Storage.at(tmp_path), None)
+    # It could train. After an error that is not one of ours, other ranks would wait in a collective.
+    failpoints("learner.train.before", "error", step=1, rank=0)
+    with pytest.raises(LearnerLostError, match=r"rank 0 failed, while it was to train: KeyError"):
+        learner.train(batch(seed=1), 1).result()
+    assert "Traceback" in (tmp_path / "logs/learner-0.log").read_text()
+    learner.kill()

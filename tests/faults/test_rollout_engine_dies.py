@@ -157,6 +157,17 @@ def test_an_engine_that_dies_idle_costs_no_prompt_an_attempt(rig):
     assert rig.quarantine.failures == {}
 
 
+def test_an_engine_that_fails_idle_is_replaced_and_so_is_a_successor_that_dies_as_it_starts(rig):
+    before = rig.incarnations()
+    failed, died = fail_at("engine.weights", "error", engine=1), fail_at("engine.start", engine=1)
+    rig.rollouts.publish(rig.learner)
+    rig.all_fresh()
+    assert failed.went_off
+    assert died.went_off
+    assert rig.incarnations() == [before[0], before[1] + 2]
+    assert_equal(rig.generate(), rig.undisturbed)
+
+
 def test_the_work_of_a_silent_engine_goes_to_the_other_and_it_is_replaced(rig, monkeypatch):
     silent = rig.rollouts.engines[0]
     before = silent.member.incarnation

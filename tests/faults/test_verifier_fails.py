@@ -164,6 +164,15 @@ def test_a_verifier_that_is_lost_is_replaced_and_nothing_is_lost_or_scored_twice
     assert run.failed_responses == 0
 
 
+def test_verifiers_that_die_as_they_start_are_replaced(start, failpoints):
+    armed = [failpoints("verifier.start", verifier=index) for index in range(2)]
+    run = start("resources.verifiers.workers=2")
+    answers = run.score(*[["a", "ab"]] * 7)
+    assert all(each.went_off for each in armed)
+    assert rewards(answers) == [(i, [1.0, 2.0]) for i in range(7)]
+    assert run.recoveries.metrics()["recovery/restarts/verifier"] == 2
+
+
 def test_a_verifier_that_is_lost_too_often_is_named(start, failpoints):
     for _ in range(2):
         failpoints("verifier.score", verifier=0)

@@ -121,6 +121,18 @@ def test_test_prompts_in_the_training_pool_are_refused(refused, chains):
     assert "20 prompts of data.test" in refused(f"data.train=[{chains[0]}, {chains[1]}]")
 
 
+def test_a_model_that_cannot_be_saved_is_refused_before_the_run(refused, monkeypatch):
+    from transformers import PreTrainedTokenizerBase
+
+    def save_pretrained(tokenizer, folder, **options):
+        raise ValueError("no vocabulary to save")
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", save_pretrained)
+    said = refused()
+    assert "transformers cannot save what it loads from tokenizer_config.json" in said
+    assert "ValueError: no vocabulary to save" in said
+
+
 def test_a_model_without_a_chat_template_says_what_to_set(refused, tiny_policy, tmp_path):
     import shutil
 

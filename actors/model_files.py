@@ -1,0 +1,85 @@
+"""What a Hugging Face folder holds besides the weights, written as a checkpoint's model folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from actors.images import ImageInputs
+from dps_ray.errors import ModelError
+
+
+class ModelFiles:
+    """The files that a trained policy is served with: they stay those of the start policy.
+
+    Args:
+        model: Hugging Face folder or name of the start policy.
+        processors: its tokenizer, and its image processor if it has one.
+    """
+
+    def __init__(self, model: str, processors: list[Any]) -> None:
+        self._processors = processors
+        self._generation_config = _generation_config(model)
+
+    def save(self, folder: Path, policy: Any, weights: dict[str, Any]) -> None:
+        """Write a folder that plain transformers loads.
+
+        `generation_config.json` is a copy of the start policy's, to the byte. transformers would write a
+        version of its own, and refuses to where it finds fault with a value, such as a temperature without
+        `do_sample`; but it loads such files, and public models have them. Training changes nothing in it,
+        so the user's own file is the right one in any case. Where there is none, transformers has derived
+        the values from `config.json`; they are written without its checks, too.
+        """
+        from transformers import GenerationConfig
+        from transformers.utils import GENERATION_CONFIG_NAME
+
+        loaded = policy.generation_config
+        try:
+            policy.generation_config = GenerationConfig()  # which can always be saved
+            policy.save_pretrained(folder, state_dict=weights)
+        finally:
+            policy.generation_config = loaded
+        for processor in self._processors:
+            processor.save_pretrained(folder)
+        copy = folder / GENERATION_CONFIG_NAME
+        if self._generation_config is None:
+            loaded.to_json_file(copy)
+        else:
+            copy.write_bytes(self._generation_config)
+
+
+def check_savable(model: str, tokenizer: Any, images: ImageInputs | None) -> None:
+    """Save what a checkpoint takes from the start policy, but for the weights, into a temporary folder.
+
+    Raises:
+        ModelError: transformers loads a file of the model, and cannot save it.
+    """
+    from transformers import AutoConfig
+
+    saves: dict[str, Callable[[str], object]] = {
+        "config.json": AutoConfig.from_pretrained(model).save_pretrained,
+        "tokenizer_config.json": tokenizer.save_pretrained,
+    }
+    if images is not None:
+        saves["preprocessor_config.json"] = images.processor.save_pretrained
+    for file, save in saves.items():
+        with TemporaryDirectory() as folder:
+            try:
+                save(folder)
+            except Exception as error:  # the code of a model may raise anything
+                reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+                raise ModelError(
+                    f"model.path={model}: transformers cannot save what it loads from {file}, so no checkpoint "
+                    f"could be written ({type(error).__name__}: {reason}); correct that file in a copy of the "
+                    "model's folder, and give the copy as model.path"
+                ) from error
+
+
+def _generation_config(model: str) -> bytes | None:
+    """The content of the model's `generation_config.json`; None if it has none."""
+    from transformers.utils import GENERATION_CONFIG_NAME, cached_file
+
+    try:
+        return Path(cached_file(model, GENERATION_CONFIG_NAME)).read_bytes()
+    except OSError:  # there is none; the model itself is loaded without it then, too
+        return None
