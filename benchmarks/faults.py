@@ -134,6 +134,8 @@ def main(arguments: Sequence[str]) -> int:
         "overrides", nargs="*", metavar="key=value", help="settings of the run, such as method=dps"
     )
     options = parser.parse_args(arguments)
+    if not 0 <= options.overlap <= 1:
+        parser.error(f"--overlap {options.overlap}: a share is between 0 and 1, such as 0.5")
     console = Console()
     rng = random.Random(options.seed)
     kinds = [kind for kind, (share, _) in KINDS.items() for _ in range(share)]
