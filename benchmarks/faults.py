@@ -1,26 +1,36 @@
-"""Real training under random kills, and whether anything was lost:  python -m benchmarks.faults --minutes 10
+"""Real training under random kills, and whether an observation was lost or counted twice:
 
-Starts the main job on the built-in task, with two of everything but the learner, and sends SIGKILL to one of its
-processes at a time: belief shards, rollout engines, verifiers, the learner, the driver itself (which is started
-again with the same command). Which, and after how long, is decided by --seed. In the end it sends SIGTERM, and
-compares the beliefs of the last checkpoint with those of a single fresh store that observes the committed log.
+    python -m benchmarks.faults --minutes 10
+    python -m benchmarks.faults --minutes 10 method=dps
+    python -m benchmarks.faults --minutes 10 --overlap 0.5 loop.max_staleness=1
 
-`--checkpoints` measures what a checkpoint of the beliefs costs beside writing the same bytes with one `write` and
-one `fsync`; without --minutes it does that alone.
+The main job trains on the built-in task, with two of every actor but the learner. SIGKILL goes to one process at a
+time: a belief shard, a verifier, a rollout engine, the learner, or the driver, which is started again with the same
+command. --seed decides which process is killed, and after how long. At the end the driver gets SIGTERM. The audit
+then replays the committed log through a single new selector and compares it with the last checkpoint.
+
+A kill usually waits until a step was done after the kill before it. --overlap is the share of kills that do not wait,
+so that they hit a run that is starting, or is still replacing what was killed before.
+
+A hang is a long time without a new step: `HANG` seconds, or the time of the first start where that was longer. A
+driver that was killed may take both together, because it starts everything again. The first start has no limit.
 """
 
 import argparse
+import itertools
+import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import psutil
@@ -32,24 +42,19 @@ from actors.member import Recoveries
 from actors.rollout import Rollouts
 from cluster.placement import Placement
 from cluster.start import connect
-from dps_ray import BeliefStore, settings
-from dps_ray.durable import (
-    Manifest,
-    Storage,
-    committed,
-    newest_valid,
-    read_shard,
-    reshard,
-    write_snapshot,
-)
+from dps_ray import methods, settings
+from dps_ray.config import Config
+from dps_ray.durable import Manifest, Storage, committed, newest_valid, read_shard, reshard
+from dps_ray.errors import ConfigError, DPSError, EngineError
+from dps_ray.hashing import shards
 from dps_ray.health import Quarantine
-from dps_ray.prompts import PromptTable
-from pipelines import builtin
+from pipelines.checkpoint import storage_of
 from pipelines.config_files import CONFIGS
+from pipelines.inputs import prepare
 from pipelines.run_log import read_events, read_metrics
-from pipelines.start_policy import ensure_start_policy
+from pipelines.view import LineView
 
-# How often each is killed among fifty, and what its process calls itself.
+# How often each is killed among fifty, and the title of its process.
 KINDS = {
     "belief shard": (15, "ray::BeliefShard"),
     "verifier": (15, "ray::Verifier"),
@@ -58,7 +63,7 @@ KINDS = {
     "driver": (4, None),
 }
 _ACTORS = tuple(title for _, title in KINDS.values() if title)
-OVERRIDES = [
+OVERRIDES = (
     "loop.steps=100000",
     "loop.batch_size=16",
     "data.test=null",
@@ -70,142 +75,297 @@ OVERRIDES = [
     "timeouts.generate=60",
     "timeouts.beliefs=20",
     "timeouts.score=20",
-]
-PAUSE = (1.0, 6.0)  # seconds between a recovery and the next kill, from a uniform distribution
-HANG = 120.0  # seconds without a new step
+    # Kills at random may hit the same actor more often in a row than its defects would.
+    "recovery.restarts=10",
+)
+PAUSE = (1.0, 6.0)  # seconds between a recovery and the next kill, uniformly distributed
+OVERLAPPING_PAUSE = (0.0, 6.0)  # seconds between two kills without a recovery between them
+HANG = 120.0  # seconds
 
 
 class Kill(NamedTuple):
     kind: str
-    at: float  # Unix seconds
-    back: float  # seconds until a step was done after it
+    back: (
+        float | None
+    )  # seconds until a step was done after it; None: the next kill did not wait for one
+
+
+class Outcome(NamedTuple):
+    """What a run went through, and what the audit found."""
+
+    kills: list[Kill]
+    start_up: float  # seconds from the first start to the first step
+    stopped_in: float  # seconds from SIGTERM to the end
+    exit_code: int  # after SIGTERM
+    hangs: int
+    redone: int  # steps done again, because a learner or driver was lost with them
+    steps: int  # in the last checkpoint
+    refused: list[str]  # checkpoints with a missing or altered file
+    lost: int  # observations lost or counted twice
+
+    @property
+    def good(self) -> bool:
+        return not (self.lost or self.hangs or self.refused or self.exit_code)
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many processes of each kind were killed."""
+        return Counter(kill.kind for kill in self.kills)
 
 
 def main(arguments: Sequence[str]) -> int:
+    """0: nothing was lost; 1: something was lost or hung; 2: the run ended, or could not start."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.faults",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=float, default=0.0)
+    parser.add_argument("--minutes", type=float, default=10.0, help="counted from the first step")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoints", action="store_true")
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the kills, between 0 and 1, that do not wait for the recovery from the one before",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings of the run, such as method=dps"
+    )
     options = parser.parse_args(arguments)
+    if not 0 <= options.overlap <= 1:
+        parser.error(f"--overlap {options.overlap}: a share is between 0 and 1, such as 0.5")
     console = Console()
-    good = True
-    if options.minutes:
-        with tempfile.TemporaryDirectory(prefix="dps_ray-faults-") as folder:
-            good = survive(Path(folder), 60 * options.minutes, options.seed, console)
-    if options.checkpoints or not options.minutes:
-        cost_of_checkpoints(console)
+    rng = random.Random(options.seed)
+    kinds = [kind for kind, (share, _) in KINDS.items() for _ in range(share)]
+    rng.shuffle(kinds)
+    folder = Path(tempfile.mkdtemp(prefix="dps_ray-faults-"))
+    good = False
+    try:
+        start_up = start_up_of_an_engine(folder / "alone", options.overrides, console)
+        console.print(f"start-up of a rollout engine alone: {start_up:.1f} s")
+        outcome = survive(
+            folder / "run",
+            itertools.cycle(kinds),
+            options.overrides,
+            rng=rng,
+            overlap=options.overlap,
+            seconds=60 * options.minutes,
+            console=console,
+        )
+        print_outcome(outcome, folder / "run", console)
+        console.print(f"An engine may take twice its start-up: {2 * start_up:.1f} s.")
+        good = outcome.good
+    except DPSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if good:
+            shutil.rmtree(folder)
+        else:
+            console.print(f"what the run left is kept in {folder}")
     return 0 if good else 1
+
+
+def config_of(folder: Path, overrides: Sequence[str]) -> Config:
+    """The settings of a run in this folder.
+
+    Raises:
+        ConfigError: an override is wrong, or names a folder.
+    """
+    for override in overrides:
+        if override.partition("=")[0].strip() == "folder":
+            raise ConfigError(
+                f"{override}: the benchmark makes a folder of its own, and keeps it if something is "
+                "lost; leave this setting out"
+            )
+    return settings.load(CONFIGS / "arithmetic.yaml", _all(folder, overrides))
+
+
+def _all(folder: Path, overrides: Sequence[str]) -> list[str]:
+    return [*OVERRIDES, *overrides, f"folder={folder}"]
 
 
 # --- the run ------------------------------------------------------------------------------------
 
 
-def survive(folder: Path, seconds: float, seed: int, console: Console) -> bool:
-    """Whether a run that long, with kills, lost nothing and never hung."""
-    config = settings.load(CONFIGS / "arithmetic.yaml", [*OVERRIDES, f"folder={folder}"])
-    start_up = start_up_of_an_engine(folder / "alone")
-    console.print(f"start-up of a rollout engine alone: {start_up:.1f} s")
-    run = Run(folder)
-    rng = random.Random(seed)
-    order = [kind for kind, (share, _) in KINDS.items() for _ in range(share)]
-    rng.shuffle(order)
-    kills: list[Kill] = []
-    end = time.monotonic() + seconds
-    run.wait_for_a_step()
-    while time.monotonic() < end:
-        time.sleep(rng.uniform(*PAUSE))
-        kind = order[len(kills) % len(order)]
-        at = time.time()
-        if not run.kill(kind, rng):
-            continue
-        kills.append(Kill(kind, at, run.wait_for_a_step()))
-        console.print(f"{len(kills):3}  {kind:15} back after {kills[-1].back:.1f} s")
-    stopped_in, code = run.stop()
-    console.print(f"SIGTERM: exit code {code} after {stopped_in:.1f} s")
+def survive(
+    folder: Path,
+    kinds: Iterable[str],
+    overrides: Sequence[str] = (),
+    *,
+    rng: random.Random,
+    overlap: float = 0.0,
+    seconds: float = math.inf,
+    console: Console,
+) -> Outcome:
+    """Train in this folder, kill processes of these kinds one after the other, stop, and audit what is left.
 
-    storage = Storage.at(folder)
-    manifest = newest_valid(storage, on_refused=console.print)
-    assert manifest is not None, "not one checkpoint was made"
-    lost = observations_lost(config, storage, manifest)
-    print_kills(kills, folder, start_up, console)
-    console.print(
-        f"{len(kills)} kills, {run.steps_lost} steps done again, {run.hangs} hangs; {manifest.step} steps in "
-        f"checkpoint {manifest.name}; observations lost or doubled: {lost}"
+    seconds: after which no more processes are killed, counted from the first step.
+
+    Raises:
+        EngineError: the run ended by itself.
+    """
+    kills: list[Kill] = []
+    with Run(folder, overrides, console) as run:
+        settled = rng.random() >= overlap
+        if settled:
+            run.wait_for_a_step()
+        end = time.monotonic() + seconds
+        for kind in kinds:
+            killed = False
+            while not killed and time.monotonic() < end:
+                time.sleep(rng.uniform(*(PAUSE if settled else OVERLAPPING_PAUSE)))
+                killed = run.kill(kind, rng)
+            if not killed:
+                break
+            settled = rng.random() >= overlap
+            kills.append(Kill(kind, run.wait_for_a_step() if settled else None))
+            back = kills[-1].back
+            after = "killed" if back is None else f"killed, and a step done after {back:.1f} s"
+            console.print(f"{len(kills):3}  {kind:15} {after}")
+        if not settled:
+            run.wait_for_a_step()
+        stopped_in, code = run.stop()
+    config = settings.load(folder / "config.yaml")
+    storage = storage_of(config)
+    refused: list[str] = []
+    manifest = newest_valid(storage, on_refused=refused.append)
+    if manifest is None:
+        raise EngineError(f"the run left no checkpoint:\n{run.said()}")
+    return Outcome(
+        kills=kills,
+        start_up=run.start_up,
+        stopped_in=stopped_in,
+        exit_code=code,
+        hangs=run.hangs,
+        redone=_redone(storage),
+        steps=manifest.step,
+        refused=refused,
+        lost=observations_lost(config, storage, manifest, console),
     )
-    return lost == 0 and run.hangs == 0 and code == 0
 
 
 class Run:
-    """The main job, as a process that is started again when it was killed."""
+    """The main job, as a process that is started again when it was killed. A context manager: nothing of the job
+    is left behind."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, overrides: Sequence[str], console: Console):
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._overrides = overrides
+        self._console = console
         self.hangs = 0
-        self.steps_lost = 0
+        self.start_up = math.inf  # seconds from the first start to a step; unknown before it
+        self._started = 0.0  # when the process was, by the monotonic clock
         self._process = self._start()
+        self._starting = True  # until its first step is seen
 
-    def _start(self) -> psutil.Popen:
-        command = [sys.executable, "-m", "pipelines.grpo_dps", *OVERRIDES, f"folder={self.folder}"]
-        with (self.folder / "driver.log").open("ab") as log:
-            return psutil.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._kill_driver()
 
     def kill(self, kind: str, rng: random.Random) -> bool:
-        """Whether there was such a process: it may just be being replaced."""
+        """Kill one process of this kind, and start the driver again if it was that. False if there is none, as
+        while it is being replaced."""
+        self._check_running()
         title = KINDS[kind][1]
-        below = self._process.children(recursive=True)
         if title is None:
-            actors = [p for p in below if _title(p).startswith(_ACTORS)]
-            self._process.kill()
-            self._process.wait()
-            _, left = psutil.wait_procs(actors, timeout=30)
-            assert not left, f"these outlived their driver: {left}"
-            for process in psutil.wait_procs(below, timeout=0)[1]:
-                process.kill()  # Ray's own agents, which look for their parent now and then
+            self._kill_driver()
             self._process = self._start()
+            self._starting = True
             return True
-        found = [p for p in below if _title(p).startswith(title)]
-        if found:
-            rng.choice(sorted(found, key=lambda process: process.pid)).kill()
-        return bool(found)
+        found = [p for p in self._process.children(recursive=True) if _title(p).startswith(title)]
+        try:
+            # A child that an actor has forked may bear its title.
+            parents = {process.pid for process in found}
+            actors = [process for process in found if process.ppid() not in parents]
+            rng.choice(sorted(actors, key=lambda process: process.pid)).kill()
+        except (IndexError, psutil.NoSuchProcess):  # none, or it has just ended
+            return False
+        return True
 
     def wait_for_a_step(self) -> float:
-        """Seconds until a step is recorded that is not yet: of those that only count from now on."""
+        """Wait until a step is recorded that was not yet, or until it counts as a hang. Returns the seconds.
+
+        Raises:
+            EngineError: the run ended.
+        """
         began, mark = time.monotonic(), time.time()
-        while True:
-            if time.monotonic() - began > HANG:
+        limit = max(HANG, self.start_up)
+        if self._starting:
+            limit = HANG + self.start_up
+        while not any(step["time"] > mark for step in self._steps()):
+            self._check_running()
+            if time.monotonic() - began > limit:
                 self.hangs += 1
-                return HANG
-            if self._process.poll() is not None:
-                raise RuntimeError(f"the run ended by itself:\n{self._said()}")
-            times = [m["time"] for m in self._steps()]
-            if times and max(times) > mark:
-                return time.monotonic() - began
+                self._console.out(f"no step within {limit:.0f} s; the job said:\n{self.said()}")
+                return limit
             time.sleep(0.1)
+        if math.isinf(self.start_up):
+            self.start_up = time.monotonic() - self._started
+        self._starting = False
+        return time.monotonic() - began
 
     def stop(self) -> tuple[float, int]:
-        """Seconds until SIGTERM had its effect, and the exit code."""
-        self.steps_lost = self._count_lost()
+        """Send SIGTERM. Returns the seconds until the driver ended, and its exit code."""
         began = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(timeout=HANG)
+        try:
+            code = self._process.wait(timeout=max(HANG, self.start_up))
+        except psutil.TimeoutExpired:
+            self.hangs += 1
+            self._kill_driver()
+            code = -signal.SIGKILL
         return time.monotonic() - began, code
 
+    def said(self) -> str:
+        """The last lines of what the job wrote."""
+        return (self._folder / "driver.log").read_text()[-3000:]
+
+    def _start(self) -> psutil.Popen:
+        command = [sys.executable, "-m", "pipelines.grpo_dps", "--config", "arithmetic"]
+        # The processes to kill are looked for below the driver, so it has to start a Ray of its own.
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        self._started = time.monotonic()
+        with (self._folder / "driver.log").open("ab") as log:
+            return psutil.Popen(
+                [*command, *_all(self._folder, self._overrides)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+
+    def _kill_driver(self) -> None:
+        """
+        Raises:
+            EngineError: an actor goes on without its driver.
+        """
+        below = self._process.children(recursive=True)
+        actors = [process for process in below if _title(process).startswith(_ACTORS)]
+        self._process.kill()
+        self._process.wait()
+        _, left = psutil.wait_procs(actors, timeout=HANG)
+        for process in psutil.wait_procs(below, timeout=0)[1]:
+            process.kill()  # Ray's own agents look for their parent only now and then
+        if left:
+            raise EngineError(
+                f"these were alive {HANG:.0f} s after their driver was killed: {left}"
+            )
+
+    def _check_running(self) -> None:
+        if self._process.poll() is not None:
+            raise EngineError(
+                f"the run ended by itself, with exit code {self._process.returncode}:\n{self.said()}"
+            )
+
     def _steps(self) -> list[dict[str, float]]:
-        if not (self.folder / "metrics.jsonl").exists():
+        if not (self._folder / "metrics.jsonl").exists():
             return []
-        return [m for m in read_metrics(self.folder) if "training/step" in m]
-
-    def _count_lost(self) -> int:
-        """Steps that stand in the log more than once: done, lost with learner or driver, and done again."""
-        logged = [path.name for path in self.folder.glob("log/*/*.arrow")]
-        return len(logged) - len(set(logged))
-
-    def _said(self) -> str:
-        return (self.folder / "driver.log").read_text()[-3000:]
+        return [m for m in read_metrics(self._folder) if "training/step" in m]
 
 
 def _title(process: psutil.Process) -> str:
@@ -215,10 +375,10 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def start_up_of_an_engine(folder: Path) -> float:
+def start_up_of_an_engine(folder: Path, overrides: Sequence[str], console: Console) -> float:
     """Seconds from nothing to an engine that answers, on a machine that does nothing else."""
-    config = settings.load(CONFIGS / "arithmetic.yaml", [f"folder={folder}"])
-    model = str(ensure_start_policy(builtin.cache(), seed=0, progress=lambda *_: None))
+    config = config_of(folder, [*overrides, "resources.rollout.engines=1"])
+    model = prepare(config, LineView(config.loop.steps, console, time.monotonic)).model
     with connect(config):
         place = Placement.reserve(config).rollout
         began = time.monotonic()
@@ -229,28 +389,48 @@ def start_up_of_an_engine(folder: Path) -> float:
 # --- what is left of it -------------------------------------------------------------------------
 
 
-def observations_lost(config: settings.Config, storage: Storage, manifest: Manifest) -> int:
-    """How many prompts have other beliefs in the checkpoint than after a replay of the committed log.
+def observations_lost(
+    config: Config, storage: Storage, manifest: Manifest, console: Console
+) -> int:
+    """How many observations the shards of a checkpoint have too often or too seldom, compared with a replay of the
+    committed log.
 
-    0 only when every array of the one state equals that of the other to the bit.
+    0 only when every array of every shard equals that of the replay to the bit; otherwise at least 1.
     """
-    train, _ = builtin.ensure_arithmetic(builtin.cache())
-    ids = PromptTable.open(train, None).ids
-    single = make_selector(config, ids, len(ids))
+    inputs = prepare(config, LineView(config.loop.steps, console, time.monotonic))
+    ids, clusters, count = inputs.pool.ids, inputs.clusters, manifest.belief_shards
+    replayed = make_selector(config, ids, len(ids), clusters)
     for _, observation in committed(storage, manifest):
-        single.observe(*observation[:4], observation)
-    (expected,) = reshard([single.snapshot()], 1)
-    count = manifest.belief_shards
-    (found,) = reshard([read_shard(storage, manifest, i, count) for i in range(count)], 1)
-    assert found.keys() == expected.keys()
-    equal = [np.array_equal(found[name], expected[name], equal_nan=True) for name in expected]
-    if all(equal):
-        return 0
-    differing = np.setxor1d(found["seen_ids"], expected["seen_ids"])
-    return max(1, len(differing))
+        replayed.observe(*observation[:4], observation)
+    lost, homes = 0, shards(ids, count)
+    for index, expected in enumerate(reshard([replayed.snapshot()], count)):
+        # The same order of prompts as in the other one.
+        (found,) = reshard([read_shard(storage, manifest, index, count)], 1)
+        assert found.keys() == expected.keys()
+        differing = [name for name in expected if not _same(found[name], expected[name])]
+        if differing:
+            console.print(f"shard {index} is not as after a replay: {', '.join(differing)}")
+            rows = np.flatnonzero(homes == index)
+            mine, theirs = ids[rows], None if clusters is None else clusters.take(rows)
+            like = make_selector(config, mine, len(ids), theirs)
+            times = methods.restore(like, found, mine, theirs).times_sampled(mine)
+            lost += max(1, int(np.abs(times - replayed.times_sampled(mine)).sum()))
+    return lost
 
 
-def print_kills(kills: Sequence[Kill], folder: Path, start_up: float, console: Console) -> None:
+def _same(found: object, expected: object) -> bool:
+    """Whether two values of a snapshot are equal; NaN equals NaN, for which NumPy can look in numbers only."""
+    return np.array_equal(found, expected, equal_nan=np.asarray(expected).dtype.kind == "f")  # type: ignore[arg-type]
+
+
+def _redone(storage: Storage) -> int:
+    """How many steps are in the log more than once: lost with a learner or driver, and done again."""
+    logged = [path.rpartition("/")[2] for path in storage.list("log")]
+    return len(logged) - len(set(logged))
+
+
+def print_outcome(outcome: Outcome, folder: Path, console: Console) -> None:
+    """Print what was killed and how long it took to recover, by kind, and what the audit found."""
     replaced: dict[str, list[float]] = defaultdict(list)
     for event in read_events(folder):
         replaced[str(event["kind"]).replace("_", " ")].append(float(event["seconds"]))
@@ -258,61 +438,24 @@ def print_kills(kills: Sequence[Kill], folder: Path, start_up: float, console: C
         "killed", "times", "replaced after (median)", "worst", "next step after (median)", "worst"
     )
     for kind in KINDS:
-        steps = [kill.back for kill in kills if kill.kind == kind]
+        steps = [kill.back for kill in outcome.kills if kill.kind == kind and kill.back is not None]
         times = replaced.get(kind, [])
-        table.add_row(kind, str(len(steps)), *_spread(times), *_spread(steps))
+        table.add_row(kind, str(outcome.kinds[kind]), *_spread(times), *_spread(steps))
     console.print(table)
-    console.print(f"An engine may take twice its start-up: {2 * start_up:.1f} s.")
+    console.print(f"first step after {outcome.start_up:.1f} s")
+    console.print(f"SIGTERM: exit code {outcome.exit_code} after {outcome.stopped_in:.1f} s")
+    for reason in outcome.refused:
+        console.out(reason)
+    console.print(
+        f"{len(outcome.kills)} kills, {outcome.redone} steps done again, {outcome.hangs} hangs; "
+        f"{outcome.steps} steps in the last checkpoint; observations lost or doubled: {outcome.lost}"
+    )
 
 
 def _spread(seconds: Sequence[float]) -> tuple[str, str]:
     if not seconds:
         return "-", "-"
     return f"{np.median(seconds):.1f} s", f"{max(seconds):.1f} s"
-
-
-# --- what a checkpoint costs --------------------------------------------------------------------
-
-
-def cost_of_checkpoints(console: Console, seen: int = 100_000, repeats: int = 7) -> None:
-    """Snapshots of pools with so many prompts seen: time and bytes, beside one write of as many."""
-    table = Table(
-        "pool", "seen", "bytes", "snapshot", "written", "one write + fsync", "ratio (spread)"
-    )
-    for prompts in (1_000_000, 10_000_000):
-        store = BeliefStore(np.arange(prompts), decay=0.9)
-        for ids in np.array_split(
-            np.random.default_rng(0).choice(prompts, seen, replace=False), 20
-        ):
-            store.observe(ids, ids % 3)
-        snapshot, write, plain = [], [], []
-        with tempfile.TemporaryDirectory(prefix="dps_ray-checkpoints-") as folder:
-            for repeat in range(repeats):
-                began = time.perf_counter()
-                taken = store.snapshot()
-                between = time.perf_counter()
-                stored = write_snapshot(Storage.at(folder), f"ckpt/{repeat}.arrow", taken)
-                snapshot.append(between - began)
-                write.append(time.perf_counter() - between)
-                plain.append(_one_write(Path(folder) / f"{repeat}.bin", stored.bytes))
-        ratios = np.divide(np.add(snapshot, write), plain)
-        table.add_row(
-            f"{prompts:,}",
-            f"{seen:,}",
-            f"{stored.bytes:,}",
-            *(f"{1e3 * np.median(each):.0f} ms" for each in (snapshot, write, plain)),
-            f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})",
-        )
-    console.print(table)
-
-
-def _one_write(path: Path, count: int) -> float:
-    content = os.urandom(count)
-    began = time.perf_counter()
-    with path.open("xb", buffering=0) as file:
-        file.write(content)
-        os.fsync(file.fileno())
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":
