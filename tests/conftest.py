@@ -10,6 +10,7 @@ from hypothesis import settings
 from dps_ray.failpoints import VARIABLE, ArmedFailpoint, fail_at
 from pipelines import builtin, start_policy
 from pipelines.prepare.tiny_vision import write_policy
+from tests.warm.cluster import joined
 
 settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile("deterministic")
@@ -69,10 +70,11 @@ def finished(
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """Ray on this machine, for the tests of one file."""
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    """The tests' Ray, for the tests of one file."""
+    with joined():
+        ray.init(log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
