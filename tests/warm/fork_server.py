@@ -1,13 +1,15 @@
-"""A process that has imported what Ray's workers need, and forks itself into them.
+"""A process that has imported the libraries that Ray's workers need, and forks itself into them.
 
     python -m tests.warm.fork_server SOCKET
 
     fork server (vLLM, DeepSpeed)
-       └── one process for each job and node (Ray, our actors), the copy of which is a worker
+       └── one process for each job and node (Ray); a copy of it becomes a worker
 
-Ray reads its job and node from the environment while it is imported, so it is imported once for each of these.
+Ray reads its job and node from the environment while it is imported, so it is imported once for each of these. The
+project's own code is not imported here: each worker imports it for itself, from where its job says.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -18,6 +20,19 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import Any, NoReturn
 
+_LIBRARIES = (
+    "deepspeed",
+    "pyarrow.fs",
+    "pyarrow.parquet",
+    "pydantic",
+    "transformers.models.llama.modeling_llama",
+    "vllm.distributed.weight_transfer.factory",
+    "vllm.model_executor.model_loader",
+    "vllm.model_executor.models.llama",
+    "vllm.v1.engine.llm_engine",
+    "vllm.v1.worker.cpu_model_runner",
+    "vllm.v1.worker.cpu_worker",
+)
 _JOBS = 8  # processes that wait with Ray imported, at most
 
 
@@ -62,7 +77,8 @@ def _started(environment: dict[str, str], not_its_own: list[socket.socket]) -> s
         other.close()
     os.environ.clear()
     os.environ.update(environment)
-    _import_actors()
+    import ray  # noqa: F401
+
     while True:
         message, files, _, _ = socket.recv_fds(theirs, 1 << 20, 4)
         if not message:
@@ -97,14 +113,8 @@ def _become(work: dict[str, Any], files: list[int]) -> NoReturn:
 
 def _import_all_but_ray() -> None:
     sys.meta_path.insert(0, _WithoutRay)  # type: ignore[arg-type]
-    import deepspeed
-    import vllm
-    import vllm.v1.engine.llm_engine  # noqa: F401
-
-    import actors.policy
-    import dps_ray.objective
-    import dps_ray.sandbox  # noqa: F401
-
+    for name in _LIBRARIES:
+        importlib.import_module(name)
     sys.meta_path.remove(_WithoutRay)  # type: ignore[arg-type]
 
 
@@ -115,14 +125,6 @@ class _WithoutRay:
     def find_spec(name: str, path: object = None, target: object = None) -> None:
         if name == "ray":
             raise ImportError("Ray is imported later, for each job")
-
-
-def _import_actors() -> None:
-    import actors.belief_shard
-    import actors.learner_files
-    import actors.rollout_engine
-    import actors.verifier
-    import actors.weight_transfer  # noqa: F401
 
 
 if __name__ == "__main__":
