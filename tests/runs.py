@@ -42,7 +42,7 @@ def arguments(folder, policy, chains, *overrides):
         "rollout.group_size=4",
         "rollout.threads=1",
         "learner.threads=1",
-        "learner.lr=1e-3",
+        "learner.lr=1e-4",
         "probe.every=0",
         "checkpoint.every=2",
         *overrides,
