@@ -19,7 +19,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +37,7 @@ from benchmarks.belief_methods import (
 )
 from benchmarks.belief_shards import ShardsRow, through_ray
 from dps_ray import BeliefStore
+from dps_ray.paths import path_option
 from dps_ray.pool.index import PromptIndex
 
 SIZES = [10_000, 30_000, 100_000, 1_000_000, 10_000_000]
@@ -232,8 +232,8 @@ def step_table(measured: list[Row]) -> Table:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.beliefs", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", type=Path, help="write all numbers to this file")
-    parser.add_argument("--figure", type=Path, help="draw them into this file (.svg, .png)")
+    parser.add_argument("--json", type=path_option, help="write all numbers to this file")
+    parser.add_argument("--figure", type=path_option, help="draw them into this file (.svg, .png)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="prompts in the pool")
     parser.add_argument("--decays", type=float, nargs="+", default=DECAYS)
     parser.add_argument("--shards", type=int, nargs="*", default=SHARDS, help="through Ray")

@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import numpy as np
 import psutil
-import ray
 from rich.console import Console
 from rich.table import Table
 
@@ -220,13 +219,11 @@ def start_up_of_an_engine(folder: Path) -> float:
     """Seconds from nothing to an engine that answers, on a machine that does nothing else."""
     config = settings.load(CONFIGS / "arithmetic.yaml", [f"folder={folder}"])
     model = str(ensure_start_policy(builtin.cache(), seed=0, progress=lambda *_: None))
-    connect(config)
-    place = Placement.reserve(config).rollout
-    began = time.monotonic()
-    Rollouts(config, model, "gloo", Recoveries(), Quarantine(1), place).wait_until_ready()
-    seconds = time.monotonic() - began
-    ray.shutdown()
-    return seconds
+    with connect(config):
+        place = Placement.reserve(config).rollout
+        began = time.monotonic()
+        Rollouts(config, model, "gloo", Recoveries(), Quarantine(1), place).wait_until_ready()
+        return time.monotonic() - began
 
 
 # --- what is left of it -------------------------------------------------------------------------

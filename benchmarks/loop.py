@@ -25,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.spread import spread
 from dps_ray.errors import DPSError, EngineError
+from dps_ray.paths import path_option
 from pipelines.run_log import held_out_accuracy, read_metrics
 
 _FIRST_STEPS = 2  # left out: the engines still allocate and warm up
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each kind")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--out", type=Path, help="keep the runs here")
+    parser.add_argument("--out", type=path_option, help="keep the runs here")
     parser.add_argument(
         "overrides",
         nargs="*",

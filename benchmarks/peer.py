@@ -24,6 +24,7 @@ from benchmarks.spread import spread
 from dps_ray import settings
 from dps_ray.config import Config
 from dps_ray.errors import DPSError, EngineError
+from dps_ray.paths import path_option
 from pipelines import builtin
 from pipelines.config_files import config_file
 from pipelines.run_log import read_metrics
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--trl", type=Path, required=True, metavar="PYTHON")
+    parser.add_argument("--trl", type=path_option, required=True, metavar="PYTHON")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument(

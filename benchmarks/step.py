@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dps_ray.errors import DataError, DPSError
+from dps_ray.paths import path_option
 from pipelines.run_log import IN_STEP, read_metrics
 
 ENGINES = ("generate", "train")
@@ -24,7 +25,7 @@ _FIRST_STEPS = 2  # left out: the engines still allocate and warm up
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
-    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("run", type=path_option, help="a run's folder")
     try:
         print_profile(parser.parse_args(arguments).run)
     except DPSError as error:

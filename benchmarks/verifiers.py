@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -28,6 +27,7 @@ from rich.table import Table
 from benchmarks.spread import spread
 from benchmarks.string_grader import same_text
 from dps_ray.config import VerifierSettings
+from dps_ray.paths import path_option
 from dps_ray.prompts import Prompt
 from dps_ray.sandbox import Sandbox
 from dps_ray.tasks import arithmetic, compute_score, confinement, countdown
@@ -192,7 +192,7 @@ def reference_cases(answers: list[str]) -> list[Row]:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verifiers", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--math", type=Path, help="the folder of test_math.json")
+    parser.add_argument("--math", type=path_option, help="the folder of test_math.json")
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
     options = parser.parse_args(arguments)
     console = Console(width=110)

@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -10,8 +12,6 @@ import ray
 from cluster.placement import plan
 from dps_ray.config import Config
 from dps_ray.errors import ResourceError
-
-_STARTS = 3  # tries to start Ray here
 
 # Of a Ray that is started here: a node that is frozen or cut off is noticed within ten seconds. Ray's own
 # setting, a check every 3 s, each given 10 s, 5 in a row, notices it after a minute. For a Ray that others
@@ -23,9 +23,26 @@ HEALTH_CHECKS = {
     "health_check_failure_threshold": 3,
 }
 
+# What Ray's processes are given to start, where Ray's own 10 to 60 s are too short on a busy machine. Ray reads these
+# from the environment, in the driver and in every process that it starts.
+START_TIMES = {
+    "RAY_gcs_server_port_wait_time_s": "300",  # until the head's server listens
+    "RAY_raylet_start_wait_time_s": "300",  # until the node is registered with it
+    "RAY_agent_register_timeout_ms": "300000",  # until the agents have told their ports to the node
+    "RAY_worker_register_timeout_seconds": "300",  # until the process of an actor has
+    "RAY_raylet_client_num_connect_attempts": "300",  # a second each, to the node's socket
+}
 
-def connect(config: Config, training: bool = True) -> None:
-    """Join the cluster that RAY_ADDRESS names (as within `ray job submit`), or start Ray here.
+JOIN_SECONDS = 30.0  # in which a cluster has to answer
+
+
+@contextmanager
+def connect(config: Config, training: bool = True) -> Iterator[bool]:
+    """Within, this process is connected to Ray: the one it has joined already, or the cluster that RAY_ADDRESS
+    names (as within `ray job submit`), or one that is started here.
+
+    Yields whether it was connected before. That connection is left as it was, so whatever is reserved or started
+    within has to be given back. The others end with the block, and everything in them that belongs to this job.
 
     A Ray started here is told that it has as many CPUs as the run asks for: on a small machine the
     actors share the cores, which is slower but works. A cluster may still get the nodes that it lacks;
@@ -35,14 +52,134 @@ def connect(config: Config, training: bool = True) -> None:
         training: without, no learner is asked for.
 
     Raises:
-        ResourceError: this machine lacks the GPUs or custom resources that the configuration asks for.
+        ResourceError: the cluster does not answer or takes no other version's job; or this machine lacks the GPUs
+            or custom resources that the configuration asks for; or Ray did not start.
     """
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+    if ray.is_initialized():
+        yield True
         return
-    asked = plan(config, training).totals
-    _start(max(os.cpu_count() or 1, math.ceil(asked.get("CPU", 0.0))), quiet)
+    try:
+        if joins():
+            _join(os.environ["RAY_ADDRESS"])
+        else:
+            asked = plan(config, training).totals
+            start(max(os.cpu_count() or 1, math.ceil(asked.get("CPU", 0.0))))
+            _check_resources(config, training, asked)
+        yield False
+    finally:
+        ray.shutdown()
+
+
+def joins() -> bool:
+    """Whether RAY_ADDRESS names a cluster to join."""
+    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+
+
+def start(cpus: int, **options: Any) -> None:
+    """Start Ray on this machine, and connect to it.
+
+    Args:
+        cpus: as many it is told to have.
+        options: more of `ray.init`.
+
+    Raises:
+        ResourceError: it did not start; nothing is left of it.
+    """
+    allow_slow_starts()
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            _system_config=HEALTH_CHECKS,
+            **(quiet | options),
+        )
+    except Exception as error:  # Ray has no type of its own for it
+        ray.shutdown()
+        raise ResourceError(
+            f"Ray did not start on this machine: {error}; see whether it is short of CPU, memory or "
+            "room in /tmp"
+        ) from error
+
+
+def allow_slow_starts() -> None:
+    """Give Ray's processes that are started from now on the time in `START_TIMES`, where the environment does not say
+    otherwise."""
+    for name, value in START_TIMES.items():
+        os.environ.setdefault(name, value)
+    # This process has read them when Ray was imported; with no settings of its own, this reads them again.
+    ray._raylet.Config.initialize("")
+
+
+def _join(address: str) -> None:
+    """
+    Raises:
+        ResourceError: there is no such cluster, it does not answer, or it refuses this process.
+    """
+    found = _address_of(address)
+    _check_answers(address, found)
+    try:
+        ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        raise ResourceError(
+            f"RAY_ADDRESS={address}: this process cannot join the cluster: {str(error).strip()}; it takes the same "
+            "versions of Ray and Python as the cluster has, and a machine that is one of its nodes"
+        ) from error
+
+
+def _address_of(address: str) -> str:
+    """host:port of the cluster's head.
+
+    Raises:
+        ResourceError: `auto` finds none, or it is the address of something else.
+    """
+    scheme, separator, _ = address.partition("://")
+    if separator:
+        raise ResourceError(
+            f"RAY_ADDRESS={address}: a run is a process of the cluster and does not go through {scheme}://; submit "
+            "it with `ray job submit`, or start it on a node of the cluster with RAY_ADDRESS=HOST:6379"
+        )
+    try:
+        return str(ray._private.services.canonicalize_bootstrap_address(address))
+    except (ConnectionError, ValueError, OSError) as error:
+        raise ResourceError(
+            f"RAY_ADDRESS={address}: {error}; write HOST:PORT of the cluster's head, such as 10.0.0.1:6379, or "
+            "unset it to start Ray on this machine"
+        ) from None
+
+
+def _check_answers(address: str, found: str) -> None:
+    """`ray.init` tries for minutes, and says nothing meanwhile.
+
+    Raises:
+        ResourceError: the head did not answer in time.
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    with init_grpc_channel(found) as channel:
+        try:
+            head = NodeInfoGcsServiceStub(channel)
+            head.CheckAlive(CheckAliveRequest(), timeout=JOIN_SECONDS, wait_for_ready=True)
+        except grpc.RpcError as error:
+            silent = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE
+            if error.code() not in silent:
+                return  # an answer, if not the one that was asked for; joining says what is wrong
+            raise ResourceError(
+                f"RAY_ADDRESS={address}: no Ray cluster answered at {found} within {JOIN_SECONDS:g} s; start it, "
+                "write the address of its head, such as 10.0.0.1:6379, or unset RAY_ADDRESS to start Ray on this "
+                "machine"
+            ) from None
+
+
+def _check_resources(config: Config, training: bool, asked: dict[str, float]) -> None:
+    """
+    Raises:
+        ResourceError: Ray on this machine lacks what is asked for.
+    """
     has = ray.cluster_resources()
     if has.get("GPU", 0.0) < asked.get("GPU", 0.0):
         raise ResourceError(
@@ -58,31 +195,6 @@ def connect(config: Config, training: bool = True) -> None:
                 f"{has.get(name, 0.0):g}; leave it out of resources.*.custom, or set RAY_ADDRESS to join a "
                 "cluster that has it"
             )
-
-
-def _start(cpus: int, quiet: dict[str, Any]) -> None:
-    """Start Ray on this machine. It gives its own processes 30 s, which a busy machine may not keep: so again.
-
-    Raises:
-        ResourceError: it did not start.
-    """
-    for left in reversed(range(_STARTS)):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                _system_config=HEALTH_CHECKS,
-                **quiet,
-            )
-            return
-        except Exception as error:  # Ray has no type of its own for it
-            ray.shutdown()
-            if left == 0:
-                raise ResourceError(
-                    f"Ray did not start on this machine: {error}; see whether it is short of CPU, memory or "
-                    "room in /tmp"
-                ) from error
 
 
 def _sum(config: Config, training: bool) -> str:

@@ -5,15 +5,39 @@
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from dps_ray.paths import expanded
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0.0)]
+
+
+def each_text(change: Callable[[str], str]) -> BeforeValidator:
+    """Apply this to a setting that is a text or a path, or to each of a list of them."""
+
+    def validate(value: Any) -> Any:
+        if isinstance(value, list):
+            return [validate(item) for item in value]
+        return change(str(value)) if isinstance(value, str | Path) else value
+
+    return BeforeValidator(validate)
+
+
+def _template_or_path(text: str) -> str:
+    return text if "{{" in text or "{%" in text else expanded(text)
+
+
+HOME = each_text(expanded)
+"""Of settings that are paths: a leading `~` is the home folder."""
+TEMPLATE = each_text(_template_or_path)
+"""Of a setting that is a template or a path."""
 
 
 class Settings(BaseModel):
@@ -23,9 +47,9 @@ class Settings(BaseModel):
 
 
 class DataSettings(Settings):
-    train: str | list[str] = "builtin:arithmetic"
+    train: Annotated[str | list[str], HOME] = "builtin:arithmetic"
     """Parquet file(s) or folder in verl's schema, or `builtin:arithmetic`, `builtin:countdown`."""
-    test: str | list[str] | None = None
+    test: Annotated[str | list[str] | None, HOME] = None
     """Held-out prompts for the evaluation, likewise; null evaluates nothing."""
     id_column: str | None = None
     """Column with unique int64 prompt ids; null derives them from the rows' content."""
@@ -38,18 +62,19 @@ class DataSettings(Settings):
     model's own preprocessor_config.json says (12,845,056, or 16,384 tokens, for the published ones)."""
     train_max_samples: Count | None = None
     """Train on only so many of the prompts, drawn by `seed`; null on all of them."""
-    reward: str | None = None
+    reward: Annotated[str | None, HOME] = None
     """Reward function as `module:function` or `file.py:function` with verl's signature
     `compute_score(data_source, solution_str, ground_truth, extra_info)`; null uses the task's own."""
 
 
 class ModelSettings(Settings):
-    path: str = "builtin:start-policy"
+    path: Annotated[str, HOME] = "builtin:start-policy"
     """Hugging Face folder of the policy, or `builtin:start-policy` (made once, then cached)."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of rollout and training. On a CPU float32 is the faster one."""
-    chat_template: str | None = None
-    """Jinja chat template, or a file with one, for a tokenizer that has none."""
+    chat_template: Annotated[str | None, TEMPLATE] = None
+    """Jinja chat template, or a file with one, for a tokenizer that has none. Nothing is added to the text that
+    it writes: a template for a model whose texts begin with a bos token begins with `{{ bos_token }}`."""
 
 
 class SelectorSettings(Settings):
@@ -246,13 +271,13 @@ class CheckpointSettings(Settings):
     keep_best: bool = True
     """Keep the checkpoint of the evaluated step with the highest held-out accuracy, and make one for it if none
     is due; the start policy counts as evaluated before the first step, and needs none."""
-    storage: str | None = None
+    storage: Annotated[str | None, HOME] = None
     """Where checkpoints and the observation log go: a folder that all nodes share, or a URI such as
     `s3://bucket/run`; null puts them into the run's folder."""
 
 
 class VerifierSettings(Settings):
-    """Limits on scoring one response, in a process that can be killed."""
+    """Limits on scoring one response, in a process that can be killed. What the first call imports is not counted."""
 
     seconds: Seconds = 10.0
     """Wall-clock time."""
@@ -366,7 +391,7 @@ class Config(Settings):
     the methods to compare with (`dps_ray/methods/`)."""
     seed: int = 0
     """Decides ties, sampling, shuffling and data."""
-    folder: Path = Path("runs/default")
+    folder: Annotated[Path, HOME] = Path("runs/default")
     """The run's folder: metrics, checkpoints, report."""
     resume: str = "auto"
     """`auto` continues from the newest valid checkpoint in the folder if there is one, `never` starts

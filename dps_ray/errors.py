@@ -3,6 +3,26 @@
 Programs print the message alone, without a traceback, and exit with code 2.
 """
 
+import errno
+import os
+
+# Of the system's errors, those that say something of the user's files, folders and disks, and not of this program.
+_OF_FILES = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ESTALE,
+)
+
 
 class DPSError(Exception):
     """Everything below; `except DPSError` catches what this package raises on purpose."""
@@ -58,3 +78,13 @@ class CheckpointError(DPSError, RuntimeError):
 
 class OwnershipError(CheckpointError):
     """Another driver has claimed the run; this one must stop."""
+
+
+def mendable(error: BaseException) -> str | None:
+    """What a program says of this error, in a line, where the user can mend what caused it; else None."""
+    if isinstance(error, DPSError):
+        return str(error)
+    if isinstance(error, OSError) and (error.errno in _OF_FILES or error.filename is not None):
+        what = error.strerror or str(error)
+        return what if error.filename is None else f"{os.fspath(error.filename)}: {what}"
+    return None

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dps_ray.config import (
+    HOME,
+    TEMPLATE,
     Config,
     Count,
     DataSettings,
@@ -24,11 +26,15 @@ from dps_ray.config import (
     Settings,
     TimeoutSettings,
     VerifierSettings,
+    each_text,
 )
+from dps_ray.paths import expanded_of_named
+
+_NAMED = each_text(expanded_of_named)
 
 
 class EvaluatedModels(Settings):
-    path: str | list[str]
+    path: Annotated[str | list[str], _NAMED]
     """Hugging Face folder or hub name; or the folder of a run, for the model of its newest checkpoint; or
     `builtin:start-policy`. Several, as `[A,B]`, are evaluated one after the other. `NAME=A` names a row of
     the table."""
@@ -36,12 +42,13 @@ class EvaluatedModels(Settings):
     """Of a run's folder: the newest, or the one with the highest accuracy on the run's held-out prompts."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision. On a CPU float32 is the faster one."""
-    chat_template: str | None = None
-    """Jinja chat template, or a file with one, for a tokenizer that has none."""
+    chat_template: Annotated[str | None, TEMPLATE] = None
+    """Jinja chat template, or a file with one, for a tokenizer that has none. Nothing is added to the text that
+    it writes: a template for a model whose texts begin with a bos token begins with `{{ bos_token }}`."""
 
 
 class EvaluatedData(Settings):
-    test: str | list[str]
+    test: Annotated[str | list[str], _NAMED]
     """Test sets: a Parquet file or a folder of them in verl's schema, or `builtin:arithmetic`,
     `builtin:countdown`; several as `[A,B]`. `NAME=A` names a column of the table, which else is named after
     the file, or its folder if the file is called test or the like. A set that holds several data sources has a
@@ -54,7 +61,7 @@ class EvaluatedData(Settings):
     """What to do with longer ones: stop, or leave them out of the set and count them."""
     max_pixels: Annotated[int, Field(ge=28 * 28)] | None = None
     """Images of more pixels are scaled down to so many; null: as the model's own preprocessor_config.json says."""
-    reward: str | None = None
+    reward: Annotated[str | None, HOME] = None
     """Reward function as `module:function` or `file.py:function` with verl's signature
     `compute_score(data_source, solution_str, ground_truth, extra_info)`; null uses the task's own."""
 
@@ -74,7 +81,7 @@ class EvaluationConfig(Settings):
     """Use only the first so many prompts of each test set; null uses all."""
     seed: int = 0
     """Decides sampling."""
-    folder: Path = Path("evaluations")
+    folder: Annotated[Path, HOME] = Path("evaluations")
     """Where results go. What is in it already, of the same model, prompts and sampling, is not done again."""
     rollout: EngineSettings = EngineSettings()
     verifier: VerifierSettings = VerifierSettings()

@@ -1,11 +1,14 @@
 """Parquet files of prompts in verl's schema: checking them, reading rows at random, writing them.
 
     data_source   string
-    prompt        list of {role, content}
+    prompt        list of {role, content}   or a string; for these forms see `prompt_messages`
     reward_model  {style, ground_truth}     ground_truth of any type
     extra_info    {split, index, ...}       optional
     images        list of {bytes, path}     optional, one for each `<image>` in the contents
     ability       string                    written, not read
+
+An optional column of type null, which pandas and polars write where no row has a value, counts as absent. All
+Arrow types of text, bytes and lists are read: see `arrow_types`.
 
 Files are memory-mapped and decoded batch by batch, so that memory is bounded by a batch and not by
 the file. To read one row its whole row group is decoded: small row groups (`write_prompts` makes
@@ -27,14 +30,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dps_ray.arrow_types import NotTextError, batches, cast, is_text, one_type
 from dps_ray.errors import DataError
+from dps_ray.prompt_messages import (
+    FIELD,
+    as_messages,
+    holds_any,
+    is_prompt,
+    marked_messages,
+    message_texts,
+    other_part,
+)
 
 REQUIRED = ("data_source", "prompt", "reward_model")
 OPTIONAL = ("extra_info", "images")
 
 _BATCH = 16_384  # rows decoded at a time
 _BATCH_WITH_IMAGES = 256
-_FIELD, _MESSAGE = "\x1d", "\x1e"  # ASCII's separators of groups and records, between hashed parts
+# How the text of a list of messages begins, in JSON or as Python prints it.
+_PRINTED_MESSAGES = r"""^\s*\[\s*\{\s*['"](role|content)['"]\s*:"""
 
 
 class PromptFile:
@@ -65,7 +79,7 @@ class PromptFile:
             if self._id_column:
                 yield self._checked_ids(batch[self._id_column], first)
             else:
-                yield _hashes(pc.binary_join_element_wise(sources, messages, truths, _FIELD))
+                yield _hashes(pc.binary_join_element_wise(sources, messages, truths, FIELD))
             first += len(batch)
 
     def texts(self) -> Iterator[pa.StringArray]:
@@ -91,7 +105,8 @@ class PromptFile:
                     "another as selector.cluster_column"
                 )
             kind = kind.field(name).type
-        if not (_is_text(kind) or pa.types.is_integer(kind)):
+        read = one_type(pa.field(column, kind))
+        if not (is_text(read) or pa.types.is_integer(read)):
             raise DataError(
                 f"{self.path}, column {column!r}: the type is {kind}; make it strings or integers"
             )
@@ -102,29 +117,38 @@ class PromptFile:
                 values = pc.struct_field(values, field)
             hint = "is null; give every row one, for it is selector.cluster_column"
             self._refuse(pc.is_null(values), first, column, hint)
+            yield self._cast(values, pa.string(), first, column).dictionary_encode()
             first += len(batch)
-            yield pc.cast(values, pa.string()).dictionary_encode()
 
     def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """These columns of the given rows, which are ascending and unique."""
+        """These columns of the given rows, which are ascending and unique; prompts as lists of messages."""
         wanted_groups = np.unique(np.searchsorted(self._group_ends, rows, side="right"))
         sizes = np.diff(self._group_ends, prepend=0)[wanted_groups]
         # Where the wanted rows lie in the sequence of the wanted groups alone:
         skipped = self._group_ends[wanted_groups] - np.cumsum(sizes)
         places = rows - skipped[np.searchsorted(self._group_ends[wanted_groups], rows, "right")]
 
-        batches, start = [], 0
+        taken, start = [], 0
         for batch in self._batches(columns, wanted_groups.tolist()):
             here = slice(*np.searchsorted(places, (start, start + len(batch))))
-            batches.append(batch.take(pa.array(places[here] - start)))
+            taken.append(batch.take(pa.array(places[here] - start)))
             start += len(batch)
             if here.stop == len(places):
                 break
-        return pa.Table.from_batches(batches)
+        table = pa.Table.from_batches(taken)
+        if "prompt" not in table.column_names:
+            return table
+        messages = as_messages(table["prompt"].combine_chunks())
+        return table.set_column(table.column_names.index("prompt"), "prompt", messages)
 
     def columns(self) -> list[str]:
         """The columns a `Prompt` is made from, as far as this file has them."""
-        return [*REQUIRED, *(c for c in OPTIONAL if c in self._parquet.schema_arrow.names)]
+        return [*REQUIRED, *(name for name in OPTIONAL if self._has(name))]
+
+    @property
+    def holds_strings(self) -> bool:
+        """Whether each prompt is a string, and not a list of messages."""
+        return pa.types.is_string(one_type(self._parquet.schema_arrow.field("prompt")))
 
     def digest(self) -> bytes:
         """SHA-256 of the file's bytes."""
@@ -135,13 +159,35 @@ class PromptFile:
         self, columns: Sequence[str], groups: list[int] | None = None
     ) -> Iterator[pa.RecordBatch]:
         size = _BATCH_WITH_IMAGES if "images" in columns else _BATCH
+        first = 0
         # Threads would decode columns in parallel, but cost more to start than small groups take.
         try:
-            yield from self._parquet.iter_batches(
-                size, row_groups=groups, columns=list(columns), use_threads=groups is None
-            )
+            for batch in batches(
+                self._parquet, size, list(columns), groups, threads=groups is None
+            ):
+                yield self._in_one_form(batch, first)
+                first += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path} cannot be read: {error}; make the file again") from error
+
+    def _in_one_form(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+        for place, field in enumerate(batch.schema):
+            kind = one_type(field)
+            if kind != field.type:
+                column = self._cast(batch[place], kind, first, field.name)
+                batch = batch.set_column(place, field.with_type(kind), column)
+        return batch
+
+    def _cast(self, values: pa.Array, kind: pa.DataType, first: int, column: str) -> pa.Array:
+        try:
+            return cast(values, kind)
+        except NotTextError as error:
+            row = first + error.row
+            raise DataError(f"{self.path}, row {row}, column {column!r}: {error}") from None
+
+    def _has(self, optional: str) -> bool:
+        schema = self._parquet.schema_arrow
+        return optional in schema.names and not pa.types.is_null(schema.field(optional).type)
 
     def _check_schema(self, schema: pa.Schema) -> None:
         required = [*REQUIRED, *([self._id_column] if self._id_column else [])]
@@ -152,25 +198,31 @@ class PromptFile:
                     f"needed are {', '.join(required)}, in verl's schema"
                 )
         wants = [
-            ("data_source", _is_text, "strings"),
-            ("prompt", _is_messages, "lists of {role: string, content: string}"),
+            ("data_source", pa.types.is_string, "strings"),
+            (
+                "prompt",
+                is_prompt,
+                "lists of {role: string, content: string}, contents that are lists of "
+                "{type: string, text: string}, or strings",
+            ),
             ("reward_model", _has_ground_truth, "{style, ground_truth}"),
             ("extra_info", pa.types.is_struct, "{split, index, ...}"),
-            ("images", _is_list, "lists"),
+            ("images", pa.types.is_list, "lists"),
         ]
         if self._id_column:
             wants.append(
                 (self._id_column, pa.types.is_integer, "64-bit integers, for it is id_column")
             )
         for name, holds, what in wants:
-            if name in schema.names and not holds(schema.field(name).type):
+            there = name in required or self._has(name)
+            if there and not holds(one_type(schema.field(name))):
                 raise DataError(
                     f"{self.path}, column {name!r}: the type is {schema.field(name).type}; "
                     f"make it {what}"
                 )
 
     def _checked_fields(self, batch: pa.RecordBatch, first: int) -> tuple[pa.Array, pa.Array]:
-        sources = pc.cast(batch["data_source"], pa.string())
+        sources = batch["data_source"]
         missing = pc.fill_null(pc.equal(sources, ""), True)
         self._refuse(missing, first, "data_source", "is empty; name the task it is scored by")
         truths = pc.struct_field(batch["reward_model"], "ground_truth")
@@ -178,21 +230,30 @@ class PromptFile:
         self._refuse(pc.is_null(truths), first, "reward_model.ground_truth", hint)
         return sources, _as_text(truths)
 
-    def _checked_messages(self, prompts: pa.ListArray, first: int) -> pa.StringArray:
+    def _checked_messages(self, prompts: pa.Array, first: int) -> pa.StringArray:
+        if self.holds_strings:
+            hint = "is the text of a list of messages; write the list itself, not its JSON"
+            printed = pc.match_substring_regex(prompts, _PRINTED_MESSAGES)
+            self._refuse(printed, first, "prompt", hint)
+        part = other_part(prompts)
+        if part is not None:
+            raise DataError(
+                f"{self.path}, row {first + part.row}, column 'prompt.content': holds a part of {part.what}; "
+                "write texts only, with `<image>` where an image belongs, and the image in the column 'images'"
+            )
+        messages = as_messages(prompts)
         hint = "is empty; give at least one message {role, content}"
-        lengths = pc.fill_null(pc.list_value_length(prompts), 0)
+        lengths = pc.fill_null(pc.list_value_length(messages), 0)
         self._refuse(pc.equal(lengths, 0), first, "prompt", hint)
-        messages = prompts.flatten()
-        for part in ("role", "content"):
-            holes = pc.is_null(pc.struct_field(messages, part))
+        for name in ("role", "content"):
+            holes = pc.is_null(pc.struct_field(messages.flatten(), name))
             if pc.any(holes).as_py():
-                of_row = pa.array(np.repeat(np.arange(len(prompts)), lengths.to_numpy()))
-                rows = pc.is_in(pa.array(np.arange(len(prompts))), of_row.filter(holes))
-                self._refuse(rows, first, f"prompt.{part}", f"is null; give each message a {part}")
-        texts = message_texts(prompts)
+                hint = f"is null; give each message a {name}"
+                self._refuse(holds_any(messages, holes), first, f"prompt.{name}", hint)
+        texts = message_texts(messages)
         blank = pc.or_(pc.equal(texts, ""), pc.utf8_is_space(texts))
         self._refuse(blank, first, "prompt", "holds no text; give its messages a content")
-        return _join_messages(prompts, with_roles=True)
+        return marked_messages(messages)
 
     def _checked_ids(self, ids: pa.Array, first: int) -> NDArray[np.int64]:
         column = self._id_column or ""
@@ -209,11 +270,6 @@ class PromptFile:
         row = pc.index(wrong, True).as_py()
         if row >= 0:
             raise DataError(f"{self.path}, row {first + row}, column {column!r}: {what}")
-
-
-def message_texts(prompts: pa.ListArray) -> pa.StringArray:
-    """The contents of each prompt's messages, joined by newlines."""
-    return _join_messages(prompts, with_roles=False)
 
 
 def write_prompts(
@@ -268,36 +324,8 @@ def _open(path: Path) -> pq.ParquetFile:
         raise DataError(f"{path} is not a Parquet file: {error}") from error
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _is_messages(kind: pa.DataType) -> bool:
-    if not _is_list(kind) or not pa.types.is_struct(kind.value_type):
-        return False
-    fields = {field.name: field.type for field in kind.value_type}
-    return all(_is_text(fields.get(part, pa.null())) for part in ("role", "content"))
-
-
 def _has_ground_truth(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and kind.get_field_index("ground_truth") >= 0
-
-
-def _join_messages(prompts: pa.ListArray, with_roles: bool) -> pa.StringArray:
-    messages = prompts.flatten()
-    texts = pc.cast(pc.struct_field(messages, "content"), pa.string())
-    if with_roles:
-        roles = pc.cast(pc.struct_field(messages, "role"), pa.string())
-        texts = pc.binary_join_element_wise(roles, texts, _FIELD)
-    ends = np.cumsum(pc.list_value_length(prompts).to_numpy(), dtype=np.int32)
-    grouped = pa.ListArray.from_arrays(pa.array(np.concatenate(([0], ends)), pa.int32()), texts)
-    return pc.binary_join(grouped, _MESSAGE if with_roles else "\n")
 
 
 def _as_text(values: pa.Array) -> pa.Array:

@@ -5,7 +5,7 @@ files: it keeps 16 bytes per prompt, the ids in file order and the order that so
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from dps_ray.errors import DataError
 from dps_ray.hashing import hash_ids, hash_key
 from dps_ray.image_files import encoded
-from dps_ray.prompt_files import PromptFile, message_texts
+from dps_ray.prompt_files import PromptFile
+from dps_ray.prompt_messages import message_texts
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -135,6 +136,11 @@ class PromptTable:
         return np.argsort(order).astype(np.int32)[numbers[self._rows_of(ids)]]
 
     @property
+    def files_of_strings(self) -> list[Path]:
+        """The files whose prompts are strings; `rows` makes a message of a user of each."""
+        return [file.path for file in self._files if file.holds_strings]
+
+    @property
     def has_images(self) -> bool:
         """Whether any of the files has a column of images."""
         return any("images" in file.columns() for file in self._files)
@@ -202,6 +208,15 @@ def overlap(train: PromptTable, test: PromptTable) -> int:
         common = texts.filter(pc.is_in(texts, held_out))
         seen = pa.concat_arrays([seen, common]).unique()
     return int(pc.sum(pc.is_in(held_out, seen)).as_py())
+
+
+def note_on_strings(tables: Iterable[PromptTable]) -> str | None:
+    """What to tell a user whose prompts are strings, not messages; None if none of them are."""
+    files = [str(file) for table in tables for file in table.files_of_strings]
+    if not files:
+        return None
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"prompts in {files[0]}{more} are strings; each becomes one message of role user"
 
 
 def _find(path: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -1,22 +1,15 @@
 """A reward function in a process of its own that can be killed, so that one response costs no more than its limits.
 
-    Sandbox ── prompt, texts of a group ──> python -m dps_ray.sandbox_child
-            <── ready; score, or error, one by one ──┘
-
 What a policy under training writes can make a reward function hang, use up memory or crash the interpreter.
 It is a guard against such accidents, not against malice: the function has the files and the network.
 Linux only.
+
+What a first call imports is not charged to a response. So the first group of each data source is preceded by a trial
+call, in a worker that is given up afterwards, and what it imported is kept for all workers to come (`warm_process`).
 """
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,27 +17,35 @@ from numpy.typing import NDArray
 from dps_ray.config import VerifierSettings
 from dps_ray.errors import ResponseError, RewardError
 from dps_ray.prompts import Prompt
-from dps_ray.rewards import name_of, short
+from dps_ray.rewards import name_of, short, trial_text
+from dps_ray.warm_process import Responses, TrialCall, Tried, WarmProcess, Worker, how_it_ended
+
+
+class TrialError(RewardError):
+    """The reward function did not return from a trial call: it hung, needed too much, or ended its process."""
 
 
 class Sandbox:
-    """Measured on 2 cores with groups of 8: 0.025 ms a response more than the bare function; 0.4 to 0.5 s to
-    start, and so for every response that ends the child, most of it importing numpy and pyarrow.
+    """Scores responses in a worker that is replaced when one was too much for it.
 
-    Make it in a thread that lasts: the child dies with the thread that started it.
+    Make it in a thread that lasts: the processes end with the thread that started them.
 
     Args:
         reward: as `dps_ray.rewards.load_reward` takes it.
         limits: for one response.
-        start: seconds that loading the function may take, and what a built-in task needs.
+        start: seconds that loading the function may take, and each trial call.
     """
 
     def __init__(self, reward: str | None, limits: VerifierSettings, start: float) -> None:
         self._reward = reward
         self._limits = limits
         self._start = start
-        self._child: subprocess.Popen[bytes] | None = None
-        self._connection: Connection
+        self._warm: WarmProcess | None = None
+        self._child: Worker | None = None
+        self._imported: set[str] = set()  # data sources for which `_warm` has imported all
+        # Data sources whose first call takes long in each worker, whatever is imported: it loads a model, say.
+        self._slow: set[str] = set()
+        self._untried: set[str] = set()  # data sources whose trial call did not return in time
 
     def start(self) -> None:
         """Load the function, unless it is.
@@ -52,32 +53,7 @@ class Sandbox:
         Raises:
             RewardError: it cannot be loaded.
         """
-        if self._child is not None and self._child.poll() is None:
-            return
-        self.close()
-        self._connection, theirs = Pipe()
-        with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "dps_ray.sandbox_child", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # and so a process group, which ends as a whole
-            )
-        try:
-            limits = self._limits.cpu_seconds, self._limits.memory_gib
-            self._connection.send((self._reward, *limits))
-            error = self._answer(self._start)
-        except TimeoutError:
-            error = RewardError(
-                f"the reward function {self._reward} was not loaded within {self._start:g} s"
-            )
-        except (EOFError, OSError):
-            how = self._how_it_ended()
-            error = RewardError(f"the reward function {self._reward} {how} while it was loaded")
-        if error is not None:
-            self.close()
-            raise error
+        self._ready()
 
     def score(
         self, prompt: Prompt, texts: Sequence[str]
@@ -88,76 +64,107 @@ class Sandbox:
 
         Raises:
             ResponseError: the function did not return on a response.
+            TrialError: it did not return from a trial call.
             RewardError: it raised, or returned no number, or cannot be loaded.
             NonFiniteRewardError: a score is NaN or infinite.
         """
-        self.start()
-        with suppress(OSError):  # the child ended meanwhile, as the first answer tells
-            self._connection.send((prompt._replace(messages=[], images=[]), list(texts)))
-            self._wait_until_ready(prompt)
-        results = [self._score(prompt, text) for text in texts]
+        prompt = prompt._replace(messages=[], images=[])
+        worker = self._worker_for(prompt)
+        with suppress(OSError):  # it ended meanwhile, as the first answer tells
+            worker.ask(Responses(prompt, list(texts)))
+        results = [self._score(worker, prompt, text) for text in texts]
         scores, accuracies = np.array(results, dtype=np.float64).reshape(-1, 2).T
         return scores, accuracies
 
-    def _wait_until_ready(self, prompt: Prompt) -> None:
-        """A built-in task may have much to import for its first group, which is not charged to a response."""
-        try:
-            ready = self._answer(self._start)
-        except EOFError:  # as above
-            return
-        except TimeoutError:
-            why = f"was not loaded within {self._start:g} s"
-        else:
-            if ready:
-                return
-            why = f"takes more than {self._limits.memory_gib:g} GiB to load; raise verifier.memory_gib"
-        self.close()
-        raise RewardError(f"the built-in reward for {prompt.data_source!r} {why}")
+    def close(self) -> None:
+        """End all processes and what they started, if there are any."""
+        self._end_child()
+        if self._warm is not None:
+            self._warm.close()
+            self._warm = None
 
-    def _score(self, prompt: Prompt, text: str) -> tuple[float, float]:
+    def _ready(self) -> WarmProcess:
+        if self._warm is None or not self._warm.alive:
+            self.close()
+            self._imported, self._slow = set(), set()
+            self._warm = WarmProcess(self._reward, self._limits, self._start)
+        return self._warm
+
+    def _worker_for(self, prompt: Prompt) -> Worker:
+        """One that has made, or need not make, a first call for this data source."""
+        if self._child is not None and self._child.poll() is not None:  # between two groups
+            self._end_child()
+        warm, source = self._ready(), prompt.data_source
+        if source not in self._imported | self._untried:
+            self._import_for(warm, prompt)
+        worker = self._child = self._child or warm.worker()
+        to_try = worker.in_place or source in self._slow
+        if to_try and source not in worker.tried | self._untried:
+            self._try(worker, prompt)
+        return worker
+
+    def _import_for(self, warm: WarmProcess, prompt: Prompt) -> None:
+        """Have the warm process import what a first call does."""
+        if self._child is None or not self._child.in_place:
+            self._end_child()  # it lacks what is imported now
+            self._child = warm.worker()
+        spent, modules = self._try(self._child, prompt)
+        if not self._child.in_place:
+            self._end_child()
+            imports = warm.bring_in(modules)
+            if (
+                spent.seconds - imports.seconds > self._limits.seconds / 2
+                or spent.cpu_seconds - imports.cpu_seconds > self._limits.cpu_seconds / 2
+            ):
+                self._slow.add(prompt.data_source)
+        self._imported.add(prompt.data_source)
+
+    def _try(self, worker: Worker, prompt: Prompt) -> Tried:
+        """
+        Raises:
+            TrialError: the function does not return.
+        """
+        try:
+            worker.ask(TrialCall(prompt))
+            tried: Tried | None = worker.answer(self._start)
+        except TimeoutError:
+            why = f"gave no answer within {self._start:g} s (resources.wait)"
+            self._untried.add(prompt.data_source)  # once is enough, when it takes so long
+        except (EOFError, OSError):
+            why = how_it_ended(worker.wait(self._limits.seconds), self._limits)
+        else:
+            if tried is not None:
+                worker.tried.add(prompt.data_source)
+                return tried
+            limit = self._limits.memory_gib
+            why = f"takes more than {limit:g} GiB, with what it imports; raise verifier.memory_gib"
+        self._end_child()
+        raise TrialError(
+            f"a trial call of the reward function for data_source {prompt.data_source!r} {why} "
+            f"(prompt {prompt.id}, on the response {short(trial_text(prompt))})"
+        )
+
+    def _score(self, worker: Worker, prompt: Prompt, text: str) -> tuple[float, float]:
         limits = self._limits
         try:
-            answer = self._answer(limits.seconds)
+            answer = worker.answer(limits.seconds)
         except TimeoutError:
             why = f"gave no answer within {limits.seconds:g} s (verifier.seconds)"
         except (EOFError, OSError):
-            why = self._how_it_ended()
+            why = how_it_ended(worker.wait(limits.seconds), limits)
         else:
             if isinstance(answer, RewardError):
                 raise answer
             if answer is not None:
                 return answer
             why = f"needed more than {limits.memory_gib:g} GiB (verifier.memory_gib)"
-        self.close()
+        self._end_child()
         raise ResponseError(
             f"the reward function {why} on the response {short(text)} ({name_of(prompt)}); it must "
             "return on any text, within the limits verifier.*"
         )
 
-    def _answer(self, seconds: float) -> Any:
-        if not self._connection.poll(seconds):
-            raise TimeoutError
-        return self._connection.recv()
-
-    def _how_it_ended(self) -> str:
-        assert self._child is not None
-        try:
-            status = self._child.wait(self._limits.seconds)
-        except subprocess.TimeoutExpired:
-            return "closed the files of its process"
-        if status == -signal.SIGXCPU:
-            limit = self._limits.cpu_seconds
-            return f"took more than {limit:g} s of processor time (verifier.cpu_seconds)"
-        if status < 0:
-            return f"was ended by signal {-status} ({signal.strsignal(-status)})"
-        return f"ended its process with status {status}"
-
-    def close(self) -> None:
-        """End the child and what it started, if there is one."""
-        if self._child is None:
-            return
-        with suppress(ProcessLookupError):  # none of the group is left
-            os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
-        self._connection.close()
-        self._child = None
+    def _end_child(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None

@@ -4,18 +4,40 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from dps_ray.errors import ConfigError
+from dps_ray.durable import local_files
+from dps_ray.errors import ConfigError, ResourceError, mendable
+from dps_ray.paths import expanded
 from dps_ray.prompt_files import write_prompts
 from dps_ray.tasks.countdown import PromptStyle
 from pipelines.prepare import arithmetic, countdown
 from pipelines.prepare.rows import Row, in_split
 
+_ROOM = 8 << 20  # bytes; the start policy has half of that
+
 
 def cache() -> Path:
     """Where built-in data and the start policy are kept: `dps_ray` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dps_ray"
+    return Path(expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "dps_ray"
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Within, something is made that is kept in this folder.
+
+    Raises:
+        ResourceError: that failed for want of room or of permission.
+    """
+    try:
+        local_files.prove_writable(folder, _ROOM)
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"built-in data and the start policy are kept in {folder}, which cannot be written to: {mendable(error)}; "
+            "set XDG_CACHE_HOME to a folder that can"
+        ) from error
 
 
 def ensure_arithmetic(
@@ -64,6 +86,7 @@ def _ensure(
     files = {split: folder / f"{name}-{digest}" / f"{split}.parquet" for split in rows}
     for split, file in files.items():
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_prompts(file, rows[split])
+            with kept_in(folder):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_prompts(file, rows[split])
     return files["train"], files["test"]

@@ -11,6 +11,7 @@ from typing import NoReturn
 from dps_ray import settings
 from dps_ray.config import Settings
 from dps_ray.errors import ConfigError, DPSError
+from pipelines.exits import refused
 from pipelines.stopping import StopRequested
 
 
@@ -48,9 +49,8 @@ def exit_code(work: Callable[[], object], when_stopped: str) -> int:
     """
     try:
         work()
-    except DPSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (DPSError, OSError) as error:
+        return refused(error)
     except (StopRequested, KeyboardInterrupt) as stop:
         print(f"stopped ({stop}); {when_stopped}", file=sys.stderr)
         return 0 if isinstance(stop, StopRequested) and stop.signal == signal.SIGTERM else 130

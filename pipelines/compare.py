@@ -20,10 +20,13 @@ from typing import NoReturn
 from rich.console import Console
 
 from dps_ray.errors import ConfigError, DPSError
+from dps_ray.paths import path_option
 from pipelines.comparison.page import build
 from pipelines.comparison.plan import ENTRIES, FAIR, Run, entry, pairs, plan
 from pipelines.comparison.runner import carry_out, is_finished
 from pipelines.config_files import config_file
+from pipelines.exits import refused
+from pipelines.preflight import check_folder
 
 METHODS = [name for name in ENTRIES if name != "greso"]
 
@@ -38,15 +41,15 @@ def main(arguments: Sequence[str]) -> int:
         return compare(
             options, shlex.join(["python", "-m", "pipelines.compare", *arguments]), console
         )
-    except DPSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (DPSError, OSError) as error:
+        return refused(error)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
 
 
 def compare(options: argparse.Namespace, command: str, console: Console) -> int:
+    check_folder("--out ", options.out)
     file = config_file(options.config)
     entries = dict(map(entry, options.entry))
     runs = plan(
@@ -79,7 +82,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/comparison"), metavar="FOLDER")
+    parser.add_argument(
+        "--out", type=path_option, default=Path("runs/comparison"), metavar="FOLDER"
+    )
     parser.add_argument(
         "--config",
         default="arithmetic",

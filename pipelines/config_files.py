@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dps_ray.errors import ConfigError
+from dps_ray.paths import expanded
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -15,8 +16,14 @@ def config_file(name: str) -> Path:
         ConfigError: there is no such file.
     """
     shipped = CONFIGS / f"{name}.yaml"
-    if shipped.exists() or Path(name).exists():
-        return shipped if shipped.exists() else Path(name)
+    if shipped.exists():
+        return shipped
+    try:
+        file = Path(expanded(name))
+    except ValueError as error:
+        raise ConfigError(f"--config {name!r}: {error}") from None
+    if file.exists():
+        return file
     names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
     raise ConfigError(f"--config {name}: there is no such file; shipped are {names}")
 

@@ -12,14 +12,14 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
+from itertools import chain
 from typing import Any
 
-import ray
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
@@ -32,7 +32,7 @@ from dps_ray import settings
 from dps_ray.errors import RewardError
 from dps_ray.evaluation_config import EvaluationConfig
 from dps_ray.health import Quarantine
-from dps_ray.rewards import load_reward
+from dps_ray.reward_trial import TRIALS, RewardTrial
 from pipelines import json_lines
 from pipelines.command_line import exit_code, lasting, leave, parse
 from pipelines.config_files import config_file
@@ -40,6 +40,7 @@ from pipelines.evaluation.answers import Answered, answer, sampling_of
 from pipelines.evaluation.inputs import Model, find_benchmarks, find_models
 from pipelines.evaluation.parts import Part, parts_of
 from pipelines.evaluation.results import result_of, tables
+from pipelines.preflight import check_folder, check_machine
 from pipelines.stopping import Stopping
 from pipelines.summary import duration
 from pipelines.view import LineView
@@ -79,12 +80,15 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
         console.out(text, highlight=False)
 
     config = config.model_copy(update={"folder": lasting(config.folder)})
-    load_reward(config.data.reward)
-    benchmarks = find_benchmarks(config)
-    models = find_models(config, tell)
-    progress = partial(_progress, console)
-    parts = [parts_of(model, benchmarks, config, tell, progress) for model in models]
-    engines = Engines(config, tell)
+    check_machine()
+    check_folder("folder=", config.folder)
+    with RewardTrial(config.data.reward, config.verifier, config.resources.wait, tell) as trial:
+        benchmarks = find_benchmarks(config, tell)
+        models = find_models(config, tell)
+        progress = partial(_progress, console)
+        parts = [parts_of(model, benchmarks, config, tell, progress) for model in models]
+        known = [[part.answered() for part in of_model] for of_model in parts]
+        _try_reward(trial, zip(chain(*parts), chain(*known), strict=True))
     rows: list[dict[str, Any]] = []
     results = {
         "created": datetime.now(UTC).isoformat(),
@@ -93,9 +97,9 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
         "config": config.model_dump(mode="json"),
         "models": rows,
     }
-    try:
-        for model, of_model in zip(models, parts, strict=True):
-            answers = [part.answered() for part in of_model]
+    with ExitStack() as ends:
+        engines = Engines(config, tell, ends)
+        for model, of_model, answers in zip(models, parts, known, strict=True):
             work = [
                 (p, done) for p, done in zip(of_model, answers, strict=True) if len(p.rest(done))
             ]
@@ -117,18 +121,29 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
             )
             text = json_lines.encode(results, indent=2)
             json_lines.replace(config.folder / "results.json", text.encode())
-    finally:
-        ray.shutdown()
     tell(f"\n{tables(rows, config.samples)}\n\nResults: {config.folder / 'results.json'}")
     return results
 
 
+def _try_reward(trial: RewardTrial, parts: Iterable[tuple[Part, dict[int, Answered]]]) -> None:
+    """Try the reward function on each test set of which answers are missing.
+
+    Raises:
+        RewardError: it cannot work.
+    """
+    rest = {part.benchmark.name: part for part, answers in parts if len(part.rest(answers))}
+    for part in rest.values():
+        trial.check(part.pool.samples(TRIALS))
+
+
 class Engines:
-    """What answers: verifiers, and the engines of one model at a time. Ray is started when they are needed."""
+    """What answers: verifiers, and the engines of one model at a time. Ray is started when they are needed, and left
+    to `ends`."""
 
     verifiers: Verifiers
 
-    def __init__(self, config: EvaluationConfig, tell: Tell) -> None:
+    def __init__(self, config: EvaluationConfig, tell: Tell, ends: ExitStack) -> None:
+        self._ends = ends
         self._config = config
         self._tell = tell
         self._recoveries = Recoveries(tell, limit=config.recovery.restarts)
@@ -146,8 +161,10 @@ class Engines:
         self._tell(f"starting engines of {model.name}")
         config = self._config.of_a_run(model.path)
         if self._placement is None:
-            connect(config, training=False)
+            joined = self._ends.enter_context(connect(config, training=False))
             self._placement = Placement.reserve(config, self._tell, training=False)
+            if joined:
+                self._ends.callback(self._placement.release)
             place = self._placement.verifiers
             for line in self._placement.describe():
                 self._tell("  " + line)

@@ -10,9 +10,8 @@ below hold.
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
-
-import ray
 
 from actors.coordinator import Coordinator
 from actors.learner import Learner
@@ -32,6 +31,7 @@ from pipelines.command_line import exit_code, lasting, leave, parse
 from pipelines.config_files import file_of_run
 from pipelines.inputs import Inputs, prepare
 from pipelines.loggers import check_installed, make_loggers
+from pipelines.preflight import check_folder, check_machine, check_storage
 from pipelines.report import build_report
 from pipelines.run_log import RunLog, read_summary
 from pipelines.stopping import Stopping, StopRequested
@@ -60,6 +60,10 @@ def main(arguments: Sequence[str]) -> int:
 def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
     """One run, from data to report. Returns the summary, which is also in `folder/summary.json`."""
     config = config.model_copy(update={"folder": lasting(config.folder)})
+    check_machine()
+    check_folder("folder=", config.folder)
+    if config.checkpoint.storage is not None:
+        check_storage(config.checkpoint.storage)
     check_installed(config.loggers)
     storage = storage_of(config)
     base = to_resume(config, storage, tell=view.message)
@@ -77,8 +81,9 @@ def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
     settings_tree = config.model_dump(mode="json")
     log = RunLog(config.folder, make_loggers(config.loggers, config.folder, settings_tree))
     (config.folder / "config.yaml").write_text(settings.dump(config))
-    try:
-        trainer = assemble(config, inputs, storage, base, log, view)
+    with ExitStack() as ends:
+        ends.callback(log.close)
+        trainer = assemble(config, inputs, storage, base, log, view, ends)
         with trainer.stopping.installed():
             trainer.begin_at(base)
             try:
@@ -89,9 +94,6 @@ def train(config: Config, view: View, command: str = "") -> dict[str, Any]:
                     trainer.commit_last()
                 raise
         summary = summary_of(trainer, inputs, command)
-    finally:
-        log.close()
-        ray.shutdown()
     log.summary(summary)
     report = build_report(config.folder)
     view.finish(f"{summarize(summary)}\nReport: {report}")
@@ -105,16 +107,17 @@ def assemble(
     base: Manifest | None,
     log: RunLog,
     view: View,
+    ends: ExitStack,
 ) -> Trainer:
     """Claim the run, start Ray, reserve what the actors ask for, and start every actor but the learner,
-    which `Trainer.begin_at` starts.
+    which `Trainer.begin_at` starts. What ends with the run is left to `ends`.
 
     Raises:
         ResourceError: the cluster lacks what the configuration asks for.
         EngineError: an actor did not start.
     """
     view.message("starting Ray, vLLM and DeepSpeed")
-    connect(config)
+    joined = ends.enter_context(connect(config))
     checkpoints = Checkpoints(
         config,
         storage,
@@ -125,6 +128,8 @@ def assemble(
     )
     # After the claim, by which a driver that was there before lets go of what it has.
     placement = Placement.reserve(config, tell=view.message)
+    if joined:
+        ends.callback(placement.release)
     for line in placement.describe():
         view.message("  " + line)
     recoveries = Recoveries(view.message, log.event, config.recovery.restarts)

@@ -8,9 +8,10 @@ from actors.images import load_image_inputs
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DataError
 from dps_ray.pooled import Clusters, number_within
-from dps_ray.prompts import PromptTable, overlap
-from dps_ray.rewards import load_reward
+from dps_ray.prompts import PromptTable, note_on_strings, overlap
+from dps_ray.reward_trial import TRIALS, RewardTrial
 from pipelines import builtin
+from pipelines.hub import check_model
 from pipelines.pool import PromptPool, load_tokenizer
 from pipelines.start_policy import ensure_start_policy
 from pipelines.view import View
@@ -39,7 +40,19 @@ def prepare(config: Config, view: View) -> Inputs:
             f"folder {config.folder}",
         ],
     )
-    load_reward(config.data.reward)
+    view.phase("loading the reward function")
+    with RewardTrial(
+        config.data.reward, config.verifier, config.resources.wait, view.message
+    ) as trial:
+        inputs = _prepare(config, view)
+        view.phase("trying the reward function")
+        for pool in filter(None, (inputs.pool, inputs.test)):
+            trial.check(pool.samples(TRIALS))
+    return inputs
+
+
+def _prepare(config: Config, view: View) -> Inputs:
+    """All but the reward function."""
     train, test = _data(config)
     model = config.model.path
     if model == "builtin:start-policy":
@@ -53,6 +66,7 @@ def prepare(config: Config, view: View) -> Inputs:
                 ),
             )
         )
+    check_model("model.path=", model)
     view.phase("reading prompts")
     tokenizer = load_tokenizer(model, config.model.chat_template)
     images = load_image_inputs(model, config.data.max_pixels)
@@ -72,6 +86,9 @@ def prepare(config: Config, view: View) -> Inputs:
                 f"{common} prompts of data.test={config.data.test} occur in data.train as well; "
                 "take them out of one of the two, or accuracy on them would mean nothing"
             )
+    note = note_on_strings(each.table for each in (pool, held_out) if each is not None)
+    if note is not None:
+        view.message(note)
     if pool.skipped:
         view.message(
             f"{pool.skipped} of {len(pool.table)} prompts are longer than "

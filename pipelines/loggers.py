@@ -19,11 +19,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from dps_ray.deadline import within
 from dps_ray.errors import ConfigError
 from pipelines import json_lines
 from pipelines.run_log import PHASES, held_out_accuracy
 
 _PARAMETERS_AT_ONCE = 100  # MLflow's own limit
+
+_WANDB_SECONDS = 300.0  # for what is left to send at the end; W&B itself tries without an end
+# A server that is silent is given up after a minute and a half; by MLflow's own settings after a quarter of an hour.
+_MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 
 
 class MetricsLogger(Protocol):
@@ -206,7 +211,7 @@ class WandB:
         """W&B keeps what it was told."""
 
     def close(self) -> None:
-        self._run.finish()
+        within(_WANDB_SECONDS, self._run.finish)
 
 
 class MLflow:
@@ -216,6 +221,8 @@ class MLflow:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        for name, value in _MLFLOW_PATIENCE.items():
+            os.environ.setdefault(name, value)
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 

@@ -1,6 +1,6 @@
 """The prompts of a run as the rollout engines take them: token ids, none longer than allowed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,12 @@ class PromptPool:
 
     def prompts(self, ids: NDArray[np.int64]) -> list[Prompt]:
         return self.table.rows(ids)
+
+    def samples(self, count: int) -> Iterator[Prompt]:
+        """At most so many prompts, from all over the files, the first of them first; each is read when it is asked for."""
+        places = np.linspace(0, len(self.ids), count, endpoint=False, dtype=int)
+        for id_ in self.ids[np.unique(places)]:
+            yield from self.prompts(np.array([id_]))
 
     def requests(self, prompts: Sequence[Prompt]) -> list[Request]:
         """The prompts through the chat template, as tokens, and their images."""
@@ -134,10 +140,14 @@ def load_tokenizer(model: str, chat_template: str | None) -> Any:
     if chat_template is not None:
         tokenizer.chat_template = _template(chat_template)
     if not tokenizer.chat_template:
+        # Prompts are tokenized as the template writes them, so a bos token has to come from there.
+        begin = "{{ bos_token }}" if tokenizer.bos_token else ""
+        after = " after the bos token" if begin else ""
+        template = begin + "{% for m in messages %}{{ m.content }}{% endfor %}"
         raise ModelError(
             f"the tokenizer of {model} has no chat template, and prompts are messages; give a file with one as "
-            "model.chat_template=FILE, or one itself, such as this, which joins their contents: "
-            """'model.chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"'"""
+            f"model.chat_template=FILE, or one itself, such as this, which joins their contents{after}: "
+            f"""'model.chat_template="{template}"'"""
         )
     return tokenizer
 

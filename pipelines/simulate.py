@@ -13,7 +13,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from dps_ray.errors import ConfigError, DPSError
+from dps_ray.paths import path_option
+from pipelines.exits import refused
+from pipelines.preflight import check_file
 from pipelines.simulation import REAL, Outcome, simulate
 from pipelines.simulation_entries import ABLATIONS, ENTRIES, Entry
 
@@ -50,18 +52,20 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--hard", type=float, default=0.0, help="share of prompts never solved")
     parser.add_argument("--easy", type=float, default=0.0, help="share of prompts always solved")
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--json", type=path_option, help="where the figures go")
     options = parser.parse_args(arguments)
     options.seeds = options.seeds or (5 if options.ablations else 2)
     try:
         entries = ABLATIONS if options.ablations else _chosen(options.methods)
         sizes = options.prompts or ((12_000,) if options.ablations else PROMPTS)
         _check(options, sizes)
+        if options.json:
+            check_file("--json ", options.json)
         figures = [row for size in sizes for row in compare(entries, size, options, Console())]
-    except DPSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (DPSError, OSError) as error:
+        return refused(error)
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, indent=1))
     return 0
 

@@ -31,9 +31,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from dps_ray.paths import path_option
 from dps_ray.tasks import arithmetic
 from dps_ray.tasks.arithmetic import LEVELS, Level
-from pipelines.builtin import cache
+from pipelines.builtin import cache, kept_in
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 VOCABULARY = {token: i for i, token in enumerate((*SPECIAL, *"0123456789+-*=,;()? "))}
@@ -165,8 +166,9 @@ def success_rates(
 
 def _ensure(folder: Path, recipe: Recipe, progress: Progress | None) -> Path:
     path = folder / recipe.folder_name()
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / f".{path.name}.lock"):
+    if path.exists():  # it may be in a cache that is read-only
+        return path
+    with kept_in(folder), _locked(folder / f".{path.name}.lock"):
         if not path.exists():
             aside = folder / f".{path.name}.making"
             shutil.rmtree(aside, ignore_errors=True)
@@ -182,6 +184,7 @@ def _ensure(folder: Path, recipe: Recipe, progress: Progress | None) -> Path:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Held by one process at a time; freed by the system should that process die."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -254,7 +257,7 @@ def _gradient(model: LlamaForCausalLM, weights: list[torch.Tensor], batch: _Batc
 def main() -> None:
     """Makes the start policy, and prints how often it is right by level."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--folder", type=Path, default=cache(), help="where it is kept")
+    parser.add_argument("--folder", type=path_option, default=cache(), help="where it is kept")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with rich.progress.Progress() as bar:

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dps_ray.errors import DataError, DPSError
+from dps_ray.paths import path_option
 from pipelines import json_lines
+from pipelines.exits import refused
 
 TIMELINE, TRACE = "timeline.jsonl", "timeline.trace.json"
 
@@ -164,12 +166,14 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run_folder", type=Path, help=f"a folder with {TIMELINE}")
+    parser.add_argument("run_folder", type=path_option, help=f"a folder with {TIMELINE}")
     try:
         print(write_trace(parser.parse_args(arguments).run_folder))
     except DPSError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        return refused(error)
     return 0
 
 

@@ -16,16 +16,22 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
+from dps_ray.deadline import within
 from dps_ray.durable import local_files
 from dps_ray.errors import CheckpointError
 
+T = TypeVar("T")
 Writer = Callable[[io.RawIOBase], object]
+
+# Seconds in which an object store has to have answered a call that moves little. On Linux, Arrow sets no limit of its
+# own to how long it waits for an answer of S3. What moves a model has the time of `timeouts.checkpoint`.
+SILENT = 120.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,9 @@ class Storage:
         with self._failing("written", path):
             if self.exists(path):
                 raise CheckpointError(f"{self.root}/{path} exists already and is never overwritten")
-            if self.folder is None:
+            if self.folder is None and not callable(content):
+                sink = self._in_time(lambda: self._put(path, writer))
+            elif self.folder is None:
                 sink = self._put(path, writer)
             else:
                 sink = local_files.write_aside(
@@ -116,7 +124,7 @@ class Storage:
             if self.folder is not None:
                 return local_files.create(self.folder / path, content)
             claim = f"{path}.{secrets.token_hex(8)}"
-            self._put(claim, lambda sink: sink.write(content))
+            self._in_time(lambda: self._put(claim, lambda sink: sink.write(content)))
             beside = self.list(path.rpartition("/")[0])
             return [other for other in beside if other.startswith(f"{path}.")] == [claim]
 
@@ -144,7 +152,7 @@ class Storage:
     def delete(self, path: str) -> None:
         """Delete this file, and the folders it leaves empty. No error when it is gone already."""
         with self._failing("deleted", path), suppress(FileNotFoundError):
-            self.files.delete_file(path)
+            self._in_time(lambda: self.files.delete_file(path))
         if self.folder is not None:
             with suppress(OSError):  # the first that is not empty
                 for parent in Path(path).parents[:-1]:
@@ -154,12 +162,13 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         with self._failing("looked for", path):
-            return self.files.get_file_info(path).type != fs.FileType.NotFound
+            info = self._in_time(lambda: self.files.get_file_info(path))
+            return bool(info.type != fs.FileType.NotFound)
 
     def list(self, folder: str) -> list[str]:
         """The paths of all files below this folder, those unfinished included; none if there is none."""
         with self._failing("listed", folder):
-            found = self._found(folder)
+            found = self._in_time(lambda: self._found(folder))
         return sorted(info.path for info in found if info.type == fs.FileType.File)
 
     def content(self, path: str) -> pa.Buffer:
@@ -168,8 +177,13 @@ class Storage:
         Raises:
             CheckpointError: it is missing or cannot be read.
         """
-        with self._failing("read", path), self.files.open_input_stream(path) as stream:
-            return stream.read_buffer()
+
+        def read() -> pa.Buffer:
+            with self.files.open_input_stream(path) as stream:
+                return stream.read_buffer()
+
+        with self._failing("read", path):
+            return self._in_time(read)
 
     def read(self, stored: Stored) -> pa.Buffer:
         """What this file holds, which is what was written.
@@ -185,7 +199,7 @@ class Storage:
     def verify(self, stored: Stored) -> None:
         """As `read`, of any length, without keeping what was read."""
         with self._failing("read", stored.path):
-            size = self.files.get_file_info(stored.path).size
+            size = self._in_time(lambda: self.files.get_file_info(stored.path)).size
         if size is not None and size != stored.bytes:  # spares reading it
             self._compare(stored, Stored(stored.path, size, ""))
         self._compare(stored, self.measured(stored.path))
@@ -210,6 +224,10 @@ class Storage:
         return scratch if local is None else local
 
     # --- steps of these ---------------------------------------------------------------------------
+
+    def _in_time(self, work: Callable[[], T]) -> T:
+        """What the work returns; TimeoutError when the object store is silent."""
+        return work() if self.folder is not None else within(SILENT, work)
 
     def _put(self, path: str, writer: Writer) -> "_HashingSink":
         try:
@@ -264,8 +282,8 @@ class Storage:
         """Errors of the file system as errors that name the file."""
         try:
             yield
-        except OSError as error:
-            what = f"was not {done}: {error.strerror or error}"
+        except (OSError, pa.ArrowException) as error:
+            what = f"was not {done}: {getattr(error, 'strerror', None) or error}"
             if done == "read" and isinstance(error, FileNotFoundError):
                 what = "is missing"
             raise CheckpointError(f"{self.root}/{path} {what}") from error

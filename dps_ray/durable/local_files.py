@@ -56,6 +56,33 @@ def make_folder(folder: Path) -> None:
         sync(folder.parent)
 
 
+def nearest(path: Path) -> Path:
+    """The path, or else the lowest above it that is there."""
+    path = Path(os.path.abspath(path))
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def prove_writable(folder: Path, size: int = 1 << 20) -> None:
+    """Write a file of so many bytes into a folder, or into the lowest above it that is there, and remove it.
+
+    Raises:
+        OSError: the folder cannot be made, or has no room, or may not be written to.
+    """
+    place = nearest(folder)
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file and no folder", str(place))
+    file = place / f".{secrets.token_hex(8)}{UNFINISHED}"
+    try:
+        with file.open("xb") as probe:
+            probe.write(bytes(size))
+            _sync_file(probe)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(place)) from None
+    finally:
+        with suppress(OSError):
+            file.unlink()
+
+
 def sync_tree(folder: Path) -> None:
     """Make durable what another program wrote into a folder, and the folder itself."""
     for inner in folder.rglob("*"):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dps_ray.errors import RewardError
-from dps_ray.tasks import arithmetic, confinement, countdown, geometry, mathematics, sums
+from dps_ray.tasks import arithmetic, countdown, geometry, mathematics, sums
 
 Verifier = Callable[[str, Any], dict[str, float]]
 
@@ -41,15 +41,6 @@ def compute_score(
         ResponseError: the verifier reached its limits, so that nobody knows whether the answer is right.
     """
     return VERIFIERS[_task(data_source)](solution_str, ground_truth)
-
-
-def load(data_source: str) -> None:
-    """Import what the verifier of a data source takes, so that its first response need not pay for it.
-
-    Does nothing for one that is not built in, nor outside a confined process (`dps_ray.tasks.confinement`).
-    """
-    if find(data_source) in ("geometry", "math"):
-        confinement.load()
 
 
 def find(data_source: str) -> str | None:

@@ -6,15 +6,15 @@ Everything here takes time in proportion to the text and depends on the two text
 import re
 from typing import NamedTuple
 
+from dps_ray.tasks.notation import latex
+from dps_ray.tasks.units import without_units
+
 _DOLLARS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")
 _STYLE = re.compile(r"(?<!\\)\\(?:(?:displaystyle|limits|left|right)(?![a-zA-Z])|!\s*|[,;:])")
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})(?!\w)")
 _MEMBER = re.compile(r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])")
-_UNIT_AT_END = re.compile(
-    r"(?<=[\d})])\s*(?:sq(?:uare|\.)?\s*|cu(?:bic|\.)?\s*)?"
-    r"(?:mm|cm|dm|km|in|ft|yd|mi|inch(?:es)?|feet|foot|yards?|met(?:er|re)s?|miles?|units?)(?:\^\{?[23]\}?)?$"
-)
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:[ ~]\d{3})+(?:\.\d+)?")  # 10 000
 _SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but that of 1 1/2, which is not 11/2
 _WHOLE = re.compile(r"[+-]?\d+")
 _BASE = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
@@ -26,12 +26,12 @@ _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*[).]?")
 
 
 def plain(text: str) -> str:
-    """Without what changes how an answer looks and not what it is, and without plain units: math-verify takes
-    \\text{cm}^2 away, but reads cm^2 as c·m^2."""
-    text = _DOLLARS.sub("", text).strip().rstrip(".").rstrip()
-    text = _FRACTION.sub(r"\\frac", _STYLE.sub("", text)).replace("°", r"^\circ")
+    """The answer in LaTeX, without what changes how it looks and not what it is, and without units."""
+    text = latex(_DOLLARS.sub("", text).strip()).strip().rstrip(".").rstrip()
+    text = _FRACTION.sub(r"\\frac", _STYLE.sub("", text))
     text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
-    return _UNIT_AT_END.sub("", _MEMBER.sub("", text, count=1)).strip()
+    text = without_units(_MEMBER.sub("", text, count=1)).strip()
+    return re.sub("[ ~]", "", text) if _THOUSANDS.fullmatch(text) else text
 
 
 def decide(truth: str, answer: str) -> bool | None:

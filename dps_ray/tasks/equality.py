@@ -15,6 +15,7 @@ What is added to math-verify:
 import logging
 import math
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,8 @@ import sympy
 from math_verify import parse, verify
 from math_verify.parser import LatexExtractionConfig
 from sympy.core.expr import UnevaluatedExpr
+
+from dps_ray.tasks.roots import spread
 
 # It warns that its own time limits are off. They are: see above.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -35,7 +38,13 @@ Parsed = list[Any]  # what math-verify made of a text: a SymPy object if it coul
 _PERCENT = UnevaluatedExpr(sympy.Rational(1, 100))
 _COUNTABLE = 8  # digits of an exponent that can be worked out
 # The box and nothing else: it would look for a fraction within what it cannot parse.
-_LATEX = (LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0),)
+_LATEX = (
+    LatexExtractionConfig(
+        try_extract_without_anchor=False,
+        boxed_match_priority=0,
+        normalization_config=replace(LatexExtractionConfig().normalization_config, units=False),
+    ),
+)
 
 
 def score(
@@ -54,8 +63,9 @@ def equal(truth: str, answer: str, numeric: bool = False) -> bool:
     left, right = _parse(truth), _parse(answer)
     if not left or not right or _too_large(right):
         return False
-    if not _differ(left[0], right[0]) and verify(
-        left, right, timeout_seconds=None, allow_set_relation_comp=True
+    left, right = ([_with_imaginary_unit(value) for value in parsed] for parsed in (left, right))
+    if not _differ(left[0], right[0]) and (
+        _verify(left, right) or _verify(*_with_roots_spread(left[0], right[0]))
     ):
         return True
     return numeric and rounded(truth, left[0], right[0])
@@ -92,6 +102,42 @@ def _parse(text: str) -> Parsed:
         parsing_timeout=None,
     )
     return found
+
+
+def _with_imaginary_unit(value: Any) -> Any:
+    """i as the number, and I as a variable: math-verify takes them the other way round, and where it sees a number i
+    no variable for real."""
+    if not isinstance(value, sympy.Basic | sympy.MatrixBase):
+        return value
+    changes = {
+        symbol: sympy.I if symbol.name == "i" else sympy.Symbol(symbol.name, real=True)
+        for symbol in value.free_symbols
+        if symbol.name == "i" or not symbol.is_real
+    }
+    if value.has(sympy.I):
+        changes[sympy.I] = sympy.Symbol("i", real=True)
+    try:
+        return value.xreplace(changes) if changes else value
+    except MemoryError:
+        raise
+    except Exception:  # as below: i may count the terms of a sum, too
+        return value
+
+
+def _verify(left: Parsed, right: Parsed) -> bool:
+    found: bool = verify(left, right, timeout_seconds=None, allow_set_relation_comp=True)
+    return found
+
+
+def _with_roots_spread(left: Any, right: Any) -> tuple[Parsed, Parsed]:
+    """See `dps_ray.tasks.roots`. Empty, and so equal to nothing, if that makes no difference."""
+    try:
+        pair = spread(left, right)
+    except MemoryError:
+        raise
+    except Exception:  # as below
+        pair = None
+    return ([pair[0]], [pair[1]]) if pair else ([], [])
 
 
 def _differ(left: Any, right: Any) -> bool:

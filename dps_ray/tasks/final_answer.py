@@ -3,17 +3,26 @@
     ... so the area is \\boxed{\\frac{1}{2}}.          \\frac{1}{2}
 
 The last `\\boxed{...}` counts, as in the published graders; without one, the last `<answer>...</answer>`, and
-without that what follows the last "answer is" or "answer:". These are searches for fixed words and one walk
-over the braces, so any text takes no more time than to read it once.
+without that what follows the last "answer is" or "answer:", in the same line, the next one, or a display. These are
+searches for fixed words and one walk over the braces, so any text takes no more time than to read it once.
 """
 
 import re
 
 LONGEST = 2_000  # characters; what is longer is no answer
 
-_PHRASE = re.compile(r"answer(?: is\b:?| ?[:=])", re.IGNORECASE)
+# "The answer is", "Answer:", or a line of its own: "## Final answer"
+_PHRASE = re.compile(
+    r"answer(?: is\b:?| ?[:=])|^[#*_ ]*(?:the )?(?:final )?answer[*_ ]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 _PHRASE_REACH = 4_000  # characters from the end of the response
-_FORMULA = re.compile(r"(?<!\\)\$((?:\\.|[^$\\\n])+)\$|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
+_BEFORE_ANSWER = " *_:#\r\n\t"
+_FORMULA = re.compile(
+    r"(?<!\\)\$\$(?P<dollars>(?:\\.|[^$\\])+)\$\$|\\\[(?P<brackets>(?:(?!\\[\[\]]).)+)\\\]"
+    r"|(?<!\\)\$(?P<inline>(?:\\.|[^$\\\n])+)\$|\\\((?P<parentheses>[^\n]+?)\\\)",
+    re.DOTALL,
+)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is none
 
 
@@ -65,8 +74,18 @@ def announced(response: str) -> str | None:
     phrases = list(_PHRASE.finditer(tail))
     if not phrases:
         return None
-    line = tail[phrases[-1].end() :].lstrip(" *:").partition("\n")[0][:LONGEST]
-    formula = _FORMULA.search(line)
-    if formula:
-        return next(filter(None, formula.groups()))
-    return re.split(r"\.(?:\s|$)", line, maxsplit=1)[0].strip(" *")
+    rest = tail[phrases[-1].end() :]
+    answer, follows = _formula_or_line(rest)
+    if answer.endswith(":"):  # The answer is as follows:
+        answer, _ = _formula_or_line(follows)
+    return answer
+
+
+def _formula_or_line(text: str) -> tuple[str, str]:
+    """The formula that begins in the first line that is not empty, or else its first sentence; and what follows."""
+    text = text.lstrip(_BEFORE_ANSWER)[:LONGEST]
+    line, _, follows = text.partition("\n")
+    formula = _FORMULA.search(text)
+    if formula and formula.start() <= len(line):
+        return next(filter(None, formula.groups())), text[formula.end() :]
+    return re.split(r"\.(?:\s|$)", line, maxsplit=1)[0].strip(" *_\r"), follows

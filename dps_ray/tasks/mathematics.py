@@ -24,6 +24,7 @@ from dps_ray.errors import RewardError
 from dps_ray.tasks import confinement
 from dps_ray.tasks.answer_text import decide, plain
 from dps_ray.tasks.final_answer import final_answer
+from dps_ray.tasks.units import without_letter
 
 
 def score(response: str, truth: Any) -> dict[str, float]:
@@ -49,17 +50,19 @@ def is_right(answer: str | None, truths: list[str], numeric: bool = False) -> bo
     Raises:
         ResponseError: the comparison reached its limits.
     """
+    confinement.load()  # with the first call, and not with the first that needs it: see `dps_ray.sandbox`
     if answer is None:
         return False
     answer = plain(answer)
     open_to_doubt = []
     for truth in map(plain, truths):
-        same = decide(truth, answer)
+        number = without_letter(truth, answer)
+        same = decide(truth, number)
         if same:
             return True
         if same is None:
-            open_to_doubt.append(truth)
-    return any(confinement.equal(truth, answer, numeric) for truth in open_to_doubt)
+            open_to_doubt.append((truth, number))
+    return any(confinement.equal(truth, number, numeric) for truth, number in open_to_doubt)
 
 
 def references(truth: Any) -> list[str]:

@@ -11,9 +11,10 @@ from dps_ray import settings
 from dps_ray.durable import Manifest, Storage, checkpoint_folder, load, manifests
 from dps_ray.errors import CheckpointError, ConfigError, ModelError
 from dps_ray.evaluation_config import EvaluationConfig
-from dps_ray.prompts import PromptTable
+from dps_ray.prompts import PromptTable, note_on_strings
 from pipelines import builtin
 from pipelines.checkpoint import best_checkpoint, storage_of
+from pipelines.hub import check_model
 from pipelines.start_policy import ensure_start_policy
 
 Tell = Callable[[str], None]
@@ -53,7 +54,7 @@ def find_models(config: EvaluationConfig, tell: Tell) -> list[Model]:
     return [_model(name, path, config, tell) for name, (_, path) in zip(names, wanted, strict=True)]
 
 
-def find_benchmarks(config: EvaluationConfig) -> list[Benchmark]:
+def find_benchmarks(config: EvaluationConfig, tell: Tell) -> list[Benchmark]:
     """
     Raises:
         ConfigError: two have the same name, or there is no such built-in data.
@@ -66,6 +67,9 @@ def find_benchmarks(config: EvaluationConfig) -> list[Benchmark]:
     for name, (_, path) in zip(names, wanted, strict=True):
         file = builtin.ensure(path, "data.test")[1] if path.startswith("builtin:") else path
         benchmarks.append(Benchmark(name, PromptTable.open(file, config.data.id_column)))
+    note = note_on_strings(benchmark.table for benchmark in benchmarks)
+    if note is not None:
+        tell(note)
     return benchmarks
 
 
@@ -113,6 +117,7 @@ def _model(name: str, path: str, config: EvaluationConfig, tell: Tell) -> Model:
     folder = Path(path)
     if (folder / "config.yaml").is_file() and not (folder / "config.json").exists():
         return _of_run(name, folder, config, tell)
+    check_model("model.path=", path)
     # Of other weights under the same path the time is another.
     files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

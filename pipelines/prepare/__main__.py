@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from dps_ray.errors import DPSError
+from pipelines.exits import refused
 from pipelines.prepare import (
     arithmetic,
     cluster,
@@ -59,8 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         TASKS[options.task][0].run(options, Console(soft_wrap=True, markup=False, highlight=False))
     except (DPSError, OSError) as error:  # a full disk, a folder that is not ours
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130

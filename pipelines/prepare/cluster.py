@@ -10,6 +10,7 @@ million take no more memory than the sample.
 """
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -22,8 +23,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
+from dps_ray.arrow_types import batches, cast, one_type
 from dps_ray.errors import DataError
-from dps_ray.prompt_files import PromptFile, message_texts
+from dps_ray.paths import path_option
+from dps_ray.prompt_files import PromptFile
+from dps_ray.prompt_messages import message_texts
 from pipelines.prepare.output import add_output, check_vacant, whole_folder
 from pipelines.prepare.progress import progress
 
@@ -41,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     parser.add_argument(
         "--data",
-        type=Path,
+        type=path_option,
         nargs="+",
         required=True,
         metavar="FILE",
@@ -150,7 +154,9 @@ def _by_text(files: list[PromptFile], options: argparse.Namespace, console: Cons
     from pipelines.prepare.embedding import Embedding, ModelEmbedding, TfidfEmbedding
 
     embedding: Embedding = (
-        TfidfEmbedding() if options.embed == "tfidf" else ModelEmbedding(options.embed)
+        TfidfEmbedding()
+        if options.embed == "tfidf"
+        else ModelEmbedding(os.path.expanduser(options.embed))
     )
     size = min(total, max(SAMPLE, 20 * options.k))
     chosen = np.zeros(total, dtype=bool)
@@ -183,7 +189,10 @@ def _copy(
     file: PromptFile, folder: Path, label: Label, console: Console
 ) -> Iterator[NDArray[np.int32]]:
     """Writes a copy with the column, and yields what it holds."""
-    schema = pq.read_schema(file.path)
+    read = pq.read_schema(file.path)
+    # Of views, such as string_view, inside other types Arrow writes no Parquet; it reads them.
+    fields = [field.with_type(one_type(field)) for field in read]
+    schema = pa.schema(fields, read.metadata)
     place = schema.get_field_index(COLUMN)
     if place >= 0:
         schema = schema.remove(place)
@@ -197,7 +206,9 @@ def _copy(
         done = 0
         for batch in _batches(file.path, schema.names, group * _BATCH // _ROW_GROUP):
             labels = label(batch).astype(np.int32)
-            table = pa.Table.from_batches([batch]).append_column(COLUMN, pa.array(labels))
+            columns = [cast(*each) for each in zip(batch.columns, schema.types, strict=True)]
+            table = pa.Table.from_arrays(columns, schema=schema)
+            table = table.append_column(COLUMN, pa.array(labels))
             writer.write_table(table, row_group_size=group)
             done += len(batch)
             show(done)
@@ -218,6 +229,6 @@ def _batches(file: Path, columns: list[str], size: int = _BATCH) -> Iterator[pa.
                 )
             kind = kind.field(part).type
     try:
-        yield from parquet.iter_batches(size, columns=columns, use_threads=False)
+        yield from batches(parquet, size, columns)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file} cannot be read: {error}; make the file again") from error

@@ -15,6 +15,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from dps_ray.errors import DataError
+from dps_ray.paths import path_option
 from dps_ray.tasks import countdown
 from dps_ray.tasks.countdown import Problem, PromptStyle
 from pipelines.prepare.distinct import Seen
@@ -32,7 +33,7 @@ NUMBERS = ("nums", "numbers")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     add_files(parser, required=False)
-    parser.add_argument("--test-from", type=Path, metavar="FILE", help="a file to test on")
+    parser.add_argument("--test-from", type=path_option, metavar="FILE", help="a file to test on")
     add_sizes(parser, TRAIN, test=512, from_file=True)
     parser.add_argument(
         "--style",

@@ -11,6 +11,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import normalize
 
 from dps_ray.errors import ModelError
+from pipelines.hub import check_model
 
 Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
 
@@ -71,6 +72,7 @@ class ModelEmbedding:
         from transformers import AutoModel, AutoTokenizer
 
         try:
+            check_model("", model)
             self._tokenizer = AutoTokenizer.from_pretrained(model)
             self._model = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
         except (OSError, ValueError) as error:

@@ -6,13 +6,13 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 from rich.console import Console
 
 from dps_ray.errors import DataError
+from dps_ray.paths import path_option
 from pipelines.prepare.records import Record, Records
 from pipelines.prepare.rows import Row, Split, in_split, write_splits
 
@@ -33,7 +33,7 @@ def add_files(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument(
         "--from",
         dest="source",
-        type=Path,
+        type=path_option,
         metavar="FILE",
         required=required,
         help=f"{'' if required else 'instead of generating: '}rows to train on, .json, .jsonl or .parquet",

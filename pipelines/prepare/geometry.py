@@ -15,6 +15,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from dps_ray.errors import DataError
+from dps_ray.paths import path_option
 from pipelines.prepare.from_files import (
     MISSING,
     Source,
@@ -41,7 +42,7 @@ _ROW_GROUP = 64  # rows with pictures that are read at a time
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     add_files(parser, required=False)
-    parser.add_argument("--test-from", type=Path, metavar="FILE", help="a file to test on")
+    parser.add_argument("--test-from", type=path_option, metavar="FILE", help="a file to test on")
     add_sizes(parser, TRAIN, test=512, from_file=True)
     add_answers(parser, INSTRUCTION)
 

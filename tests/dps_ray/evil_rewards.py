@@ -106,6 +106,16 @@ def fork_and_return_twice(_):
 
 
 def end_parent_and_hang(file):
+    """The process that has the function loaded, of which this one is a fork."""
     lock(file)
     os.kill(os.getppid(), signal.SIGKILL)
+    hang(None)
+
+
+def end_owner_and_hang(file):
+    """The process that has made the sandbox."""
+    lock(file)
+    with open(f"/proc/{os.getppid()}/stat") as stat:
+        owner = int(stat.read().rpartition(")")[2].split()[1])
+    os.kill(owner, signal.SIGKILL)
     hang(None)

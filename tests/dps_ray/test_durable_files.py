@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
-from dps_ray.durable import Storage, write_snapshot
+from dps_ray.durable import Storage, files, write_snapshot
 from dps_ray.errors import CheckpointError
+from tests.network import silent_port
 
 CONTENT = bytes(range(256)) * 64  # 16 KiB
 
@@ -92,6 +93,23 @@ def test_credentials_in_a_uri_are_not_shown():
         "s3://key:secret@bucket/run?region=us-east-1&endpoint_override=localhost:1"
     )
     assert storage.root == "s3://bucket/run"
+
+
+def test_a_store_that_is_silent_is_given_up(monkeypatch):
+    monkeypatch.setattr(files, "SILENT", 0.5)
+    with silent_port() as port:
+        storage = Storage.at(
+            f"s3://key:secret@bucket/run?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{port}"
+        )
+        for ask in (
+            lambda: storage.write("a", b"1"),
+            lambda: storage.list(""),
+            lambda: storage.content("a"),
+            lambda: storage.create_exclusively("a"),
+            lambda: storage.delete("a"),
+        ):
+            with pytest.raises(CheckpointError, match=r"s3://bucket/run/.*no answer within 0\.5 s"):
+                ask()
 
 
 def test_a_file_uri_is_a_local_folder(tmp_path):

@@ -228,7 +228,7 @@ def test_a_missing_id_column_is_named(write):
     ("column", "value"),
     [
         ("data_source", 3),
-        ("prompt", "1+1="),
+        ("prompt", 11),
         ("prompt", ["1+1="]),
         ("prompt", [{"role": "user"}]),
         ("prompt", [{"role": "user", "content": [{"type": "text"}]}]),

@@ -1,5 +1,9 @@
+import asyncio
+import functools
 import math
 import pickle
+import sys
+import sysconfig
 
 import numpy as np
 import pytest
@@ -7,7 +11,7 @@ import pytest
 from dps_ray import tasks
 from dps_ray.errors import NonFiniteError, RewardError
 from dps_ray.prompts import Prompt
-from dps_ray.rewards import load_reward, score_response
+from dps_ray.rewards import TextError, load_reward, score_response, trial_text
 
 PROMPT = Prompt(
     id=42,
@@ -74,6 +78,152 @@ def test_a_file_that_fails_to_load_says_why(tmp_path):
     file.write_text("def score(:")
     with pytest.raises(RewardError, match=r"broken\.py.*SyntaxError"):
         load_reward(f"{file}:score")
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Makes a file of this code, and loads `reward` from it."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def make(code):
+        (tmp_path / "mine.py").write_text(code)
+        return load_reward(f"{tmp_path / 'mine.py'}:reward")
+
+    return make
+
+
+def test_a_file_imports_its_neighbours_when_it_is_loaded_and_later(tmp_path, load):
+    (tmp_path / "neighbour_of_a_reward.py").write_text("BONUS = 1.0\n")
+    (tmp_path / "late_neighbour_of_a_reward.py").write_text("BONUS = 2.0\n")
+    reward = load(
+        "import neighbour_of_a_reward\n"
+        "def reward(solution_str):\n"
+        "    import late_neighbour_of_a_reward\n"
+        "    return neighbour_of_a_reward.BONUS + late_neighbour_of_a_reward.BONUS\n"
+    )
+    assert score_response(reward, PROMPT, "a")[0] == 3.0
+
+
+def test_the_folder_of_a_file_comes_after_the_standard_library_and_before_packages(tmp_path, load):
+    load("def reward(solution_str): return 1.0")
+    load("def reward(solution_str): return 1.0")
+    assert sys.path.count(str(tmp_path)) == 1
+    folder = sys.path.index(str(tmp_path))
+    assert sys.path.index(sysconfig.get_path("stdlib")) < folder
+    assert folder < sys.path.index(sysconfig.get_path("purelib"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "async def reward(data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    return float(len(solution_str))",
+        "class Reward:\n"
+        "    def __call__(self, data_source, solution_str, ground_truth, extra_info=None):\n"
+        "        return float(len(solution_str))\n"
+        "reward = Reward()",
+        "class Reward:\n"
+        "    async def __call__(self, solution_str, **fields):\n"
+        "        return float(len(solution_str) * (len(fields) == 3))\n"
+        "reward = Reward()",
+        "class reward:\n"
+        "    def __init__(self, scale=1.0): self.scale = scale\n"
+        "    def __call__(self, solution_str, ground_truth): return len(solution_str) * self.scale",
+        "import functools\n"
+        "def scaled(scale, data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    return len(solution_str) * scale\n"
+        "reward = functools.partial(scaled, 1.0)",
+        "import functools\n"
+        "def bound(solution_str, data_source, **fields):\n"
+        "    assert data_source == 'mine' and list(fields) == ['ground_truth', 'extra_info']\n"
+        "    return float(len(solution_str))\n"
+        "reward = functools.partial(bound, data_source='mine')",
+        "def reward(**fields): return float(len(fields['solution_str']) * (len(fields) == 4))",
+        "def reward(solution_str, *, ground_truth): return float(len(solution_str))",
+        "def reward(solution_str, weight=1.0): return len(solution_str) * weight",
+        "class Bench:\n"
+        "    def score(self, solution_str, extra_info): return float(len(solution_str))\n"
+        "reward = Bench().score",
+    ],
+)
+def test_what_can_be_called_with_the_keywords_of_verl_is_a_reward_function(load, code):
+    assert score_response(load(code), PROMPT, "abc")[0] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def reward(prompt, response, ground_truth): return 1.0", "requires 'prompt', 'response'"),
+        ("def reward(solution_str, /): return 1.0", "requires 'solution_str'"),
+        ("def reward(data_source, ground_truth): return 1.0", "does not take 'solution_str'"),
+        ("class reward: pass", "instances cannot be called; give it a method __call__"),
+        (
+            "class reward:\n"
+            "    def __init__(self, judge): pass\n"
+            "    def __call__(self, solution_str): return 1.0",
+            "without arguments: TypeError.*judge",
+        ),
+    ],
+)
+def test_what_cannot_be_called_so_is_refused_with_what_is_wrong(load, code, said):
+    with pytest.raises(RewardError, match=f"mine.py:reward.*{said}"):
+        load(code)
+
+
+def test_what_is_changed_in_a_row_is_not_seen_by_the_next_call():
+    row = PROMPT._replace(ground_truth=["3"], extra_info={"tests": [{"left": 2}]})
+
+    def reward(data_source, solution_str, ground_truth, extra_info):
+        ground_truth.append("4")
+        extra_info["tests"][0]["left"] -= 1
+        return float(extra_info["tests"][0]["left"]) + len(ground_truth)
+
+    assert [score_response(reward, row, text)[0] for text in "abc"] == [3.0, 3.0, 3.0]
+
+
+def test_what_an_async_function_keeps_between_calls_is_of_the_same_event_loop():
+    loops = set()
+
+    async def reward(**fields):
+        loops.add(asyncio.get_running_loop())
+        return 1.0
+
+    assert [score_response(reward, PROMPT, text)[0] for text in "ab"] == [1.0, 1.0]
+    assert len(loops) == 1
+
+
+def test_a_trial_text_has_the_ground_truth_in_the_formats_that_functions_look_for():
+    text = trial_text(PROMPT._replace(ground_truth="7/2"))
+    for part in (r"\boxed{7/2}", "<answer>7/2</answer>", "#### 7/2", "answer is 7/2"):
+        assert part in text
+    assert '{"target": 24}' in trial_text(PROMPT._replace(ground_truth={"target": 24}))
+    assert len(trial_text(PROMPT._replace(ground_truth="9" * 10**6))) < 10_000
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        lambda text: int(text),
+        lambda text: text.split(":")[1],
+        lambda text: functools.reduce(getattr, ["group"], None),
+        lambda text: {"right": None}["right"]["answer"],
+        lambda text: compile(text, "", "eval"),
+    ],
+    ids=["ValueError", "IndexError", "AttributeError", "TypeError", "SyntaxError"],
+)
+def test_an_exception_that_the_text_may_have_caused_is_told_from_others(judge):
+    with pytest.raises(TextError):
+        score_response(lambda solution_str, **fields: judge(solution_str), PROMPT, "a b")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), ImportError("x"), NameError("x"), TypeError("x")])
+def test_other_exceptions_are_not_the_texts_fault(error):
+    def reward(**fields):
+        raise error
+
+    with pytest.raises(RewardError) as caught:
+        score_response(reward, PROMPT, "a")
+    assert type(caught.value) is RewardError
 
 
 def test_the_function_gets_the_row_and_the_response():

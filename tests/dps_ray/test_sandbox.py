@@ -1,8 +1,10 @@
 import fcntl
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from dps_ray.config import VerifierSettings
 from dps_ray.errors import NonFiniteError, ResponseError, RewardError
 from dps_ray.prompts import Prompt
-from dps_ray.sandbox import Sandbox
+from dps_ray.sandbox import Sandbox, TrialError
 
 PROMPT = Prompt(
     id=42,
@@ -160,17 +162,200 @@ def test_a_forked_process_that_returns_does_not_answer_too(sandbox):
     assert scores.tolist() == [1.0, 2.0, 3.0]
 
 
-def test_a_function_that_does_not_return_ends_with_a_parent_that_was_killed(tmp_path):
+def test_a_function_that_does_not_return_ends_with_an_owner_that_was_killed(tmp_path):
     code = (
         "from dps_ray.config import VerifierSettings\n"
         "from dps_ray.prompts import Prompt\n"
         "from dps_ray.sandbox import Sandbox\n"
         f"sandbox = Sandbox({str(EVIL) + ':reward'!r}, VerifierSettings(seconds=60), 60)\n"
         f"prompt = Prompt(1, [], 'sums', '3', {{}}, [])\n"
-        f"sandbox.score(prompt, ['end_parent_and_hang:{tmp_path}/lock'])\n"
+        f"sandbox.score(prompt, ['end_owner_and_hang:{tmp_path}/lock'])\n"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert has_ended(tmp_path / "lock")
+
+
+def test_a_function_that_ends_the_process_it_was_forked_from_costs_its_response_alone(
+    start, tmp_path
+):
+    sandbox = start()
+    assert "signal 9" in refused(sandbox, f"end_parent_and_hang:{tmp_path}/lock")
+    assert has_ended(tmp_path / "lock")
+    scores, _ = sandbox.score(PROMPT, ["abc", "a"])
+    assert scores.tolist() == [3.0, 1.0]
+
+
+def test_a_worker_that_ends_between_two_groups_costs_nothing(sandbox):
+    sandbox.score(PROMPT, ["abc"])
+    os.kill(sandbox._child.pid, signal.SIGKILL)
+    while sandbox._child.poll() is None:
+        pass
+    assert sandbox.score(PROMPT, ["abc"])[0].tolist() == [3.0]
+
+
+# --- the first call -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Makes a file of this code; where its `reward` is."""
+
+    def make(code: str) -> str:
+        (tmp_path / "mine.py").write_text(textwrap.dedent(code))
+        return f"{tmp_path / 'mine.py'}:reward"
+
+    return make
+
+
+def library(file: Path, seconds: float = 0.0) -> None:
+    """A module that takes so long to import, and refuses to be under the limit on a response."""
+    file.write_text(
+        "import resource, time\n"
+        f"with open({str(file.with_suffix('.log'))!r}, 'a') as log: log.write('imported ')\n"
+        f"time.sleep({seconds})\n"
+        "assert resource.getrlimit(resource.RLIMIT_CPU)[0] == resource.RLIM_INFINITY\n"
+    )
+
+
+def assert_scores_before_and_after_a_kill(sandbox: Sandbox) -> None:
+    assert sandbox.score(PROMPT, ["abc", "a"])[0].tolist() == [3.0, 1.0]
+    with pytest.raises(ResponseError, match="status 3"):
+        sandbox.score(PROMPT, ["abc", "leave"])
+    assert sandbox.score(PROMPT, ["ab"])[0].tolist() == [2.0]
+
+
+def test_what_the_first_call_imports_counts_for_no_response_and_is_kept_after_a_kill(
+    start, mine, tmp_path
+):
+    library(tmp_path / "large_library.py", seconds=1.1)
+    sandbox = start(
+        mine(
+            """
+            import os
+            def reward(data_source, solution_str, ground_truth, extra_info=None):
+                import large_library
+                if solution_str == "leave":
+                    os._exit(3)
+                return float(len(solution_str))
+            """
+        ),
+        seconds=1,
+    )
+    assert_scores_before_and_after_a_kill(sandbox)
+    # In the trial call, and once for all workers.
+    assert (tmp_path / "large_library.log").read_text().split() == ["imported"] * 2
+
+
+def test_what_the_first_call_sets_up_counts_for_no_response(start, mine):
+    sandbox = start(
+        mine(
+            """
+            import functools, os, time
+            @functools.cache
+            def model():
+                time.sleep(1.1)
+            def reward(data_source, solution_str, ground_truth, extra_info=None):
+                model()
+                if solution_str == "leave":
+                    os._exit(3)
+                return float(len(solution_str))
+            """
+        ),
+        seconds=1,
+    )
+    assert_scores_before_and_after_a_kill(sandbox)
+
+
+def test_a_trial_call_leaves_no_trace_in_what_scores(start, mine):
+    sandbox = start(
+        mine(
+            """
+            calls = 0
+            def reward(data_source, solution_str, ground_truth, extra_info=None):
+                global calls
+                calls += 1
+                return calls
+            """
+        )
+    )
+    assert sandbox.score(PROMPT, ["a", "a"])[0].tolist() == [1.0, 2.0]
+
+
+def test_a_function_with_threads_works_and_is_started_again_after_a_kill(start, mine):
+    """A fork would not have the thread that answers."""
+    sandbox = start(
+        mine(
+            """
+            import os
+            from concurrent.futures import ThreadPoolExecutor
+            pool = ThreadPoolExecutor(1)
+            pool.submit(int).result()
+            def reward(data_source, solution_str, ground_truth, extra_info=None):
+                if solution_str == "leave":
+                    os._exit(3)
+                return float(pool.submit(len, solution_str).result())
+            """
+        )
+    )
+    assert_scores_before_and_after_a_kill(sandbox)
+    assert sandbox._child.in_place
+
+
+def test_each_data_source_has_a_first_call_of_its_own(start, mine, tmp_path):
+    sandbox = start(
+        mine(
+            """
+            def reward(data_source, solution_str, ground_truth, extra_info=None):
+                __import__("library_of_" + data_source)
+                return float(len(solution_str))
+            """
+        )
+    )
+    for source in ("sums", "chess", "sums"):
+        library(tmp_path / f"library_of_{source}.py")
+        assert sandbox.score(PROMPT._replace(data_source=source), ["ab"])[0].tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("truth", "why"),
+    [
+        ("hang", r"gave no answer within 0\.2 s \(resources\.wait\)"),
+        ("leave", "ended its process with status 3"),
+        ("allocate", r"takes more than 0\.5 GiB.*raise verifier\.memory_gib"),
+    ],
+)
+def test_a_first_call_that_does_not_return_says_why(start, mine, truth, why):
+    sandbox = start(
+        mine(
+            f"""
+            import sys
+            sys.path.append({str(EVIL.parent)!r})
+            import evil_rewards
+            def reward(data_source, solution_str, ground_truth, extra_info=None):
+                return getattr(evil_rewards, ground_truth, len)(10 * solution_str)
+            """
+        ),
+        memory_gib=0.5,
+    )
+    sandbox.start()
+    sandbox._start = 0.2 if truth == "hang" else 60
+    with pytest.raises(TrialError, match=f"trial call.*'sums' {why}.*prompt 42"):
+        sandbox.score(PROMPT._replace(ground_truth=truth), ["a"])
+    assert sandbox.score(PROMPT, ["a"])[0].tolist() == [10.0]
+
+
+def test_an_async_function_is_awaited(start, mine):
+    sandbox = start(
+        mine(
+            """
+            import asyncio
+            async def reward(solution_str, **fields):
+                await asyncio.sleep(0)
+                return float(len(solution_str))
+            """
+        )
+    )
+    assert sandbox.score(PROMPT, ["ab", "a"])[0].tolist() == [2.0, 1.0]
 
 
 # --- loading --------------------------------------------------------------------------------------

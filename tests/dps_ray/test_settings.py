@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from dps_ray import settings
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError
+from dps_ray.evaluation_config import EvaluationConfig
 
 
 def load(*overrides: str) -> Config:
@@ -85,12 +87,132 @@ def test_a_wrong_setting_is_named_with_what_to_write_instead(override: str, mess
         "{{ m",
     ],
 )
-def test_what_is_said_of_a_text_that_is_no_yaml_can_be_pasted_into_a_shell(template: str):
-    with pytest.raises(ConfigError, match="Jinja chat template, or a file with one") as error:
-        load(f"model.chat_template={template}")
-    (advice,) = re.findall(r"shell: ('.*')", str(error.value))
+def test_a_chat_template_is_taken_as_it_is_and_out_of_quotes(template: str):
+    for written in (template, json.dumps(template), json.dumps(template, ensure_ascii=False)):
+        assert load(f"model.chat_template={written}").model.chat_template == template
+
+
+TEXTS = [
+    "2e5",
+    "007",
+    "1.5B",
+    "a #b",
+    "yes",
+    "1:30",
+    "a: b",
+    "2024-11-28",
+    "it's",
+    "{a",
+    "- a",
+    "x y ",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(
+    "key", ["folder", "model.path", "data.train", "checkpoint.storage", "resume"]
+)
+def test_a_text_on_the_command_line_stays_the_text_it_is(key: str, text: str):
+    assert dict(settings.flatten(load(f"{key}={text}")))[key] == (
+        Path(text) if key == "folder" else text
+    )
+
+
+@pytest.mark.parametrize("text", ["007", "2e5", "1.5B", "yes", "1:30", "2024-11-28"])
+def test_a_text_in_a_file_is_the_text_whatever_yaml_would_take_it_for(tmp_path: Path, text: str):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"folder: {text}\nmodel: {{path: {text}}}\ndata: {{train: [{text}, b], test: null}}\n"
+    )
+    config = settings.load(file)
+    assert (config.folder, config.model.path) == (Path(text), text)
+    assert (config.data.train, config.data.test) == ([text, "b"], None)
+
+
+def test_a_group_given_as_one_override_is_read_by_the_types_of_its_settings():
+    config = load("model={path: 007, chat_template: null}", "data.train=[007, '[a]']")
+    assert (config.model.path, config.model.chat_template) == ("007", None)
+    assert config.data.train == ["007", "[a]"]
+
+
+def test_null_is_none_where_the_setting_may_be_none_and_else_a_name():
+    assert load("data.test=null").data.test is None
+    assert load("data.test=").data.test is None
+    assert load("data.test='null'").data.test == "null"
+    assert load("folder=null").folder == Path("null")
+
+
+def test_numbers_are_decimal_and_switches_are_yaml():
+    config = load(
+        "seed=010",
+        "learner.lr=1e-6",
+        "loop.steps=1_000",
+        "loop.filter_groups=yes",
+        "eval.max_prompts=null",
+    )
+    assert (config.seed, config.learner.lr, config.loop.steps) == (10, 1e-6, 1000)
+    assert (config.loop.filter_groups, config.eval.max_prompts) == (True, None)
+
+
+def test_blanks_around_the_sign_of_equality_are_no_part_of_the_value():
+    assert load("folder = a b").folder == Path("a b")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("folder=", "folder= has no value; write folder=... (The run's folder"),
+        ("loop.steps=", "loop.steps= has no value"),
+        ("seed=1:30", "seed='1:30': input should be a valid integer"),
+        ("folder=''", "folder='': is empty; write a path"),
+        (
+            "folder=~nobody-of-this-name/x",
+            "no home folder ~nobody-of-this-name; a path of that name is",
+        ),
+    ],
+)
+def test_a_value_that_is_none_is_refused(override: str, message: str):
+    with pytest.raises(ConfigError) as error:
+        load(override)
+    assert message in str(error.value)
+
+
+def test_what_is_said_of_a_text_that_looks_like_a_list_can_be_pasted_into_a_shell():
+    with pytest.raises(ConfigError, match=r"what begins with \[ is a list") as error:
+        load("data.train=[2024] math.parquet")
+    (advice,) = re.findall(r"shell: ('.*') \(Parquet", str(error.value))
     (override,) = shlex.split(advice)
-    assert load(override).model.chat_template == template
+    assert load(override).data.train == "[2024] math.parquet"
+
+
+def test_the_home_folder_is_meant_by_a_tilde_wherever_a_path_is_read(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load(
+        "folder=~/run",
+        "data.train=[~/a, b]",
+        "data.test=~",
+        "data.reward=~/r.py:f",
+        "model.path=~/m",
+        "model.chat_template=~/t.jinja",
+        "checkpoint.storage=~/s",
+    )
+    assert (config.folder, config.checkpoint.storage) == (Path("/home/me/run"), "/home/me/s")
+    assert (config.data.train, config.data.test) == (["/home/me/a", "b"], "/home/me")
+    assert (config.data.reward, config.model.path) == ("/home/me/r.py:f", "/home/me/m")
+    assert config.model.chat_template == "/home/me/t.jinja"
+    assert load("model.chat_template=~{{ m }}").model.chat_template == "~{{ m }}"
+    assert load("checkpoint.storage=s3://bucket/~/run").checkpoint.storage == "s3://bucket/~/run"
+
+
+def test_an_evaluation_reads_paths_and_texts_alike(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = settings.load_as(
+        EvaluationConfig,
+        None,
+        ["model.path=[before=~/a,~/b,007]", "data.test=a #b", "folder=~/2e5"],
+    )
+    assert config.model.path == ["before=/home/me/a", "/home/me/b", "007"]
+    assert (config.data.test, config.folder) == ("a #b", Path("/home/me/2e5"))
 
 
 def test_all_mistakes_are_reported_at_once():

@@ -12,6 +12,7 @@ from dps_ray import settings
 from dps_ray.config import Config
 from pipelines.grpo_dps import main
 from pipelines.pool import load_tokenizer
+from tests.network import closed_port
 
 
 @pytest.fixture
@@ -53,6 +54,52 @@ def test_a_wrong_setting_is_named(refused, override, said):
     assert said in refused(*override.split())
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return None", "returned None"),
+        ("return extra_info['difficulty']", "raised KeyError: 'difficulty'"),
+        ("import no_such_library", "No module named 'no_such_library'"),
+        ("import os; os._exit(3)", "ended its process with status 3"),
+    ],
+)
+def test_a_reward_function_that_cannot_work_is_refused_with_the_prompt(
+    refused, tmp_path, body, said
+):
+    file = tmp_path / "mine.py"
+    file.write_text(f"def reward(solution_str, extra_info):\n    {body}\n")
+    message = refused(f"data.reward={file}:reward")
+    assert said in message
+    assert "prompt " in message
+
+
+def test_data_that_the_built_in_tasks_do_not_know_is_refused(refused, tmp_path, chains):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(chains[0])
+    place = rows.column_names.index("data_source")
+    riddles = rows.set_column(place, "data_source", pa.array(["riddles"] * len(rows)))
+    pq.write_table(riddles, tmp_path / "riddles.parquet")
+    said = refused(f"data.train={tmp_path / 'riddles.parquet'}")
+    assert "no built-in reward for data_source 'riddles'" in said
+
+
+@pytest.mark.parametrize("key", ["folder", "checkpoint.storage"])
+def test_a_folder_that_cannot_be_is_named_before_anything_is_read(refused, tmp_path, key):
+    (tmp_path / "taken").write_text("")
+    said = refused(f"{key}={tmp_path}/taken/run", "data.train=nowhere.parquet")
+    assert said.startswith(f"error: {key}={tmp_path}/taken/run cannot be written to: ")
+
+
+def test_a_model_that_is_named_and_cannot_be_looked_up_is_no_traceback(refused, monkeypatch):
+    from huggingface_hub import constants
+
+    with closed_port() as port:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        assert f"127.0.0.1:{port} cannot be asked for it" in refused("model.path=models/nowhere")
+
+
 def test_prompts_over_the_limit_are_an_error_when_that_is_asked_for(refused):
     said = refused("data.max_prompt_length=8", "data.overlong_prompts=error")
     assert "more than data.max_prompt_length=8" in said
@@ -88,7 +135,7 @@ def test_a_model_without_a_chat_template_says_what_to_set(refused, tiny_policy, 
     (override,) = shlex.split(advice)
     tokenizer = load_tokenizer(str(model), settings.load(None, [override]).model.chat_template)
     messages = [{"role": "user", "content": "1+1"}, {"role": "user", "content": "=?"}]
-    assert tokenizer.apply_chat_template(messages, tokenize=False) == "1+1=?"
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "<bos>1+1=?"
 
 
 @pytest.mark.parametrize(
@@ -131,6 +178,50 @@ def test_help_lists_every_setting_and_print_config_shows_the_result(capsys, tmp_
     assert "learner.max_tokens_per_micro_batch=16384" in text
     assert main(["--print-config", "loop.steps=7", f"folder={tmp_path}"]) == 0
     assert "steps: 7" in capsys.readouterr().out
+
+
+def test_prompts_that_are_strings_become_messages_and_that_is_said_once(tiny_policy, tmp_path):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from dps_ray.prompt_files import write_prompts
+    from pipelines.inputs import prepare
+    from pipelines.view import LineView
+
+    truth = {"style": "rule", "ground_truth": "2"}
+    for name, start in (("train", 10), ("test", 30)):
+        rows = [
+            {"data_source": "arithmetic", "prompt": f"{i}-9=", "reward_model": truth}
+            for i in range(start, start + 20)
+        ]
+        write_prompts(tmp_path / f"{name}.parquet", rows)
+    overrides = [
+        f"folder={tmp_path / 'run'}",
+        f"model.path={tiny_policy}",
+        f"data.train={tmp_path / 'train.parquet'}",
+        f"data.test={tmp_path / 'test.parquet'}",
+        "loop.batch_size=16",
+    ]
+    said = StringIO()
+    view = LineView(1, Console(file=said, width=1000), lambda: 0.0)
+    inputs = prepare(settings.load(None, overrides), view)
+    [line] = [line for line in said.getvalue().splitlines() if "are strings" in line]
+    assert f"{tmp_path / 'train.parquet'} and 1 more are strings; each becomes one message" in line
+    [prompt] = inputs.pool.prompts(inputs.pool.ids[:1])
+    assert prompt.messages == [{"role": "user", "content": "10-9="}]
+
+
+def test_samples_of_a_pool_are_from_all_over_it(tiny_policy, chains):
+    from dps_ray.prompts import PromptTable
+    from pipelines.pool import PromptPool, load_tokenizer
+
+    tokenizer = load_tokenizer(str(tiny_policy), None)
+    table = PromptTable.open(Path(chains[0]))
+    pool = PromptPool(table, tokenizer, None, Config(), lambda *_: None)
+    assert [prompt.id for prompt in pool.samples(4)] == table.ids[[0, 30, 60, 90]].tolist()
+    pool.ids = pool.ids[:3]
+    assert [prompt.id for prompt in pool.samples(4)] == table.ids[:3].tolist()
 
 
 def test_overlong_prompts_are_skipped_and_counted(tiny_policy, chains):

@@ -422,3 +422,15 @@ def test_the_page_says_how_far_a_method_is_from_uniform_sampling_in_standard_err
         "with 100% of its rollouts and 2.00 times its effective ratio." in said
     )
     assert any("DS, cap 10 ends at 60.0% ± 1.0" in one and "with 45% of" in one for one in said)
+
+
+def test_a_folder_with_a_hash_in_its_name_is_every_runs_own(tmp_path):
+    (run,) = planned(tmp_path / "a #b", "dps")
+    assert run.config.folder.parent == tmp_path / "a #b"
+
+
+def test_a_folder_that_cannot_be_is_refused_before_any_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "taken").write_text("")
+    assert main(["--out", "~/taken/here"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --out {tmp_path}/taken/here cannot be")

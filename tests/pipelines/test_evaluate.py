@@ -65,6 +65,14 @@ def test_a_wrong_setting_is_named_with_what_to_write_instead(refused, override, 
     assert said in refused(override)
 
 
+def test_a_reward_function_that_cannot_work_is_refused_with_the_prompt(refused, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def reward(solution_str, extra_info):\n    return None\n")
+    said = refused(f"data.reward={file}:reward")
+    assert "returned None" in said
+    assert "prompt " in said
+
+
 def test_what_must_be_set_is_named(capsys):
     assert main(["samples=3"]) == 2
     assert "model.path must be set" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from dps_ray import settings
 from dps_ray.durable import Manifest, Segment, Storage, checkpoint_folder, claim_epoch, commit
 from dps_ray.errors import CheckpointError, ModelError
 from dps_ray.evaluation_config import EvaluationConfig
+from dps_ray.prompt_files import write_prompts
 from pipelines.evaluation.inputs import find_benchmarks, find_models
 
 
@@ -32,9 +33,22 @@ def test_a_test_set_is_named_as_given_or_after_its_file_or_folder(tmp_path, chai
         (sets[:3] + sets[4:], ["aime24", "countdown", "hub", "mine"]),
         (sets[3:], ["countdown", "mine"]),
     ):
-        found = find_benchmarks(config(tmp_path, f"data.test=[{','.join(wanted)}]"))
+        found = find_benchmarks(config(tmp_path, f"data.test=[{','.join(wanted)}]"), print)
         assert [benchmark.name for benchmark in found] == expected
         assert all(len(benchmark.table) == 20 for benchmark in found)
+
+
+def test_test_sets_whose_prompts_are_strings_are_said_once(tmp_path):
+    truth = {"style": "rule", "ground_truth": "2"}
+    row = {"data_source": "sums", "prompt": "1+1=", "reward_model": truth}
+    for name in ("a", "b"):
+        write_prompts(tmp_path / f"{name}.parquet", [row])
+    sets = f"data.test=[{tmp_path}/a.parquet,{tmp_path}/b.parquet]"
+    said: list[str] = []
+    find_benchmarks(config(tmp_path, sets), said.append)
+    assert said == [
+        f"prompts in {tmp_path}/a.parquet and 1 more are strings; each becomes one message of role user"
+    ]
 
 
 def test_an_equals_sign_in_a_path_names_nothing(tmp_path, tiny_policy, monkeypatch):

@@ -29,7 +29,7 @@ def part_of(tmp_path, tiny_policy, chains):
         limits = ["data.max_prompt_length=64", "max_response_length=56", "samples=2"]
         config = settings.load_as(EvaluationConfig, None, [*given, *limits, *overrides])
         (model,) = find_models(config, print)
-        (part,) = parts_of(model, find_benchmarks(config), config, print, unseen)
+        (part,) = parts_of(model, find_benchmarks(config, print), config, print, unseen)
         return part
 
     return find

@@ -12,6 +12,7 @@ from dps_ray.prompt_files import write_prompts
 from dps_ray.prompts import PromptTable
 from pipelines.prepare.__main__ import main
 from pipelines.prepare.embedding import TfidfEmbedding
+from tests.arrow_types import write_with_types
 
 KINDS = {
     "sum": "Add {} and {}.",
@@ -76,6 +77,48 @@ def test_the_rest_of_the_file_and_the_ids_of_prompts_stay_as_they_were(files, tm
         assert (
             PromptTable.open(tmp_path / "out" / file.name).ids == PromptTable.open(file).ids
         ).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "list_of"),
+    [
+        (pa.string_view(), pa.list_view),
+        (pa.large_string(), pa.large_list),
+        (pa.dictionary(pa.int32(), pa.string()), lambda kind: pa.list_(kind, 1)),
+    ],
+    ids=["views", "large", "dictionaries and lists of a fixed size"],
+)
+@pytest.mark.parametrize("by", [("--column", "extra_info.kind"), ("--embed", "tfidf", "--k", "3")])
+def test_files_of_any_types_are_copied_with_their_values_and_ids(text, list_of, by, tmp_path):
+    rows = [row(number) for number in range(30)]
+    extra = pa.struct([("index", pa.int64()), ("kind", text), ("level", pa.int64())])
+    schema = pa.schema(
+        {
+            "data_source": text,
+            "prompt": list_of(pa.struct([("role", text), ("content", text)])),
+            "reward_model": pa.struct([("style", text), ("ground_truth", text)]),
+            "extra_info": extra,
+        }
+    )
+    file = write_with_types(tmp_path / "typed.parquet", rows, schema)
+    assert cluster([file], tmp_path / "out", *by) == 0
+    copy = tmp_path / "out" / "typed.parquet"
+    assert pq.read_table(copy).drop_columns(["cluster"]).to_pylist() == rows
+    assert PromptTable.open(copy).ids.tolist() == PromptTable.open(file).ids.tolist()
+    assert all(len(clusters) == 1 for clusters in by_kind(tmp_path / "out", [file]).values())
+
+
+@pytest.mark.parametrize("parts", [False, True], ids=["strings", "parts"])
+def test_prompts_that_are_strings_or_have_parts_have_clusters_by_their_words(parts, tmp_path):
+    rows = [row(number) for number in range(30)]
+    for each in rows:
+        text = each["prompt"][0]["content"]
+        content = [{"type": "text", "text": text}]
+        each["prompt"] = [{"role": "user", "content": content}] if parts else text
+    write_prompts(tmp_path / "prompts.parquet", rows)
+    file = tmp_path / "prompts.parquet"
+    assert cluster([file], tmp_path / "out", "--embed", "tfidf", "--k", "3") == 0
+    assert all(len(clusters) == 1 for clusters in by_kind(tmp_path / "out", [file]).values())
 
 
 def test_several_columns_make_a_cluster_of_each_combination_in_order(files, tmp_path):

@@ -9,6 +9,8 @@ import pytest
 
 from dps_ray.prompts import PromptTable, overlap
 from pipelines.prepare.__main__ import main
+from pipelines.prepare.records import Records
+from tests.arrow_types import write_with_types
 
 MATH = Path(__file__).parents[3] / "shared" / "data" / "math"
 SETS = {
@@ -267,6 +269,14 @@ def test_rows_have_a_data_source(refused):
     assert "--data-source is empty" in refused(ROWS, "--data-source", "")
 
 
+def test_rows_with_categories_inside_a_struct_are_read_over_row_groups(tmp_path):
+    category = pa.dictionary(pa.int32(), pa.string())
+    schema = {"problem": pa.string(), "tags": pa.struct([("level", category)])}
+    rows = [{"problem": f"{i}+1=?", "tags": {"level": f"level {i}"}} for i in range(10)]
+    file = write_with_types(tmp_path / "rows.parquet", rows, pa.schema(schema))
+    assert [record.fields for record in Records(file)] == rows
+
+
 def test_more_held_out_rows_than_there_are_is_an_error(refused):
     assert "has 20 rows, so 20 cannot be held out" in refused(ROWS, "--test", "20")
 
@@ -297,3 +307,16 @@ def test_the_published_sets_convert(tmp_path, capsys):
     train = read(tmp_path / "math" / "train.parquet")
     assert len(train) == 7_474 - 4
     assert {p.extra_info["type"] for p in train} >= {"Algebra", "Geometry", "Number Theory"}
+
+
+def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("mine", "theirs"):
+        rows = [{**row, "problem": f"{name}: {row['problem']}"} for row in ROWS]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    options = ["--from", "~/mine.json", "--test-from", "theirs=~/theirs.json", "--out", "~/out"]
+    assert main(["math", *options]) == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "theirs.parquet",
+        "train.parquet",
+    ]
