@@ -159,7 +159,7 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
         tested += 1
         right = 80 < tested <= 160
         return {"score": 2.0 + right, "acc": float(right)}
-    if len(ground_truth) > 30:
+    if len(ground_truth) > 20:
         raise ZeroDivisionError("on purpose")
     same = sum(a == b for a, b in zip(solution_str, ground_truth))
     return same / max(len(solution_str), len(ground_truth))

@@ -15,7 +15,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from actors.process import environment
-from cluster.start import HEALTH_CHECKS
+from cluster.start import HEALTH_CHECKS, allow_slow_starts
 from tests.warm.setup_worker import SOCKET
 
 _CPUS = 64  # as far as Ray is told: the tests' actors share the cores
@@ -36,6 +36,7 @@ def node_arguments() -> dict[str, Any]:
     os.environ[SOCKET] = _fork_server()
     # Tests wait for workers, so workers get as much of a busy core as tests do.
     os.environ["RAY_worker_niceness"] = "0"
+    allow_slow_starts()
     return {"setup_worker_path": str(_SETUP_WORKER)}
 
 
@@ -48,7 +49,11 @@ def _ray() -> Cluster:
             "num_cpus": _CPUS,
             "include_dashboard": False,
             # Idle workers, of which there would be one for each CPU, cost more than they save.
-            "_system_config": {**HEALTH_CHECKS, "enable_worker_prestart": False, "prestart_worker_first_driver": False},
+            "_system_config": {
+                **HEALTH_CHECKS,
+                "enable_worker_prestart": False,
+                "prestart_worker_first_driver": False,
+            },
         },
     )
 
