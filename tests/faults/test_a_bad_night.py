@@ -12,6 +12,7 @@ from dps_ray.durable import ObservationLog, Storage, committed, manifests
 from dps_ray.failpoints import VARIABLE
 from pipelines.run_log import read_events, read_metrics
 from tests.runs import TWO_OF_EVERYTHING, arguments, assert_same_end, newest, run
+from tests.warm.cluster import joined
 
 pytestmark = pytest.mark.slow
 
@@ -79,13 +80,14 @@ def test_one_of_each_kind_dies_as_the_run_starts_or_goes_back_and_the_run_ends_a
 def start(folder, policy, chains, *overrides, failpoints=None):
     """The main job as a process of its own."""
     command = [sys.executable, "-m", "pipelines.grpo_dps"]
-    return subprocess.Popen(
-        [*command, *arguments(folder, policy, chains, *overrides)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **({VARIABLE: failpoints} if failpoints else {})},
-    )
+    with joined():
+        return subprocess.Popen(
+            [*command, *arguments(folder, policy, chains, *overrides)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **({VARIABLE: failpoints} if failpoints else {})},
+        )
 
 
 def test_the_driver_is_killed_and_the_same_command_ends_the_run(
