@@ -35,7 +35,7 @@ def node_arguments() -> dict[str, Any]:
     """What a node of a `Cluster` is given, so that its workers come from the fork server."""
     os.environ[SOCKET] = _fork_server()
     # Tests wait for workers, so workers get as much of a busy core as tests do.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.update(RAY_worker_niceness="0")
     allow_slow_starts()
     return {"setup_worker_path": str(_SETUP_WORKER)}
 
