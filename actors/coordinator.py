@@ -136,6 +136,11 @@ class Coordinator:
         asked = self._ask("save", [(folder,)] * self._count)
         return lambda: self._answers(asked, self._timeouts.checkpoint)
 
+    def stop(self) -> None:
+        """End every shard."""
+        for member in self.members:
+            member.kill()
+
     def _ask_for_proposals(
         self, size: int, excluded: NDArray[np.int64], observation: Observation | None = None
     ) -> "_Asked":

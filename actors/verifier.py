@@ -121,6 +121,11 @@ class Verifiers:
         """Until these have loaded the reward function, or it is clear that they do not."""
         outcomes([self._starts[index] for index in indices], self._to_start)
 
+    def stop(self) -> None:
+        """End every verifier."""
+        for member in self.members:
+            member.kill()
+
     def scoring(self) -> "Scoring":
         """To score a batch with, group by group as they come."""
         self._batches += 1

@@ -9,7 +9,7 @@ below hold.
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -118,6 +118,11 @@ def assemble(
     """
     view.message("starting Ray, vLLM and DeepSpeed")
     joined = ends.enter_context(connect(config))
+
+    def at_the_end(stop: Callable[[], None]) -> None:
+        if joined:  # else Ray ends with the run, and everything in it
+            ends.callback(stop)
+
     checkpoints = Checkpoints(
         config,
         storage,
@@ -128,29 +133,36 @@ def assemble(
     )
     # After the claim, by which a driver that was there before lets go of what it has.
     placement = Placement.reserve(config, tell=view.message)
-    if joined:
-        ends.callback(placement.release)
+    at_the_end(placement.release)
     for line in placement.describe():
         view.message("  " + line)
     recoveries = Recoveries(view.message, log.event, config.recovery.restarts)
     quarantine = Quarantine(config.recovery.prompt_failures)
     transfer = _transfer(config.resources.rollout.gpus_per_engine)
+
+    def make_learner(epoch: int) -> Learner:
+        learner = Learner(config, inputs.model, transfer, epoch, placement.learner)
+        at_the_end(learner.kill)
+        return learner
+
+    coordinator = Coordinator(
+        config, storage, inputs.pool.ids, recoveries, placement.beliefs, inputs.clusters
+    )
+    at_the_end(coordinator.stop)
+    rollouts = Rollouts(config, inputs.model, transfer, recoveries, quarantine, placement.rollout)
+    at_the_end(rollouts.stop)
+    verifiers = Verifiers(config, recoveries, quarantine, placement.verifiers)
+    at_the_end(verifiers.stop)
     return Trainer(
         config,
         pool=inputs.pool,
         test=inputs.test,
         storage=storage,
         checkpoints=checkpoints,
-        coordinator=Coordinator(
-            config, storage, inputs.pool.ids, recoveries, placement.beliefs, inputs.clusters
-        ),
-        rollouts=Rollouts(
-            config, inputs.model, transfer, recoveries, quarantine, placement.rollout
-        ),
-        verifiers=Verifiers(config, recoveries, quarantine, placement.verifiers),
-        make_learner=lambda epoch: Learner(
-            config, inputs.model, transfer, epoch, placement.learner
-        ),
+        coordinator=coordinator,
+        rollouts=rollouts,
+        verifiers=verifiers,
+        make_learner=make_learner,
         quarantine=quarantine,
         recoveries=recoveries,
         log=log,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ def callers_actor(local_ray):
     assert ray.get(actor.add.remote()) == 1
     yield actor
     ray.kill(actor)
+
+
+def living() -> list[str]:
+    """Ids of the actors that are alive."""
+    actors = ray._private.state.actors()
+    return [id_ for id_, actor in actors.items() if actor["State"] != "DEAD"]
 
 
 @pytest.mark.parametrize("port", [closed_port, silent_port])
@@ -124,12 +131,10 @@ def test_a_run_within_a_program_that_uses_ray_leaves_it_as_it_was(
     assert run(tmp_path / "run", tiny_policy, chains, "loop.steps=1", "eval.every=0") == 0
     assert read_summary(tmp_path / "run")["steps"] == 1
     assert ray.get(callers_actor.add.remote(), timeout=60) == 2
-    for _ in range(600):  # Ray ends actors and frees what they had in its own time
-        alive = [a for a in ray._private.state.actors().values() if a["State"] != "DEAD"]
-        if len(alive) == 1 and ray.available_resources().get("CPU") == free:
-            return
-        ray.wait([callers_actor.add.remote()], timeout=10)
-    pytest.fail(f"still there: {alive}, {ray.available_resources()}")
+    while living() != [callers_actor._actor_id.hex()]:  # Ray takes its time
+        time.sleep(0.1)
+    while ray.available_resources().get("CPU") != free:
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
