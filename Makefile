@@ -11,16 +11,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TORCH_SOURCE := $(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(PIP_FIND_LINKS))),,--torch-backend cpu)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test test-fast check format install lock clean
+.PHONY: run test test-fast test-slow check format install lock clean
 
 run: $(INSTALLED)
 	$(BIN)/python -m pipelines.grpo_dps folder=runs/$(shell date +%Y%m%d-%H%M%S) $(ARGS)
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+# Exit code 5: ARGS chose none of these tests.
+test: test-fast test-slow
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 $(ARGS) || test $$? -eq 5
+
+# One after the other: each starts processes enough for two cores.
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow $(ARGS) || test $$? -eq 5
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

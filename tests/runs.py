@@ -1,5 +1,8 @@
 """Small real runs of the main job: how tests start them, and how they compare how they ended."""
 
+import os
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from pipelines.checkpoint import model_folder
 from pipelines.grpo_dps import main
 from pipelines.run_log import read_metrics
 from tests.faults.beliefs_run import beliefs_in
+from tests.warm.cluster import joined
 
 TWO_OF_EVERYTHING = (
     "resources.beliefs.shards=2",
@@ -38,7 +42,7 @@ def arguments(folder, policy, chains, *overrides):
         "rollout.group_size=4",
         "rollout.threads=1",
         "learner.threads=1",
-        "learner.lr=1e-3",
+        "learner.lr=1e-4",
         "probe.every=0",
         "checkpoint.every=2",
         *overrides,
@@ -46,8 +50,9 @@ def arguments(folder, policy, chains, *overrides):
 
 
 def run(folder, policy, chains, *overrides) -> int:
-    """The exit code."""
-    return main(arguments(folder, policy, chains, *overrides))
+    """The exit code of a run that joins the tests' Ray, unless RAY_ADDRESS names another."""
+    with nullcontext() if "RAY_ADDRESS" in os.environ else joined():
+        return main(arguments(folder, policy, chains, *overrides))
 
 
 def newest(folder):

@@ -43,13 +43,15 @@ def test_the_learner_solves_more_as_it_goes():
 
 
 @pytest.mark.slow
+@pytest.mark.starts_ray
 def test_the_benchmark_writes_its_numbers_and_its_figure(tmp_path):
     numbers, figure = tmp_path / "beliefs.json", tmp_path / "beliefs.svg"
-    options = ["--sizes", "2000", "--decays", "0.7", "--json", str(numbers)]
+    options = ["--sizes", "2000", "--decays", "0.7", "--shards", "2", "--json", str(numbers)]
     # 1: a target was missed, as it may be on a busy machine.
     assert beliefs.main([*options, "--figure", str(figure)]) in (0, 1)
     report = json.loads(numbers.read_text())
     assert [row["method"] for row in report["steps"]] == ["ours", "eager", "sweep", "loop"]
     assert all(row["milliseconds"] > 0 for row in report["steps"])
     assert report["idle_bytes"]["sampled"] <= 32
+    assert [row["shards"] for row in report["through_ray"]] == [2]
     assert "<svg" in figure.read_text()

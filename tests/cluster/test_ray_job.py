@@ -1,5 +1,6 @@
 """The main job by `ray job submit`, on a cluster that `ray start --head` made: log, stop, resume, exit codes."""
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 from actors.process import free_port
 from pipelines.run_log import read_metrics, read_summary
 from tests.runs import arguments, newest
+from tests.warm.cluster import node_arguments
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +30,8 @@ class Head:
 
     def __init__(self, folder: Path) -> None:
         self.dashboard = free_port()
+        worker = node_arguments()["setup_worker_path"]
+        self._runtime_environment = json.dumps({"py_executable": f"{sys.executable} {worker}"})
         # What a person would set on both sides.
         self.environment = {
             **os.environ,
@@ -63,7 +67,8 @@ class Head:
         """As `job`. Unless an option says otherwise it follows the job's log to its end."""
         entrypoint = [sys.executable, "-m", "pipelines.grpo_dps", *overrides]
         named = (f"--submission-id={name}", "--working-dir=.")
-        return self.job("submit", *named, *options, "--", *entrypoint)
+        warm = f"--runtime-env-json={self._runtime_environment}"
+        return self.job("submit", *named, warm, *options, "--", *entrypoint)
 
     def wait_for(self, name: str, pattern: str) -> None:
         """Until this is in a job's log."""

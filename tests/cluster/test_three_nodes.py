@@ -14,6 +14,7 @@ from dps_ray.prompts import PromptTable
 from pipelines.run_log import read_metrics
 from tests.faults.beliefs_run import beliefs_in
 from tests.runs import newest, run
+from tests.warm.cluster import node_arguments
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ def nodes() -> Iterator[dict[str, str]]:
     """The ids of the two that work, by what they are for."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     made = {
-        kind: cluster.add_node(num_cpus=4, resources={f"{kind}_node": 1})
+        kind: cluster.add_node(num_cpus=4, resources={f"{kind}_node": 1}, **node_arguments())
         for kind in ("rollout", "learner")
     }
     cluster.wait_for_nodes()

@@ -26,6 +26,7 @@ def random_steps(rng, prompts, steps):
         yield rows, states.astype(np.int8)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(PRIOR, DECAY, BELIEF, st.integers(0, 2**32))
 def test_the_store_equals_a_sweep_over_all_prompts(prior, decay, initial, seed):

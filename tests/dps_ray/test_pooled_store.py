@@ -31,6 +31,7 @@ def accuracies(make, seeds=6):
     return np.array([outcome.accuracy[-1] for outcome in outcomes])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observation", ["states", "counts"])
 def test_known_kinds_teach_more_than_uniform_and_random_ones_not_less_than_none(observation):
     def of(clusters):

@@ -136,6 +136,7 @@ def test_a_response_that_does_not_return_fails_and_those_after_it_are_scored(
     assert scores.tolist() == [3.0, 1.0]
 
 
+@pytest.mark.slow
 def test_processor_time_is_limited_for_each_response_and_not_for_all_together(start):
     sandbox = start(cpu_seconds=1, seconds=60)
     scores, _ = sandbox.score(PROMPT, ["burn:0.6"] * 4)
@@ -224,6 +225,7 @@ def assert_scores_before_and_after_a_kill(sandbox: Sandbox) -> None:
     assert sandbox.score(PROMPT, ["ab"])[0].tolist() == [2.0]
 
 
+@pytest.mark.slow
 def test_what_the_first_call_imports_counts_for_no_response_and_is_kept_after_a_kill(
     start, mine, tmp_path
 ):
@@ -246,6 +248,7 @@ def test_what_the_first_call_imports_counts_for_no_response_and_is_kept_after_a_
     assert (tmp_path / "large_library.log").read_text().split() == ["imported"] * 2
 
 
+@pytest.mark.slow
 def test_what_the_first_call_sets_up_counts_for_no_response(start, mine):
     sandbox = start(
         mine(

@@ -106,6 +106,7 @@ def test_every_reference_answer_equals_itself(name):
             assert compute_score("math", f"The answer is ${answer.strip('$')}$", answer) == RIGHT
 
 
+@pytest.mark.slow
 @needs_math
 def test_math_verify_too_finds_every_reference_answer_equal_to_itself():
     """So that references are understood, and not only compared as text."""
@@ -256,6 +257,7 @@ def test_other_tasks_and_texts_that_are_equal_import_and_start_nothing():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_threads_that_come_and_go_share_one_process():
     comparer = Comparer()
     found, children = [], set()
@@ -274,6 +276,7 @@ def test_threads_that_come_and_go_share_one_process():
     assert len(children) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded")
 def test_a_forked_process_has_one_of_its_own():
     assert right("2x", "x+x")
@@ -284,6 +287,7 @@ def test_a_forked_process_has_one_of_its_own():
     assert right("4x", "x+3x")
 
 
+@pytest.mark.slow
 def test_a_comparison_without_end_is_an_error_with_the_limits_and_the_next_is_made():
     comparer = Comparer(VerifierSettings(seconds=120, cpu_seconds=2))
     assert comparer.equal("x+x", "2x", False)
@@ -294,6 +298,7 @@ def test_a_comparison_without_end_is_an_error_with_the_limits_and_the_next_is_ma
     assert not comparer.equal("x+x", "3x", False)
 
 
+@pytest.mark.slow
 def test_in_a_sandbox_the_import_is_not_charged_to_a_response():
     sandbox = Sandbox(None, VerifierSettings(seconds=60, cpu_seconds=1), 60)
     prompt = Prompt(1, [], "math", r"\frac{1}{2}", {}, [])

@@ -162,7 +162,8 @@ def test_a_chat_template_that_writes_no_prompt_is_refused(refused, template, sai
     assert said in refused(f"model.chat_template={json.dumps(template)}")
 
 
-@pytest.mark.slow  # starts Ray
+@pytest.mark.slow
+@pytest.mark.starts_ray
 def test_a_gpu_that_is_not_there_is_an_error_and_no_hang(refused):
     said = refused("resources.rollout.gpus_per_engine=1", "resources.learner.gpus_per_rank=1")
     assert "asks for 2 GPUs" in said
@@ -240,9 +241,9 @@ def test_overlong_prompts_are_skipped_and_counted(tiny_policy, chains):
     from dps_ray.prompts import PromptTable
     from pipelines.pool import PromptPool, load_tokenizer
 
-    config = settings.load(None, ["data.max_prompt_length=10"])
+    config = settings.load(None, ["data.max_prompt_length=8"])
     tokenizer = load_tokenizer(str(tiny_policy), None)
     pool = PromptPool(PromptTable.open(Path(chains[0])), tokenizer, None, config, lambda *_: None)
     lengths = [len(r.tokens) for r in pool.requests(pool.prompts(pool.table.ids))]
-    assert 0 < pool.skipped == sum(length > 10 for length in lengths)
+    assert 0 < pool.skipped == sum(length > 8 for length in lengths)
     assert len(pool.ids) + pool.skipped == 120

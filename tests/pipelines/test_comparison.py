@@ -377,6 +377,7 @@ def test_the_table_measures_everyone_by_dynamic_samplings_accuracy(pretended):
     assert [line.share for line in table(behind, curves)] == [None, None]
 
 
+@pytest.mark.slow
 def test_the_report_is_one_page_that_needs_no_network_with_csv_and_figures(pretended, tmp_path):
     runs = [run for run, _ in pretended.values()]
     page = build(runs, {"recency-s0": "exit code 1: <no memory>"}, tmp_path, "do it").read_text()

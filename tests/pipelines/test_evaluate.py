@@ -57,7 +57,7 @@ def refused(tmp_path, tiny_policy, chains, capsys):
         pytest.param(
             "resources.rollout.gpus_per_engine=1",
             "asks for 1 GPUs (1 engines x 1), and Ray sees 0",
-            marks=pytest.mark.slow,  # starts Ray
+            marks=[pytest.mark.slow, pytest.mark.starts_ray],
         ),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from dps_ray.durable import ObservationLog
 from pipelines.run_log import read_metrics, read_summary
 from tests.runs import arguments, newest, run
+from tests.warm.cluster import joined
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,8 @@ def test_a_run_that_is_stopped_while_the_next_batch_is_rolled_out_keeps_the_step
 ):
     command = [sys.executable, "-m", "pipelines.grpo_dps"]
     overrides = arguments(tmp_path / "run", able_policy, chains, *AHEAD, "checkpoint.every=0")
-    job = subprocess.Popen([*command, *overrides], stdout=subprocess.PIPE, text=True)
+    with joined():
+        job = subprocess.Popen([*command, *overrides], stdout=subprocess.PIPE, text=True)
     for line in job.stdout:
         if line.startswith("step 2/4"):
             job.send_signal(signal.SIGTERM)
@@ -69,7 +71,7 @@ def test_a_run_that_is_stopped_while_the_next_batch_is_rolled_out_keeps_the_step
     _, manifest = newest(tmp_path / "run")
     assert 2 <= manifest.step <= 3
     assert steps_of(tmp_path / "run")[-1]["step"] == manifest.step
-    assert subprocess.run([*command, *overrides], check=False).returncode == 0
+    assert run(tmp_path / "run", able_policy, chains, *AHEAD, "checkpoint.every=0") == 0
     steps = steps_of(tmp_path / "run")
     assert [m["step"] for m in steps] == [1, 2, 3, 4]
     # The batch that was in flight is rolled out again, with the newest weights.

@@ -102,6 +102,7 @@ def shown(browser, run, width=1200):
     return browser.execute_script("return document.body.innerText")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_chart_is_drawn_without_a_console_error(browser, run, case):
     case(run)
@@ -112,11 +113,13 @@ def test_every_chart_is_drawn_without_a_console_error(browser, run, case):
     assert empty == []
 
 
+@pytest.mark.slow
 def test_the_page_fits_a_narrow_screen(browser, run):
     shown(browser, run, width=400)
     assert browser.execute_script("return document.documentElement.scrollWidth") == 400
 
 
+@pytest.mark.slow
 def test_a_complete_run_shows_every_part(browser, run):
     text = shown(browser, run)
     summary = read_summary(run)
@@ -146,6 +149,7 @@ def test_a_complete_run_shows_every_part(browser, run):
         assert title in text
 
 
+@pytest.mark.slow
 def test_what_a_policy_writes_is_text_and_never_runs(browser, run):
     steps = [sample["step"] for sample in read_samples(run)]
     hostile = dict.fromkeys(("data_source", "prompt", "response", "ground_truth"), ATTACK)
@@ -158,6 +162,7 @@ def test_what_a_policy_writes_is_text_and_never_runs(browser, run):
     assert browser.execute_script("return window.pwned") is None
 
 
+@pytest.mark.slow
 def test_the_page_fetches_nothing(browser, run):
     shown(browser, run)
     fetched = browser.execute_script(
@@ -166,12 +171,14 @@ def test_the_page_fetches_nothing(browser, run):
     assert [name for name in fetched if not name.startswith("data:")] == []
 
 
+@pytest.mark.slow
 def test_the_configuration_opens_on_demand(browser, run):
     assert (config := (run / "config.yaml").read_text().strip()) not in shown(browser, run)
     browser.execute_script("document.querySelector('details').open = true")
     assert config in browser.execute_script("return document.body.innerText")
 
 
+@pytest.mark.slow
 def test_a_run_without_predictions_says_so(browser, run):
     without_predictions(run)
     text = shown(browser, run)
@@ -180,6 +187,7 @@ def test_a_run_without_predictions_says_so(browser, run):
     assert "drawn uniformly" not in text
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_called_unfinished(browser, run):
     unfinished(run)
     text = shown(browser, run)
@@ -390,6 +398,7 @@ def test_the_command_refuses_a_folder_that_is_no_run_in_one_line(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_picture_of_the_whole_page(browser, run):
     image = run / "report.png"
     done = command(run, "--screenshot", image, "--width", 640)

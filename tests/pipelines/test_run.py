@@ -105,7 +105,7 @@ def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(
     arguments = TWO_OF_EVERYTHING
     assert run(finished, able_policy, chains, *arguments) == 0
     assert "is finished" in capsys.readouterr().out
-    assert run(finished, able_policy, chains, *arguments, "learner.lr=1e-4") == 2
+    assert run(finished, able_policy, chains, *arguments, "learner.lr=1e-3") == 2
     assert "learner.lr" in capsys.readouterr().err
     assert run(finished, able_policy, chains, *arguments, "resume=never") == 2
     assert "holds a run already" in capsys.readouterr().err
@@ -159,7 +159,7 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
         tested += 1
         right = 80 < tested <= 160
         return {"score": 2.0 + right, "acc": float(right)}
-    if len(ground_truth) > 30:
+    if len(ground_truth) > 20:
         raise ZeroDivisionError("on purpose")
     same = sum(a == b for a, b in zip(solution_str, ground_truth))
     return same / max(len(solution_str), len(ground_truth))
