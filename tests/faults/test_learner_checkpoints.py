@@ -1,7 +1,6 @@
 """A learner goes on from its checkpoint with any number of ranks, after any of them died, on a full disk."""
 
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -136,10 +135,9 @@ def test_a_learner_that_cannot_save_trains_on_and_one_that_lost_a_rank_is_restor
     assert (saved_model / "generation_config.json").read_bytes() == odd
 
     fail_at("learner.train.before", "die", step=3, rank=1)
-    began = time.monotonic()
+    # Noticed when it died, and not by timeouts.train, which is longer than this test may take.
     with pytest.raises(LearnerLostError, match=r"learner rank 1 died.*while it was to train"):
         learner.train(batch(seed=3), 3).result()
-    assert time.monotonic() - began < 20
     learner.kill()
 
     saved = manifest(stored, 2, 2, 2)

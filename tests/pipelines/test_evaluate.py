@@ -11,6 +11,7 @@ from dps_ray.accuracy import measures
 from pipelines import evaluate as program
 from pipelines import json_lines
 from pipelines.evaluate import main
+from tests.warm.cluster import joined
 
 
 @pytest.fixture
@@ -98,9 +99,16 @@ def test_help_lists_every_setting_and_print_config_shows_the_result(capsys):
     assert "- x=B.parquet" in capsys.readouterr().out
 
 
+@pytest.fixture
+def shared_ray():
+    """The tests' Ray, which a program joins."""
+    with joined():
+        yield
+
+
 @pytest.mark.slow
 def test_models_are_evaluated_on_test_sets_and_nothing_is_done_twice(
-    tmp_path, able_policy, finished, two_sets, capsys, monkeypatch
+    shared_ray, tmp_path, able_policy, finished, two_sets, capsys, monkeypatch
 ):
     """A start policy beside the newest checkpoint of a run that began with it."""
     arguments = [

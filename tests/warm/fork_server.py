@@ -21,12 +21,14 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 _LIBRARIES = (
+    "compressed_tensors.offload",
     "deepspeed",
     "pyarrow.fs",
     "pyarrow.parquet",
     "pydantic",
     "transformers.models.llama.modeling_llama",
     "vllm.distributed.weight_transfer.factory",
+    "vllm.entrypoints.llm",
     "vllm.model_executor.model_loader",
     "vllm.model_executor.models.llama",
     "vllm.v1.engine.llm_engine",
