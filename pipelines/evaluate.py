@@ -126,7 +126,7 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
 
 
 def _try_reward(trial: RewardTrial, parts: Iterable[tuple[Part, dict[int, Answered]]]) -> None:
-    """Try the reward function on each test set of which answers are missing.
+    """Try the reward function on each test set that still lacks answers.
 
     Raises:
         RewardError: it cannot work.

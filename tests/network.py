@@ -14,7 +14,7 @@ def silent_port() -> Iterator[int]:
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """A port of this machine where nothing listens, and nobody else will."""
+    """A port of this machine where nothing listens while this holds it."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]

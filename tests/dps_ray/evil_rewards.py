@@ -106,7 +106,7 @@ def fork_and_return_twice(_):
 
 
 def end_parent_and_hang(file):
-    """The process that has the function loaded, of which this one is a fork."""
+    """The process that has loaded the function; this one is a fork of it."""
     lock(file)
     os.kill(os.getppid(), signal.SIGKILL)
     hang(None)

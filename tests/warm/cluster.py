@@ -48,7 +48,7 @@ def _ray() -> Cluster:
             **node_arguments(),
             "num_cpus": _CPUS,
             "include_dashboard": False,
-            # Idle workers, of which there would be one for each CPU, cost more than they save.
+            # Ray would start one idle worker for each CPU, which costs more than it saves.
             "_system_config": {
                 **HEALTH_CHECKS,
                 "enable_worker_prestart": False,
