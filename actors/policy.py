@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from actors.images import NEVER, ImageInputs, Patches, load_image_inputs
 from actors.model_files import ModelFiles
+from actors.scoring import answer_with_scores
 from dps_ray.config import Config
-from dps_ray.objective import PaddedTensors, to_tensors
+from dps_ray.objective import PaddedTensors, TokenScores, to_tensors
 from dps_ray.trajectories import Images, Trajectories, pad, with_blank
 
 _ROOM = 2 * 2**30  # bytes of patches that a rank keeps while it trains on a batch
@@ -40,6 +41,7 @@ class Policy:
         self._path = path
         self._device = device
         self._dtype = getattr(torch, config.model.dtype)
+        self._temperature = config.rollout.temperature
         self._images = load_image_inputs(path, config.data.max_pixels)
         processors = [AutoTokenizer.from_pretrained(path)]
         if self._images is not None:
@@ -49,14 +51,18 @@ class Policy:
         """What a folder of the model holds besides its weights."""
 
     def load(self, freeze_vision_tower: bool = False) -> Any:
-        """The model with the weights of the folder."""
+        """The model with the weights of the folder, on the CPU; it answers `scores`."""
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-        if self._images is None:
-            return AutoModelForCausalLM.from_pretrained(self._path, dtype=self._dtype)
-        model = AutoModelForImageTextToText.from_pretrained(self._path, dtype=self._dtype)
-        if freeze_vision_tower:
+        kind = AutoModelForCausalLM if self._images is None else AutoModelForImageTextToText
+        model = kind.from_pretrained(self._path, dtype=self._dtype)
+        if freeze_vision_tower and self._images is not None:
             model.model.visual.requires_grad_(False)
+        if not answer_with_scores(model, self._images.never_sampled if self._images else ()):
+            print(
+                f"{type(model).__name__} changes its logits after the output head, so they are made for whole "
+                "sequences: learner.max_tokens_per_micro_batch bounds the memory they take"
+            )
         return model
 
     def inputs(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> Inputs:
@@ -78,18 +84,29 @@ class Policy:
             },
         )
 
-    def logits(self, model: Any, inputs: Inputs) -> torch.Tensor:
-        """(b, t, vocabulary) for a model that `load` gave, or its DeepSpeed engine."""
-        logits: torch.Tensor = model(
-            input_ids=inputs.tensors.tokens,
-            attention_mask=inputs.tensors.attention,
-            use_cache=False,
+    def scores(self, model: Any, inputs: Inputs, entropy_gradient: bool = False) -> TokenScores:
+        """Of every response token, (b, t - 1) and zero elsewhere, by a model that `load` gave, or its
+        DeepSpeed engine."""
+        tensors = inputs.tensors
+        response = tensors.response[:, 1:] > 0
+        scored = response.clone()
+        if not response.any():
+            scored[0, 0] = (
+                True  # the pass is a collective, and for its gradients something must be scored
+            )
+        found = model(
+            input_ids=tensors.tokens,
+            scored=scored,
+            temperature=self._temperature,
+            entropy_gradient=entropy_gradient,
             **inputs.images,
-        ).logits
-        if self._images is not None:
-            # As the engine samples. In place: nothing before needs them for its gradient.
-            logits[..., self._images.never_sampled] = NEVER
-        return logits
+        )
+        return TokenScores(
+            *(
+                torch.zeros(scored.shape, device=part.device).masked_scatter(scored, part)
+                for part in found
+            )
+        )
 
 
 class _Cut:

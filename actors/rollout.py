@@ -82,7 +82,7 @@ class Rollouts:
         self._worked: dict[int, list[tuple[float, float]]] = {}  # by index of the engine
         self._most_waiting = 0
         # Responses that an engine decodes at the same time.
-        self._slots = config.rollout.max_num_seqs
+        self._slots = config.rollout.max_num_seqs or _vllms_own_max_num_seqs(config)
         deadlines = Deadlines(
             start=config.resources.wait,
             update=config.timeouts.publish,
@@ -388,6 +388,11 @@ def _starter(
         ),
     )
     return lambda incarnation: options.remote(config, model, transfer, index, incarnation)
+
+
+def _vllms_own_max_num_seqs(config: Config) -> int:
+    """On cards of less than 70 GiB it is 256 too; an engine that is given more keeps it waiting itself."""
+    return 256 if config.resources.rollout.gpus_per_engine == 0 else 1024
 
 
 def _cpu_engine(kv_cache_gib: float) -> dict[str, str]:

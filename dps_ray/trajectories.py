@@ -40,6 +40,8 @@ class Trajectories(NamedTuple):
     # (sum of response lengths,) of the policy as it was before the first update of this batch, which is
     # what the clipped ratio is against; None: of the policy that sampled.
     proximal: NDArray[np.float32] | None = None
+    # (sum of response lengths,) of the reference policy; None: there is none.
+    reference: NDArray[np.float32] | None = None
     images: Images | None = None  # None: no prompt has any
 
     @property
@@ -49,13 +51,14 @@ class Trajectories(NamedTuple):
 
 
 class PaddedBatch(NamedTuple):
-    """A micro-batch, padded on the right to its longest sequence t; b sequences."""
+    """A micro-batch, padded on the right to its longest sequence t; b sequences. A model whose attention is causal
+    needs no mask for that: what comes after a token changes nothing of it."""
 
-    tokens: NDArray[np.int64]  # (b, t)
-    attention: NDArray[np.int64]  # (b, t), 1 on tokens, 0 on padding
+    tokens: NDArray[np.int64]  # (b, t), 0 on padding
     response: NDArray[np.float32]  # (b, t), 1 on response tokens
     logprobs: NDArray[np.float32]  # (b, t), 0 off the response
     proximal: NDArray[np.float32]  # (b, t), likewise
+    reference: NDArray[np.float32]  # (b, t), likewise; all 0 without a reference policy
     advantages: NDArray[np.float32]  # (b, 1)
 
 
@@ -108,36 +111,34 @@ def pad(trajectories: Trajectories, rows: NDArray[np.int64]) -> PaddedBatch:
     """The given trajectories as one padded batch. No rows give one sequence of two tokens that
     weigh nothing, for the ranks that must run a pass only because others do."""
     if len(rows) == 0:
-        blank = np.zeros((1, 2), dtype=np.int64)
         nothing = np.zeros((1, 2), dtype=np.float32)
-        return PaddedBatch(blank, np.ones_like(blank), nothing, nothing, nothing, nothing[:, :1])
+        blank = nothing.astype(np.int64)
+        return PaddedBatch(blank, nothing, nothing, nothing, nothing, nothing[:, :1])
     lengths = trajectories.lengths
     starts = np.concatenate([[0], np.cumsum(lengths)])
     response_starts = np.concatenate([[0], np.cumsum(trajectories.response_lengths)])
     shape = (len(rows), int(lengths[rows].max()))
     tokens = np.zeros(shape, dtype=np.int64)
-    attention = np.zeros(shape, dtype=np.int64)
-    response = np.zeros(shape, dtype=np.float32)
-    logprobs = np.zeros(shape, dtype=np.float32)
-    proximal = np.zeros(shape, dtype=np.float32)
-    of_proximal = trajectories.logprobs if trajectories.proximal is None else trajectories.proximal
+    response, logprobs, proximal, reference = np.zeros((4, *shape), dtype=np.float32)
+    values = [(logprobs, trajectories.logprobs), (proximal, trajectories.logprobs)]
+    if trajectories.proximal is not None:
+        values[1] = (proximal, trajectories.proximal)
+    if trajectories.reference is not None:
+        values.append((reference, trajectories.reference))
     for line, row in enumerate(rows):
         first, end = int(trajectories.prompt_lengths[row]), int(lengths[row])
         tokens[line, :end] = trajectories.tokens[starts[row] : starts[row + 1]]
-        attention[line, :end] = 1
         response[line, first:end] = 1
-        here = slice(response_starts[row], response_starts[row + 1])
-        logprobs[line, first:end] = trajectories.logprobs[here]
-        proximal[line, first:end] = of_proximal[here]
+        for padded, flat in values:
+            padded[line, first:end] = flat[response_starts[row] : response_starts[row + 1]]
     advantages = trajectories.advantages[rows, None]
-    return PaddedBatch(tokens, attention, response, logprobs, proximal, advantages)
+    return PaddedBatch(tokens, response, logprobs, proximal, reference, advantages)
 
 
 def with_blank(batch: PaddedBatch, token: int) -> PaddedBatch:
     """The batch and a sequence of this token alone, which weighs nothing."""
     blank = PaddedBatch(*map(_with_a_row_of_zeros, batch))
     blank.tokens[-1, 0] = token
-    blank.attention[-1, 0] = 1
     return blank
 
 

@@ -29,6 +29,7 @@ from dps_ray.health import Quarantine
 from pipelines.checkpoint import Checkpoints, check_data, model_folder, storage_of, to_resume
 from pipelines.command_line import exit_code, lasting, leave, parse
 from pipelines.config_files import file_of_run
+from pipelines.fit import check_fit
 from pipelines.inputs import Inputs, prepare
 from pipelines.loggers import check_installed, make_loggers
 from pipelines.preflight import check_folder, check_machine, check_storage
@@ -134,7 +135,7 @@ def assemble(
     # After the claim, by which a driver that was there before lets go of what it has.
     placement = Placement.reserve(config, tell=view.message)
     at_the_end(placement.release)
-    for line in placement.describe():
+    for line in (*placement.describe(), *check_fit(config, inputs.model, placement.learner(0))):
         view.message("  " + line)
     recoveries = Recoveries(view.message, log.event, config.recovery.restarts)
     quarantine = Quarantine(config.recovery.prompt_failures)

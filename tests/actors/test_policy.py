@@ -10,7 +10,6 @@ from actors.images import load_image_inputs
 from actors.policy import Policy
 from dps_ray import settings
 from dps_ray.errors import ModelError
-from dps_ray.objective import token_logprobs
 from dps_ray.trajectories import concatenate, pack_images
 from tests.squares import square
 
@@ -50,8 +49,7 @@ def logprobs(policy, model, trajectories, rows):
     """(rows, 6) of the responses."""
     inputs = policy.inputs(trajectories, np.array(rows))
     with torch.no_grad():
-        logits = policy.logits(model, inputs)
-    values = token_logprobs(logits[:, :-1], inputs.tensors.tokens[:, 1:])
+        values = policy.scores(model, inputs).logprobs
     return values[inputs.tensors.response[:, 1:] > 0].reshape(len(rows), 6).numpy()
 
 
@@ -93,19 +91,22 @@ def test_a_batch_without_images_still_passes_through_the_vision_tower(policy, tr
     model = policy.load()
     for rows in ([], [1, 3]):
         inputs = policy.inputs(trajectories, np.array(rows, dtype=np.int64))
-        logits = policy.logits(model, inputs)
-        loss = (logits[:, :-1].float().logsumexp(-1) * inputs.tensors.response[:, 1:]).sum()
-        loss.backward()
+        policy.scores(model, inputs).logprobs.sum().backward()
         gradients = [p.grad for p in model.model.visual.parameters()]
         assert all(g is not None and not g.any() for g in gradients)
 
 
 def test_no_response_has_a_token_that_stands_for_an_image(policy, model, trajectories):
-    logits = policy.logits(model, policy.inputs(trajectories, np.array([0, 1])))
     never = load_image_inputs(str(policy._path), None).never_sampled
-    chances = torch.softmax(logits.float(), -1)
-    assert not chances[..., never].any()
-    assert torch.isfinite(chances * torch.log_softmax(logits.float(), -1)).all()
+    inputs = policy.inputs(trajectories, np.array([0, 1]))
+    of_videos = inputs.tensors.tokens.clone()
+    of_videos[inputs.tensors.response > 0] = never[1]
+    inputs = inputs._replace(tensors=inputs.tensors._replace(tokens=of_videos))
+    with torch.no_grad():
+        scores = policy.scores(model, inputs)
+    response = inputs.tensors.response[:, 1:] > 0
+    assert (scores.logprobs[response].exp() == 0).all()
+    assert torch.isfinite(scores.entropy).all()
 
 
 def test_a_frozen_vision_tower_has_nothing_to_train(policy):

@@ -58,7 +58,6 @@ def test_padding_puts_prompt_response_and_logprobs_where_they_belong():
     )
     batch = pad(trajectories, np.array([1, 0]))
     assert batch.tokens.tolist() == [[6, 7, 0, 0, 0], [1, 2, 3, 4, 5]]
-    assert batch.attention.tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
     assert batch.response.tolist() == [[0, 1, 0, 0, 0], [0, 0, 1, 1, 1]]
     np.testing.assert_allclose(batch.logprobs, [[0, -0.4, 0, 0, 0], [0, 0, -0.1, -0.2, -0.3]])
     assert batch.advantages.tolist() == [[-1.0], [2.0]]
@@ -88,7 +87,6 @@ def test_a_blank_sequence_has_one_token_and_no_response():
     batch = pad(concatenate([(*tokens, np.zeros(3, np.float32), 1.0)]), np.array([0]))
     longer = with_blank(batch, token=42)
     assert longer.tokens.tolist() == [[5, 6, 7, 8, 9], [42, 0, 0, 0, 0]]
-    assert longer.attention[1].tolist() == [1, 0, 0, 0, 0]
     assert not longer.response[1].any()
     for before, after in zip(batch, longer, strict=True):
         assert before.dtype == after.dtype

@@ -1,0 +1,111 @@
+"""A language model that answers with the scores of response tokens in place of logits.
+
+    tokens ──> body ──> hidden states ──> those before a response token ──> output head, a chunk at a time ──> scores
+
+Logits of every position would need more memory than all else: 42 GB at the peak for 15,360 tokens and a vocabulary
+of 151,936. The logits of a chunk are made for its scores and dropped, and made again in the backward pass.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from actors.images import NEVER
+from dps_ray.memory import CHUNK
+from dps_ray.objective import TokenScores, score_tokens
+
+
+def answer_with_scores(model: Any, never_sampled: Sequence[int] = ()) -> bool:
+    """Have this model's forward pass give `TokenScores`; see `_forward` for what it takes.
+
+    Args:
+        model: of transformers, on the CPU.
+        never_sampled: token ids that have a probability of zero.
+
+    Returns:
+        Whether the head is all that comes after the body. Where a model changes the logits afterwards, as Gemma 2
+        and Cohere do, it makes its own for all positions, and only the scores come in chunks.
+    """
+    head = model.get_output_embeddings()
+    simple = _only_a_head_follows_the_body(model, head)
+    rows = max(1, CHUNK // model.config.get_text_config().vocab_size)
+    if simple:
+        # Called as a module, once a pass: under ZeRO-3 that is when its weights are gathered.
+        head.forward = partial(_in_chunks, head.forward, rows, never_sampled)
+        model.forward = partial(_forward, partial(_states, model), head)
+    else:
+        scores = partial(_in_chunks, lambda logits: logits, rows, never_sampled)
+        model.forward = partial(_forward, partial(_logits, model.forward), scores)
+    return simple
+
+
+def _forward(
+    states_of: Callable[..., Tensor],
+    head: Callable[..., TokenScores],
+    input_ids: Tensor,
+    scored: Tensor,
+    temperature: float,
+    entropy_gradient: bool,
+    **images: Tensor,
+) -> TokenScores:
+    """Scores of n tokens.
+
+    Args:
+        input_ids: (b, t), padded on the right. Attention is causal, so there is no mask: it would change nothing
+            of a token before the padding, and keep attention from its fastest kernels.
+        scored: (b, t - 1) bool: of which tokens, the first left out, there are n.
+        images: what a vision-language model takes besides.
+
+    Returns:
+        Each (n,) float32.
+    """
+    states = states_of(input_ids=input_ids, attention_mask=None, use_cache=False, **images)
+    return head(states[:, :-1][scored], input_ids[:, 1:][scored], temperature, entropy_gradient)
+
+
+def _states(model: Any, **inputs: Any) -> Tensor:
+    states: Tensor = model.base_model(**inputs).last_hidden_state
+    return states
+
+
+def _logits(forward: Callable[..., Any], **inputs: Any) -> Tensor:
+    logits: Tensor = forward(**inputs).logits
+    return logits
+
+
+def _in_chunks(
+    head: Callable[[Tensor], Tensor],
+    rows: int,
+    never_sampled: Sequence[int],
+    states: Tensor,
+    targets: Tensor,
+    temperature: float,
+    entropy_gradient: bool,
+) -> TokenScores:
+    """Scores of the targets (n,) that are predicted from the states (n, h), so many rows at a time."""
+
+    def scores(states: Tensor, targets: Tensor) -> TokenScores:
+        logits = head(states)
+        if never_sampled:
+            ids = torch.tensor(never_sampled, device=logits.device)
+            logits = logits.index_fill(-1, ids, NEVER)
+        return score_tokens(logits, targets, temperature, entropy_gradient)
+
+    if len(states) <= rows:  # little enough to keep
+        return scores(states, targets)
+    parts = [
+        checkpoint(scores, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(states.split(rows), targets.split(rows), strict=True)
+    ]
+    return TokenScores(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _only_a_head_follows_the_body(model: Any, head: Any) -> bool:
+    tokens = torch.arange(1, 5).unsqueeze(0)  # 0 may be padding, whose embedding is zero
+    with torch.no_grad():
+        logits = model(input_ids=tokens, use_cache=False).logits
+        return torch.equal(logits, head(_states(model, input_ids=tokens, use_cache=False)))

@@ -1,0 +1,142 @@
+"""How much memory a learner rank and a rollout engine take on a card, by arithmetic.
+
+An estimate, within about a tenth of what fake tensors measure for Qwen2.5 at 1.5B and 7B (docs/gpus.md has the table
+and the measurements). Everything is in bytes, for one card.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from dps_ray.config import Config
+from dps_ray.errors import ResourceError
+
+GB = 1e9
+CHUNK = 2**27
+"""Logits that are in memory at a time, whatever the vocabulary: 512 MiB in float32, of which a pass needs a few."""
+
+_PER_LOGIT = 14  # bytes that a chunk's forward and backward pass take for each of its logits
+_CONTEXT = int(1.5 * GB)  # CUDA's context, NCCL's buffers, kernels
+_BUCKETS = 2 * GB  # DeepSpeed reduces gradients through buffers of 5e8 elements
+_ENGINE_WORK = 3 * GB  # activations of a prefill, CUDA graphs, the sampler
+
+
+class ModelShape(NamedTuple):
+    """What decides how much memory a language model takes."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    kv_heads: int
+    head_dim: int
+
+
+class Room(NamedTuple):
+    """What one actor takes of a card, part by part, and how much of the card is its own."""
+
+    who: str  # "a learner rank"
+    parts: Mapping[str, float]
+    card: float
+    advice: str  # which settings make it smaller
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in self.parts.items() if size)
+        return f"{self.who} takes about {self.total / GB:.1f} of {self.card / GB:.1f} GB: {parts}"
+
+
+def learner_room(shape: ModelShape, config: Config, card: float) -> Room:
+    """Of a rank, at its fullest: in the backward pass of a micro-batch of as many tokens as there may be.
+
+    Args:
+        card: bytes of a whole card.
+    """
+    settings, ranks = config.learner, config.resources.learner.ranks
+    width = _width(config)
+    stage = settings.zero_stage
+    tokens = settings.max_tokens_per_micro_batch
+    shared_by = {name: ranks if stage >= least else 1 for name, least in _SHARED_FROM.items()}
+    parts = {
+        "weights": width * shape.parameters / shared_by["weights"],
+        "gradients": (4 if stage else width) * shape.parameters / shared_by["gradients"],
+        "optimizer": 12 * shape.parameters / shared_by["optimizer"],
+        "activations": _activations(shape, config, tokens, width),
+        "loss": _PER_LOGIT * min(CHUNK, tokens * shape.vocabulary)
+        + 2 * width * shape.vocabulary * shape.hidden,
+        "buffers": _CONTEXT + _BUCKETS,
+    }
+    if config.objective.kl_coef > 0:
+        # On the card by turns with activations and loss.
+        busy = parts["activations"] + parts["loss"]
+        parts["reference policy"] = max(0.0, width * shape.parameters - busy)
+    advice = []
+    if settings.gradient_checkpointing is False:
+        advice.append("learner.gradient_checkpointing=true")
+    longest = config.data.max_prompt_length + config.rollout.max_response_length
+    if tokens > longest:
+        advice.append(f"a smaller learner.max_tokens_per_micro_batch ({longest} is the least)")
+    if ranks > 1 and stage < 3:
+        advice.append("learner.zero_stage=3")
+    advice.append("more resources.learner.ranks")
+    own = config.resources.learner.gpus_per_rank * card
+    return Room("a learner rank", parts, own, ", ".join(advice))
+
+
+_SHARED_FROM = {"optimizer": 1, "gradients": 2, "weights": 3}
+"""From which ZeRO stage on the ranks share what."""
+
+
+def _activations(shape: ModelShape, config: Config, tokens: int, width: int) -> float:
+    """Without recomputation each layer keeps about 16 tensors of the hidden size and 4 of the intermediate size.
+    With it each keeps its input; and in one at a time the gradients of its MLP are the most that there is."""
+    if config.learner.gradient_checkpointing is False:
+        return shape.layers * (16 * shape.hidden + 4 * shape.intermediate) * tokens * width
+    one = 2 * shape.hidden + 4 * shape.intermediate
+    return (shape.layers * shape.hidden + one) * tokens * width
+
+
+def engine_room(shape: ModelShape, config: Config, card: float) -> Room:
+    """Of an engine, with a KV cache that holds a single sequence of the greatest length: the least that works."""
+    settings, pool = config.rollout, config.resources.rollout
+    cards = max(pool.gpus_per_engine, 1.0)
+    longest = config.data.max_prompt_length + settings.max_response_length
+    parts = {
+        "weights": _width(config) * shape.parameters / cards,
+        "work space": _ENGINE_WORK,
+        "KV cache of the longest sequence": kv_bytes(shape, config) * longest / cards,
+    }
+    own = settings.gpu_memory_utilization * min(pool.gpus_per_engine, 1.0) * card
+    advice = (
+        "a larger rollout.gpu_memory_utilization, more resources.rollout.gpus_per_engine, or a smaller "
+        "rollout.max_response_length"
+    )
+    return Room("a rollout engine", parts, own, advice)
+
+
+def kv_bytes(shape: ModelShape, config: Config) -> int:
+    """Bytes of the KV cache for one token."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * _width(config)
+
+
+def sequences_at_a_time(shape: ModelShape, config: Config, room: Room) -> int:
+    """How many sequences of the greatest length an engine's KV cache holds at a time."""
+    one = room.parts["KV cache of the longest sequence"]
+    return int((room.card - room.total + one) / one)
+
+
+def check(rooms: list[Room]) -> None:
+    """
+    Raises:
+        ResourceError: one takes more than it has.
+    """
+    for room in rooms:
+        if room.total > room.card:
+            raise ResourceError(f"{room}; what helps: {room.advice}")
+
+
+def _width(config: Config) -> int:
+    return 2 if config.model.dtype == "bfloat16" else 4

@@ -1,0 +1,80 @@
+"""Whether a learner rank and a rollout engine fit their cards, found out before either starts."""
+
+from typing import Any
+
+import ray
+
+from dps_ray.config import Config
+from dps_ray.errors import ResourceError
+from dps_ray.memory import (
+    ModelShape,
+    check,
+    engine_room,
+    kv_bytes,
+    learner_room,
+    sequences_at_a_time,
+)
+
+
+def check_fit(config: Config, model: str, place: dict[str, Any]) -> list[str]:
+    """What a learner rank and an engine take of a card, as lines for a person; none on CPUs, whose memory
+    the actors of a node share.
+
+    Args:
+        model: Hugging Face folder or name.
+        place: options of an actor with GPUs, on the node of which the card is looked at.
+
+    Raises:
+        ResourceError: one of them takes more than the card has.
+    """
+    if config.resources.learner.gpus_per_rank == 0:
+        return []
+    card = ray.get(
+        ray.remote(_card_memory).options(**place).remote(), timeout=config.resources.wait
+    )
+    shape = shape_of(model)
+    learner, engine = learner_room(shape, config, card), engine_room(shape, config, card)
+    check([learner, engine])
+    at_once = sequences_at_a_time(shape, config, engine)
+    return [
+        str(learner),
+        f"{engine}; room for {at_once} of the longest sequences at a time "
+        f"({kv_bytes(shape, config) / 1e3:.0f} kB a token)",
+    ]
+
+
+def shape_of(model: str) -> ModelShape:
+    """
+    Args:
+        model: Hugging Face folder or name, of a language model or one that is shown images.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(model)
+    text = config.get_text_config()
+    kind = AutoModelForCausalLM if text is config else AutoModelForImageTextToText
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in kind.from_config(config).parameters())
+    heads = text.num_attention_heads
+    return ModelShape(
+        parameters=parameters,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        vocabulary=text.vocab_size,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+    )
+
+
+def _card_memory() -> int:
+    """Bytes of this process's card."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ResourceError(
+            "Ray counts a GPU on this node, and torch cannot use one there: its driver is too old, or torch is "
+            "not built for it (docs/gpus.md says what is needed)"
+        )
+    return int(torch.cuda.get_device_properties(0).total_memory)
