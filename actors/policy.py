@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from actors.images import NEVER, ImageInputs, Patches, load_image_inputs
+from actors.images import ImageInputs, Patches, load_image_inputs
 from actors.model_files import ModelFiles
 from actors.scoring import answer_with_scores
 from dps_ray.config import Config
