@@ -1,17 +1,15 @@
 """Scores of response tokens in chunks: the same as from all logits at once, in a fraction of the memory."""
 
-import weakref
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from actors import scoring
 from actors.scoring import answer_with_scores
 from dps_ray.config import ObjectiveSettings
 from dps_ray.objective import PaddedTensors, TokenScores, grpo_loss_of, score_tokens
+from tests.allocated import Allocated
 
 VOCABULARY, TEMPERATURE = 97, 0.8
 LENGTHS, PROMPT = (11, 7, 5), 3  # of the sequences of a micro-batch; tokens of each prompt
@@ -129,7 +127,7 @@ def test_tokens_that_are_never_sampled_have_no_probability():
 def test_the_loss_fits_beside_a_model_with_a_vocabulary_of_151_936(sequences, tokens, gigabytes):
     """At the hidden size of 1.5B, in bfloat16; all of each sequence is response. With all logits: 42 and 90 GB."""
     vocabulary, hidden = 151_936, 1_536
-    with FakeTensorMode(), _Allocated() as allocated:
+    with FakeTensorMode(), Allocated() as allocated:
         states = torch.empty(sequences, tokens, hidden, dtype=torch.bfloat16, requires_grad=True)
         weight = torch.empty(vocabulary, hidden, dtype=torch.bfloat16, requires_grad=True)
         nothing = torch.zeros(sequences, tokens)
@@ -161,32 +159,3 @@ def test_the_loss_fits_beside_a_model_with_a_vocabulary_of_151_936(sequences, to
         )
         loss.backward()
     assert inputs < allocated.peak - inputs < gigabytes * 1e9
-
-
-class _Allocated(TorchDispatchMode):
-    """Bytes of the storages that live, as they are made by every operation within."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self._known = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
-        return result
-
-    def _count(self, storage):
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._freed, key, size)
-
-    def _freed(self, key, size):
-        self._known.discard(key)
-        self.now -= size

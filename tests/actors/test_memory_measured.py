@@ -1,0 +1,51 @@
+"""The arithmetic of `dps_ray/memory.py` against fake tensors of the real sizes."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from dps_ray.memory import learner_room
+from tests.allocated import Allocated
+from tests.dps_ray.test_memory import CARD, LARGE, SMALL, config
+
+SEQUENCES, TOKENS = 3, 5_120
+HEADS = {SMALL: 12, LARGE: 28}
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["1.5B", "7B"])
+def test_activations_are_what_a_forward_pass_keeps(shape, recompute):
+    expected = learner_room(
+        shape,
+        config(
+            f"learner.max_tokens_per_micro_batch={SEQUENCES * TOKENS}",
+            f"learner.gradient_checkpointing={recompute}",
+        ),
+        CARD,
+    ).parts["activations"]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = Qwen2ForCausalLM._from_config(qwen(shape), dtype=torch.bfloat16).train()
+        assert sum(p.numel() for p in model.parameters()) == shape.parameters
+        if recompute:
+            model.gradient_checkpointing_enable()
+        with Allocated() as allocated:
+            for parameter in model.parameters():
+                allocated.count(parameter.untyped_storage())
+            tokens = torch.zeros(SEQUENCES, TOKENS, dtype=torch.int64)
+            weights = allocated.now
+            states = model.model(input_ids=tokens, use_cache=False).last_hidden_state
+            assert states.requires_grad
+    assert allocated.peak - weights == pytest.approx(expected, rel=0.15)
+
+
+def qwen(shape):
+    return Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=HEADS[shape],
+        num_key_value_heads=shape.kv_heads,
+        tie_word_embeddings=shape is SMALL,
+    )

@@ -1,0 +1,77 @@
+"""What fits a card, by arithmetic: Qwen2.5's sizes on cards of 80 GB."""
+
+import pytest
+
+from dps_ray import settings
+from dps_ray.errors import ResourceError
+from dps_ray.memory import (
+    ModelShape,
+    check,
+    engine_room,
+    kv_bytes,
+    learner_room,
+    sequences_at_a_time,
+)
+from pipelines.config_files import CONFIGS
+
+CARD = 80e9
+SMALL = ModelShape(1_543_714_304, 28, 1_536, 8_960, 151_936, kv_heads=2, head_dim=128)  # 1.5B
+LARGE = ModelShape(7_615_616_512, 28, 3_584, 18_944, 152_064, kv_heads=4, head_dim=128)  # 7B
+
+
+def config(*overrides, file="math"):
+    return settings.load(CONFIGS / f"{file}.yaml", list(overrides))
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["1.5B", "7B"])
+def test_the_settings_for_math_fit_cards_of_80_gb(shape):
+    learner, engine = learner_room(shape, config(), CARD), engine_room(shape, config(), CARD)
+    check([learner, engine])
+    assert sequences_at_a_time(shape, config(), engine) >= 32
+
+
+def test_states_at_7b_are_those_of_the_stage():
+    """12 bytes of optimizer a parameter, 4 of gradient, 2 of weights, over 4 ranks from stages 1, 2 and 3 on."""
+    states = {}
+    for stage in (1, 2, 3):
+        parts = learner_room(LARGE, config(f"learner.zero_stage={stage}"), CARD).parts
+        states[stage] = (
+            sum(parts[name] for name in ("weights", "gradients", "optimizer")) / 7.615616512e9
+        )
+    assert states == pytest.approx({1: 2 + 4 + 3, 2: 2 + 1 + 3, 3: 0.5 + 1 + 3})
+
+
+def test_a_token_of_the_kv_cache_is_two_vectors_a_layer_and_head():
+    assert kv_bytes(SMALL, config()) == 2 * 28 * 2 * 128 * 2
+
+
+def test_without_recomputation_it_is_said_what_to_set():
+    room = learner_room(LARGE, config("learner.gradient_checkpointing=false"), CARD)
+    with pytest.raises(
+        ResourceError, match=r"takes about .* of 80\.0 GB.*gradient_checkpointing=true"
+    ):
+        check([room])
+
+
+def test_what_is_proposed_is_not_what_is_set_already():
+    alone = ["resources.learner.ranks=1", "learner.max_tokens_per_micro_batch=9216"]
+    room = learner_room(LARGE, config(*alone), CARD)
+    assert room.total > CARD
+    assert room.advice == "more resources.learner.ranks"
+
+
+def test_an_engine_whose_cache_cannot_hold_one_sequence_is_refused():
+    room = engine_room(LARGE, config("rollout.gpu_memory_utilization=0.2"), CARD)
+    with pytest.raises(ResourceError, match=r"a rollout engine takes .*gpu_memory_utilization"):
+        check([room])
+
+
+def test_a_shared_card_is_shared():
+    shared = config(
+        "resources.rollout.engines=1",
+        "resources.learner.ranks=1",
+        "resources.rollout.gpus_per_engine=0.5",
+        "resources.learner.gpus_per_rank=0.4",
+    )
+    assert learner_room(SMALL, shared, CARD).card == pytest.approx(0.4 * CARD)
+    assert engine_room(SMALL, shared, CARD).card == pytest.approx(0.85 * 0.5 * CARD)
