@@ -12,13 +12,13 @@ RUN apt-get update \
 
 # Into the system's Python: KubeRay and `ray up` use login shells, which know no other PATH.
 WORKDIR /opt/dps_ray
+# The user of this image may not write beside the packages, so each start would compile them anew.
+ENV UV_COMPILE_BYTECODE=1
 COPY pyproject.toml README.md ./
 COPY requirements requirements
 RUN pip install --no-cache-dir "uv==0.9.30" \
- && if [ "$BUILD" = cpu ]; \
-    then uv pip install --system --no-cache --no-deps --torch-backend cpu --requirement requirements/cpu.txt; \
-    else uv pip install --system --no-cache --requirement pyproject.toml --extra "$BUILD"; \
-    fi
+ && if [ "$BUILD" = cpu ]; then torch="--torch-backend cpu"; fi \
+ && uv pip install --system --no-cache --no-deps $torch --requirement "requirements/$BUILD.txt"
 COPY dps_ray dps_ray
 COPY actors actors
 COPY cluster cluster

