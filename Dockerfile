@@ -12,6 +12,8 @@ RUN apt-get update \
 
 # Into the system's Python: KubeRay and `ray up` use login shells, which know no other PATH.
 WORKDIR /opt/dps_ray
+# The user of this image may not write beside the packages, so each start would compile them anew.
+ENV UV_COMPILE_BYTECODE=1
 COPY pyproject.toml README.md ./
 COPY requirements requirements
 RUN pip install --no-cache-dir "uv==0.9.30" \
