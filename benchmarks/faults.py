@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -350,7 +351,8 @@ class Run:
         self._process.wait()
         _, left = psutil.wait_procs(actors, timeout=HANG)
         for process in psutil.wait_procs(below, timeout=0)[1]:
-            process.kill()  # Ray's own agents look for their parent only now and then
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                process.kill()  # Ray's own agents look for their parent only now and then
         if left:
             raise EngineError(
                 f"these were alive {HANG:.0f} s after their driver was killed: {left}"

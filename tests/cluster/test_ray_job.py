@@ -38,6 +38,8 @@ class Head:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "a-token-for-this-test-alone-0123456789",
             "RAY_ADDRESS": f"http://127.0.0.1:{self.dashboard}",
+            # Three seconds otherwise, after which a job that is told to stop is killed.
+            "RAY_JOB_STOP_WAIT_TIME_S": f"{DEADLINE:.0f}",
         }
         command = [
             *(RAY, "start", "--head", "--block", "--num-cpus=4", f"--port={free_port()}"),

@@ -9,6 +9,7 @@ Ray reads its job and node from the environment while it is imported, so it is i
 project's own code is not imported here: each worker imports it for itself, from where its job says.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -42,6 +43,7 @@ def main(path: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     _import_all_but_ray()
+    _keep_shared()
     listener.listen(64)
     print("ready", flush=True)
     # The kernel reaps workers that have ended.
@@ -81,6 +83,7 @@ def _started(environment: dict[str, str], not_its_own: list[socket.socket]) -> s
     os.environ.update(environment)
     import ray  # noqa: F401
 
+    _keep_shared()
     while True:
         message, files, _, _ = socket.recv_fds(theirs, 1 << 20, 4)
         if not message:
@@ -111,6 +114,12 @@ def _become(work: dict[str, Any], files: list[int]) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _keep_shared() -> None:
+    """The garbage collector would write into every object, and so each worker would get a copy of all memory."""
+    gc.collect()
+    gc.freeze()
 
 
 def _import_all_but_ray() -> None:
