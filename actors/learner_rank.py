@@ -11,6 +11,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors import card
 from actors.process import free_port, log_to
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage, Stored, checkpoint_folder
@@ -104,6 +105,7 @@ class LearnerRank:
         self._device = torch.device("cuda", 0) if self._on_gpu else torch.device("cpu")
         if not self._on_gpu:
             _leave_out_the_shared_memory_extension()
+        card.bound_memory(self._config)
         deepspeed.init_distributed(dist_backend="nccl" if self._on_gpu else "gloo")
         settings = self._config.learner
         convert = manifest is not None and learner_files.needs_conversion(
@@ -184,6 +186,7 @@ class LearnerRank:
                         "minibatches out"
                     )
         self._version = step
+        card.give_back_memory(self._config)
         failpoint("learner.train.after", step=step, rank=self._rank)
         return Trained(totals.reduced(self._learning_rate()), began, time.time())
 

@@ -11,6 +11,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.card import kv_cache_bytes
 from actors.images import NEVER, load_image_inputs
 from actors.process import log_to
 from actors.rollout_images import engine_arguments, engine_input
@@ -73,6 +74,7 @@ class RolloutEngine:
             distributed_executor_backend="mp" if gpus > 1 else None,
             gpu_memory_utilization=config.rollout.gpu_memory_utilization
             * (gpus if 0 < gpus < 1 else 1.0),
+            kv_cache_memory_bytes=kv_cache_bytes(config, model),
             # Compiling pays on GPUs; on a CPU it costs ten seconds and gains nothing.
             enforce_eager=config.rollout.enforce_eager or gpus == 0,
             max_model_len=config.data.max_prompt_length + config.rollout.max_response_length,

@@ -4,7 +4,7 @@
 
     learner    one group, a bundle a rank, packed on as few nodes as possible
     rollout    a group an engine, whose GPUs are all on one node
-    both       one bundle, when an engine and a rank share a card by fractions
+    both       one group, a bundle a card, when an engine and a rank share each card by fractions
     beliefs, verifiers    no group: they reserve no CPU, and are spread over the nodes
 
 A group whose node dies moves to another node that has room, and with it the actor that is made next.
@@ -99,9 +99,10 @@ def plan(config: Config, training: bool = True) -> Plan:
     of_engines: tuple[Seat, ...]
     if 0 < rollout.gpus_per_engine < 1:
         # Only within one bundle are two fractions certain to be of the same card.
-        both = Bundle("rollout engine 0 with learner rank 0", _sum([engine, rank]))
-        groups = (Group("STRICT_PACK", (both,)),)
-        of_ranks = of_engines = (Seat(0, 0),)
+        pair = _sum([engine, rank])
+        names = (f"rollout engine {i} with learner rank {i}" for i in range(rollout.engines))
+        groups = (Group("PACK", tuple(Bundle(name, pair) for name in names)),)
+        of_ranks = of_engines = tuple(Seat(0, i) for i in range(rollout.engines))
     else:
         of_learner = (Group("PACK", ranks),) if ranks else ()
         groups = (*of_learner, *(Group("STRICT_PACK", (one,)) for one in engines))

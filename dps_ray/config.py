@@ -306,8 +306,8 @@ class RolloutPool(Settings):
     engines: Count = 1
     """vLLM engines, an actor each."""
     gpus_per_engine: Annotated[float, Field(ge=0.0)] = 0.0
-    """GPUs of an engine (tensor parallel size); 0 runs it on the CPU. A fraction, such as 0.5, shares
-    the card with the learner."""
+    """GPUs of an engine (tensor parallel size); 0 runs it on the CPU. A fraction, such as 0.5, shares each card
+    with a learner rank."""
     cpus: Annotated[float, Field(ge=0.0)] = 1.0
     """CPUs reserved for an engine."""
     custom: dict[str, float] = {}
@@ -318,7 +318,7 @@ class LearnerPool(Settings):
     ranks: Count = 1
     """DeepSpeed ranks, an actor each."""
     gpus_per_rank: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """1 trains on GPUs, 0 on the CPU. A fraction, such as 0.4, shares the card with the engine."""
+    """1 trains on GPUs, 0 on the CPU. A fraction, such as 0.4, shares each card with an engine."""
     cpus: Annotated[float, Field(ge=0.0)] = 1.0
     """CPUs reserved for a rank."""
     custom: dict[str, float] = {}
@@ -501,16 +501,21 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
-    def _gpus_are_whole_or_one_is_shared(self) -> "Config":
+    def _gpus_are_whole_or_shared_in_pairs(self) -> "Config":
         rollout, learner = self.resources.rollout, self.resources.learner
         engine, rank = rollout.gpus_per_engine, learner.gpus_per_rank
         if engine.is_integer() and rank.is_integer():
             return self
         fit = 0 < engine < 1 and 0 < rank < 1 and engine + rank < 1 + 1e-6
-        if not fit or rollout.engines > 1 or learner.ranks > 1:
+        if not fit or rollout.engines != learner.ranks:
             raise ValueError(
                 f"resources.rollout.gpus_per_engine={engine:g} and resources.learner.gpus_per_rank={rank:g}: "
-                "fractions are for one engine and one rank on the same card, such as 0.5 and 0.4 with "
-                "engines=1 and ranks=1; write whole numbers otherwise"
+                "fractions are for as many engines as ranks, one of each on every card, such as 0.5 and 0.4 "
+                "with engines=1 and ranks=1; write whole numbers otherwise"
+            )
+        if engine + rank <= 0.5:
+            raise ValueError(
+                f"resources.rollout.gpus_per_engine={engine:g} and resources.learner.gpus_per_rank={rank:g}: "
+                "together they are to take more than half of a card, or Ray may put two pairs on the same one"
             )
         return self

@@ -122,10 +122,16 @@ def kv_bytes(shape: ModelShape, config: Config) -> int:
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * _width(config)
 
 
-def sequences_at_a_time(shape: ModelShape, config: Config, room: Room) -> int:
+def kv_cache_room(shape: ModelShape, config: Config, card: float) -> float:
+    """Bytes that an engine has for its KV cache."""
+    room = engine_room(shape, config, card)
+    return room.card - room.total + room.parts["KV cache of the longest sequence"]
+
+
+def sequences_at_a_time(shape: ModelShape, config: Config, card: float) -> int:
     """How many sequences of the greatest length an engine's KV cache holds at a time."""
-    one = room.parts["KV cache of the longest sequence"]
-    return int((room.card - room.total + one) / one)
+    one = engine_room(shape, config, card).parts["KV cache of the longest sequence"]
+    return int(kv_cache_room(shape, config, card) / one)
 
 
 def check(rooms: list[Room]) -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import ray
 
+from actors.card import memory_of_card, shape_of
 from dps_ray.config import Config
 from dps_ray.errors import ResourceError
 from dps_ray.memory import (
-    ModelShape,
     check,
     engine_room,
     kv_bytes,
@@ -30,12 +30,12 @@ def check_fit(config: Config, model: str, place: dict[str, Any]) -> list[str]:
     if config.resources.learner.gpus_per_rank == 0:
         return []
     card = ray.get(
-        ray.remote(_card_memory).options(**place).remote(), timeout=config.resources.wait
+        ray.remote(_memory_of_card).options(**place).remote(), timeout=config.resources.wait
     )
     shape = shape_of(model)
     learner, engine = learner_room(shape, config, card), engine_room(shape, config, card)
     check([learner, engine])
-    at_once = sequences_at_a_time(shape, config, engine)
+    at_once = sequences_at_a_time(shape, config, card)
     return [
         str(learner),
         f"{engine}; room for {at_once} of the longest sequences at a time "
@@ -43,33 +43,7 @@ def check_fit(config: Config, model: str, place: dict[str, Any]) -> list[str]:
     ]
 
 
-def shape_of(model: str) -> ModelShape:
-    """
-    Args:
-        model: Hugging Face folder or name, of a language model or one that is shown images.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    config = AutoConfig.from_pretrained(model)
-    text = config.get_text_config()
-    kind = AutoModelForCausalLM if text is config else AutoModelForImageTextToText
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in kind.from_config(config).parameters())
-    heads = text.num_attention_heads
-    return ModelShape(
-        parameters=parameters,
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
-        vocabulary=text.vocab_size,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-    )
-
-
-def _card_memory() -> int:
-    """Bytes of this process's card."""
+def _memory_of_card() -> int:
     import torch
 
     if not torch.cuda.is_available():
@@ -77,4 +51,4 @@ def _card_memory() -> int:
             "Ray counts a GPU on this node, and torch cannot use one there: its driver is too old, or torch is "
             "not built for it (docs/gpus.md says what is needed)"
         )
-    return int(torch.cuda.get_device_properties(0).total_memory)
+    return memory_of_card()

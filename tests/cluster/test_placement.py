@@ -65,10 +65,17 @@ def test_shards_and_verifiers_reserve_nothing_but_what_names_their_nodes():
 def test_an_engine_and_a_rank_that_share_a_card_share_a_bundle():
     asked = plan(load(*SHARED, "resources.learner.custom={card: 0.01}"))
     both = Bundle("rollout engine 0 with learner rank 0", {"GPU": 0.9, "CPU": 2, "card": 0.01})
-    assert asked.groups == (Group("STRICT_PACK", (both,)),)
+    assert asked.groups == (Group("PACK", (both,)),)
     assert asked.learner.seats == asked.rollout.seats == (Seat(0, 0),)
     placement = Placement(asked)
     assert (placement.rollout(0)["num_gpus"], placement.learner(0)["num_gpus"]) == (0.5, 0.4)
+
+
+def test_several_cards_are_shared_in_pairs():
+    asked = plan(load(*SHARED, "resources.learner.ranks=2", "resources.rollout.engines=2"))
+    [group] = asked.groups
+    assert [bundle.asks["GPU"] for bundle in group.bundles] == [0.9, 0.9]
+    assert asked.learner.seats == asked.rollout.seats == (Seat(0, 0), Seat(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -81,9 +88,15 @@ def test_an_engine_and_a_rank_that_share_a_card_share_a_bundle():
         (*SHARED, "resources.learner.ranks=2"),
     ],
 )
-def test_fractions_are_refused_but_for_one_engine_and_one_rank_on_a_card(overrides):
-    with pytest.raises(ConfigError, match="fractions are for one engine and one rank"):
+def test_fractions_are_refused_but_for_an_engine_and_a_rank_on_each_card(overrides):
+    with pytest.raises(ConfigError, match="fractions are for as many engines as ranks"):
         load(*overrides)
+
+
+def test_fractions_that_leave_room_for_another_pair_are_refused():
+    halves = ("resources.rollout.gpus_per_engine=0.3", "resources.learner.gpus_per_rank=0.2")
+    with pytest.raises(ConfigError, match="two pairs on the same one"):
+        load(*halves)
 
 
 def test_bundles_fill_up_nodes_and_the_first_without_room_is_found():
@@ -187,11 +200,18 @@ def test_what_has_no_place_is_named_in_time_and_the_rest_given_back(reserve, ove
 
 
 @pytest.mark.slow
-def test_an_engine_and_a_rank_with_fractions_are_given_the_same_card(reserve):
-    placement = reserve(*SHARED)
-    engine, rank = places(started(placement.rollout(0), placement.learner(0)))
-    assert engine == rank
-    assert len(engine[1]) == 1
+def test_engines_and_ranks_with_fractions_are_given_the_same_card_in_pairs(reserve):
+    placement = reserve(*SHARED, "resources.learner.ranks=2", "resources.rollout.engines=2")
+    options = [
+        placement.rollout(0),
+        placement.rollout(1),
+        placement.learner(0),
+        placement.learner(1),
+    ]
+    *engines, rank_0, rank_1 = places(started(*options))
+    assert engines == [rank_0, rank_1]
+    assert [len(gpus) for _, gpus in engines] == [1, 1]
+    assert engines[0] != engines[1]
 
 
 @pytest.mark.slow

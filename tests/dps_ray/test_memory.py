@@ -9,6 +9,7 @@ from dps_ray.memory import (
     check,
     engine_room,
     kv_bytes,
+    kv_cache_room,
     learner_room,
     sequences_at_a_time,
 )
@@ -27,7 +28,7 @@ def config(*overrides, file="math"):
 def test_the_settings_for_math_fit_cards_of_80_gb(shape):
     learner, engine = learner_room(shape, config(), CARD), engine_room(shape, config(), CARD)
     check([learner, engine])
-    assert sequences_at_a_time(shape, config(), engine) >= 32
+    assert sequences_at_a_time(shape, config(), CARD) >= 32
 
 
 def test_states_at_7b_are_those_of_the_stage():
@@ -74,4 +75,10 @@ def test_a_shared_card_is_shared():
         "resources.learner.gpus_per_rank=0.4",
     )
     assert learner_room(SMALL, shared, CARD).card == pytest.approx(0.4 * CARD)
-    assert engine_room(SMALL, shared, CARD).card == pytest.approx(0.85 * 0.5 * CARD)
+    engine = engine_room(SMALL, shared, CARD)
+    assert engine.card == pytest.approx(0.85 * 0.5 * CARD)
+    # What is left beside weights and work space.
+    cache = kv_cache_room(SMALL, shared, CARD)
+    assert cache == pytest.approx(
+        engine.card - engine.parts["weights"] - engine.parts["work space"]
+    )

@@ -1,0 +1,70 @@
+"""A GPU that an engine shares with a learner rank: who has how much of its memory.
+
+The engine is told how large its KV cache is, by arithmetic. vLLM would find that out by measuring, and take what the
+learner allocates meanwhile for its own. The rank may take no more than its share, and gives back what it does not
+need after each batch, so that an engine that is started again finds room.
+"""
+
+from typing import Any
+
+from dps_ray.config import Config
+from dps_ray.memory import ModelShape, kv_cache_room
+
+
+def is_shared(config: Config) -> bool:
+    return 0 < config.resources.rollout.gpus_per_engine < 1
+
+
+def memory_of_card() -> int:
+    """Bytes of this process's card."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def kv_cache_bytes(config: Config, model: str) -> int | None:
+    """Of an engine that shares its card; None where vLLM is to measure."""
+    if not is_shared(config):
+        return None
+    return int(kv_cache_room(shape_of(model), config, memory_of_card()))
+
+
+def bound_memory(config: Config) -> None:
+    """Keep this learner rank within its share of a card that it shares."""
+    if is_shared(config):
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(config.resources.learner.gpus_per_rank)
+
+
+def give_back_memory(config: Config) -> None:
+    """Let go of what PyTorch keeps for later, on a card that is shared."""
+    if is_shared(config):
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def shape_of(model: str) -> ModelShape:
+    """
+    Args:
+        model: Hugging Face folder or name, of a language model or one that is shown images.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(model)
+    text: Any = config.get_text_config()
+    kind: Any = AutoModelForCausalLM if text is config else AutoModelForImageTextToText
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in kind.from_config(config).parameters())
+    heads = text.num_attention_heads
+    return ModelShape(
+        parameters=parameters,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        vocabulary=text.vocab_size,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+    )
