@@ -35,10 +35,10 @@ def answer_with_scores(model: Any, never_sampled: Sequence[int] = ()) -> bool:
     rows = max(1, CHUNK // model.config.get_text_config().vocab_size)
     if simple:
         # Called as a module, once a pass: under ZeRO-3 that is when its weights are gathered.
-        head.forward = partial(_in_chunks, head.forward, rows, never_sampled)
+        head.forward = partial(scores_in_chunks, head.forward, rows, never_sampled)
         model.forward = partial(_forward, partial(_states, model), head)
     else:
-        scores = partial(_in_chunks, lambda logits: logits, rows, never_sampled)
+        scores = partial(scores_in_chunks, lambda logits: logits, rows, never_sampled)
         model.forward = partial(_forward, partial(_logits, model.forward), scores)
     return simple
 
@@ -77,7 +77,7 @@ def _logits(forward: Callable[..., Any], **inputs: Any) -> Tensor:
     return logits
 
 
-def _in_chunks(
+def scores_in_chunks(
     head: Callable[[Tensor], Tensor],
     rows: int,
     never_sampled: Sequence[int],

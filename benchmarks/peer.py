@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -101,9 +101,18 @@ def _ours(config: Config) -> Measured:
 
 def _trl(config: Config, python: Path) -> Measured:
     """Runs `peer_trl.py` under the other Python. What it is told is all that it knows of this project."""
+    task = task_for_trl(config, ensure_start_policy(builtin.cache(), seed=0))
+    script = Path(__file__).with_name("peer_trl.py")
+    said = _finish([str(python), str(script), json.dumps(task)])
+    found = json.loads(said.strip().splitlines()[-1])
+    return _measured(found["seconds"], found["tokens"])
+
+
+def task_for_trl(config: Config, model: Path) -> dict[str, Any]:
+    """What `peer_trl.py` is to do, on the prompts of the built-in task."""
     train, _ = builtin.ensure_arithmetic(builtin.cache())
-    task = {
-        "model": str(ensure_start_policy(builtin.cache(), seed=0)),
+    return {
+        "model": str(model),
         "prompts": str(train),
         "steps": config.loop.steps,
         "batch_size": config.loop.batch_size,
@@ -117,11 +126,8 @@ def _trl(config: Config, python: Path) -> Measured:
         "clip_low": config.objective.clip_low,
         "clip_high": config.objective.clip_high,
         "folder": str(config.folder / "trl"),
+        "on_gpu": False,
     }
-    script = Path(__file__).with_name("peer_trl.py")
-    said = _finish([str(python), str(script), json.dumps(task)])
-    found = json.loads(said.strip().splitlines()[-1])
-    return _measured(found["seconds"], found["tokens"])
 
 
 def _finish(command: Sequence[str]) -> str:

@@ -40,6 +40,12 @@ class Clock(TrainerCallback):
             tokens.append(0)
 
 
+# On a GPU TRL generates with vLLM in its own process, on half of the card as the engine here.
+on_gpu = {"bf16": True, "gradient_checkpointing": True, "use_vllm": True, "vllm_mode": "colocate"}
+on_gpu |= {"vllm_gpu_memory_utilization": 0.425}
+on_cpu = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+device: dict[str, Any] = on_gpu if task["on_gpu"] else on_cpu
+dtype = torch.bfloat16 if task["on_gpu"] else torch.float32
 responses = task["batch_size"] * task["group_size"]
 data = load_dataset("parquet", data_files=task["prompts"], split="train")
 data = data.map(
@@ -47,15 +53,14 @@ data = data.map(
     remove_columns=[name for name in data.column_names if name != "prompt"],
 )
 trainer = GRPOTrainer(
-    model=AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32),
+    model=AutoModelForCausalLM.from_pretrained(task["model"], dtype=dtype),
     processing_class=AutoTokenizer.from_pretrained(task["model"]),
     reward_funcs=reward,
     train_dataset=data,
     callbacks=[Clock()],
     args=GRPOConfig(
         output_dir=task["folder"],
-        use_cpu=True,
-        bf16=False,
+        **device,
         max_steps=task["steps"] * task["minibatches"],
         per_device_train_batch_size=responses // task["minibatches"],
         steps_per_generation=task["minibatches"],
@@ -71,7 +76,6 @@ trainer = GRPOTrainer(
         epsilon_high=task["clip_high"],
         beta=0.0,
         loss_type="dapo",
-        gradient_checkpointing=False,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,

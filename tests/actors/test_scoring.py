@@ -139,7 +139,7 @@ def test_the_loss_fits_beside_a_model_with_a_vocabulary_of_151_936(sequences, to
         )
         inputs = allocated.now
         rows = scoring.CHUNK // vocabulary
-        scores = scoring._in_chunks(
+        scores = scoring.scores_in_chunks(
             lambda states: states @ weight.T,
             rows,
             (),
