@@ -117,13 +117,21 @@ class BeliefShard:
 
     def save(self, at: Moment, folder: str) -> Stored:
         """Write `folder/beliefs-00003-of-00016.arrow`. Called again, it finds the file and says the same:
-        equal states are equal bytes."""
-        self._be_at(at)
+        equal states are equal bytes.
+
+        The moment may be one that the shard has left: a successor is asked for the file of a checkpoint that
+        was begun before it, and one step ahead it has taken in the next batch by then.
+        """
+        if at.epoch == self._epoch and at.step < self._step:
+            selector = self._led_to(at)
+        else:
+            self._be_at(at)
+            selector = self._selector
         failpoint("shard.save", step=at.step, shard=self._index)
         path = f"{folder}/{shard_file(self._index, self._count)}"
         if self._storage.exists(path):
             return self._storage.measured(path)
-        return write_snapshot(self._storage, path, self._selector.snapshot())
+        return write_snapshot(self._storage, path, selector.snapshot())
 
     def _be_at(self, at: Moment, observation: Observation | None = None) -> None:
         if at.epoch > self._epoch:
@@ -146,6 +154,15 @@ class BeliefShard:
 
     def _restore(self, at: Moment) -> None:
         failpoint("shard.restore", epoch=at.epoch, shard=self._index)
+        self._selector = self._led_to(at)
+        self._epoch, self._step = at.epoch, at.step
+
+    def _led_to(self, at: Moment) -> Selector:
+        """The state of a moment, from its checkpoint and the log after that.
+
+        Raises:
+            CheckpointError: a file that leads to the moment is missing or altered.
+        """
         selector, step = make_selector(self._config, self._ids, self._pool, self._clusters), 0
         if at.base is not None:
             manifest = load(self._storage, at.base)
@@ -160,4 +177,4 @@ class BeliefShard:
             raise CheckpointError(
                 f"checkpoint {at.base} and the log of epoch {at.epoch} lead to step {step} and not to {at.step}"
             )
-        self._selector, self._epoch, self._step = selector, at.epoch, at.step
+        return selector

@@ -68,14 +68,17 @@ class BeliefsRun:
             self.coordinator.observe(step, seen(step, batches[-1].ids))
         return batches
 
-    def save(self, step):
+    def save(self, step, meanwhile=lambda: None):
+        """The manifest of a checkpoint of this step; its files are written while that happens."""
         folder = checkpoint_folder(self.epoch, step)
+        pending = self.coordinator.save(folder)
+        meanwhile()
         before = () if self.base is None else self.base.lineage
         after = 0 if self.base is None else self.base.step
         manifest = Manifest(
             epoch=self.epoch,
             step=step,
-            files=tuple(self.coordinator.save(folder)()),
+            files=tuple(pending()),
             lineage=(*before, Segment(self.epoch, after)),
             dataset_fingerprint="",
             config_hash="",

@@ -62,6 +62,20 @@ def test_a_shard_killed_between_calls_comes_back_too(local_ray, tmp_path):
     assert_equal((batches, run.beliefs(5)), undisturbed(1, 2, 3, 4, 5))
 
 
+def test_a_shard_killed_as_it_saves_gives_the_state_it_had_when_the_next_steps_came_first(
+    local_ray, failpoints, tmp_path
+):
+    """As one step ahead: its successor has taken them in before it is asked for the file again."""
+    armed = failpoints("shard.save", step=2, shard=1)
+    run = BeliefsRun(tmp_path / "run")
+    batches = run.steps(1, 2)
+    later = []
+    manifest = run.save(2, meanwhile=lambda: later.extend(run.steps(3, 4)))
+    assert armed.went_off
+    assert_equal((batches, beliefs_in(run.storage, manifest)), undisturbed(1, 2))
+    assert_equal((batches + later, run.beliefs(4)), undisturbed(1, 2, 3, 4))
+
+
 def test_shards_that_die_as_they_start_and_as_they_restore_come_back_too(
     local_ray, failpoints, tmp_path
 ):
