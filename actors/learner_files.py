@@ -97,8 +97,9 @@ def save(
                         failpoint("learner.save.weights", step=state["version"], rank=rank)
                         weights[name] = whole.to("cpu", copy=_sharded(engine))
             for name, whole in _gathered_adapters(engine):
-                if rank == 0:
-                    adapters[name] = whole.to("cpu", copy=_sharded(engine))
+                if rank == 0 and not failures:
+                    with _noted(failures):
+                        adapters[name] = whole.to("cpu", copy=_sharded(engine))
             _on_every_rank(write_policy, f"{folder} was not written")
             return _on_every_rank(adopt, f"{folder} was not made durable")[rank]
         except CheckpointError:  # of `_on_every_rank`: nobody writes any more

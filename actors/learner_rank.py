@@ -224,11 +224,11 @@ class LearnerRank:
     def _logprobs_without_adapters(
         self, trajectories: Trajectories, rows: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """Those of the start policy, which is the trained model without its adapters; see `_logprobs`."""
-        from actors.lora import start_policy
+        """As `_logprobs`, of the start policy: the trained model without its adapters."""
+        from actors.lora import without_adapters
 
         self._engine.eval()
-        with start_policy(self._engine.module):
+        with without_adapters(self._engine.module):
             found = self._logprobs(self._engine, trajectories, rows)
         self._engine.train()
         return found

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from actors.model_files import without_weights
 from dps_ray.config import LearnerSettings, LoraSettings
 from dps_ray.errors import ModelError
 
@@ -34,7 +35,7 @@ class Adapter(NamedTuple):
 
 
 def check_targets(path: str, settings: LearnerSettings) -> None:
-    """That the model has the layers which are to get adapters; it is built without its weights.
+    """That the model has the layers which are to get adapters.
 
     Args:
         path: Hugging Face folder or name.
@@ -42,16 +43,8 @@ def check_targets(path: str, settings: LearnerSettings) -> None:
     Raises:
         ModelError: it has no linear layer of a name in `learner.lora.target_modules`.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    if settings.lora is None:
-        return
-    config = AutoConfig.from_pretrained(path)
-    text_only = config.get_text_config() is config
-    kind = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
-    with torch.device("meta"):
-        model = kind.from_config(config)
-    _targets(model, settings.lora, settings.freeze_vision_tower)
+    if settings.lora is not None:
+        _targets(without_weights(path), settings.lora, settings.freeze_vision_tower)
 
 
 def add_adapters(model: Any, settings: LoraSettings, freeze_vision_tower: bool, seed: int) -> None:
@@ -82,10 +75,11 @@ def add_adapters(model: Any, settings: LoraSettings, freeze_vision_tower: bool, 
 
 
 def has_adapters(model: Any) -> bool:
+    """Whether `add_adapters` was called on it."""
     return hasattr(model, "peft_config")
 
 
-def plain_parameters(model: Any) -> Iterator[tuple[str, Tensor, Adapter | None]]:
+def plain_parameters(model: Any) -> Iterator[tuple[str, Any, Adapter | None]]:
     """The parameters that the model has without adapters, by its own names, each with the adapter of its layer."""
     layers = dict(_adapted_layers(model))
     for name, parameter in model.named_parameters():
@@ -127,7 +121,7 @@ def save_adapter(folder: Path, model: Any, weights: dict[str, Tensor]) -> None:
 
 
 @contextmanager
-def start_policy(model: Any) -> Iterator[None]:
+def without_adapters(model: Any) -> Iterator[None]:
     """Within, the model computes as it did before it was trained, to the bit.
 
     Adapters are multiplied by zero and not left out: under ZeRO-3 a pass that leaves out layers makes DeepSpeed forget
@@ -159,8 +153,12 @@ def _targets(model: Any, settings: LoraSettings, freeze_vision_tower: bool) -> l
         wanted = [name.rpartition(".")[2] for name in linear]
     chosen = {end: [name for name in linear if f".{name}".endswith(f".{end}")] for end in wanted}
     missing = [end for end, names in chosen.items() if not names]
-    if missing or not linear:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear})) or "none"
+    if not linear:
+        raise ModelError(
+            f"learner.lora: {type(model).__name__} has no linear layers that adapters could be for; set it to null"
+        )
+    if missing:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
         raise ModelError(
             f"learner.lora.target_modules: {type(model).__name__} has no linear layer {' or '.join(missing)} to adapt; "
             f"it has {known}. Write some of these names, or all-linear"
@@ -171,7 +169,7 @@ def _targets(model: Any, settings: LoraSettings, freeze_vision_tower: bool) -> l
 def _adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
     if not has_adapters(model):
         return
-    from peft.tuners.lora import LoraLayer  # imports for seconds
+    from peft.tuners.lora import LoraLayer
 
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):

@@ -12,7 +12,7 @@ from actors.lora import (
     merged,
     plain_parameters,
     save_adapter,
-    start_policy,
+    without_adapters,
 )
 from actors.policy import Policy
 from dps_ray import settings
@@ -68,7 +68,7 @@ def test_training_changes_adapters_alone_and_without_them_the_model_is_the_start
     model = trained(policy)
     found = logprobs(policy, model)
     assert (found - expected).abs().max() > 1e-2
-    with start_policy(model):
+    with without_adapters(model):
         torch.testing.assert_close(logprobs(policy, model), expected, rtol=0, atol=0)
     torch.testing.assert_close(logprobs(policy, model), found, rtol=0, atol=0)
     base = {name: parameter for name, parameter, _ in plain_parameters(model)}
