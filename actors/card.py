@@ -5,8 +5,7 @@ learner allocates meanwhile for its own. The rank may take no more than its shar
 need after each batch, so that an engine that is started again finds room.
 """
 
-from typing import Any
-
+from actors.model_files import without_weights
 from dps_ray.config import Config
 from dps_ray.memory import ModelShape, kv_cache_room
 
@@ -50,17 +49,11 @@ def shape_of(model: str) -> ModelShape:
     Args:
         model: Hugging Face folder or name, of a language model or one that is shown images.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    config = AutoConfig.from_pretrained(model)
-    text: Any = config.get_text_config()
-    kind: Any = AutoModelForCausalLM if text is config else AutoModelForImageTextToText
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in kind.from_config(config).parameters())
+    built = without_weights(model)
+    text = built.config.get_text_config()
     heads = text.num_attention_heads
     return ModelShape(
-        parameters=parameters,
+        parameters=sum(parameter.numel() for parameter in built.parameters()),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,

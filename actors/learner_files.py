@@ -1,7 +1,9 @@
 """A learner's state as files, written and read by all ranks together.
 
-    learner/state/...   DeepSpeed's own: optimizer, and weights in their training precision
+    learner/state/...   DeepSpeed's own: optimizer, and weights in their training precision; of a model with adapters
+                        theirs alone, since the others stay those of the start policy
     model/...           the policy as a Hugging Face folder: loads in plain transformers
+    adapter/...         its adapters in peft's format, if it has any; they are merged into `model` too
 
 Writing may fail on one rank alone, as on a full disk, and what the others do next is to wait for it in a
 collective. So whatever a rank raises between collectives is told to all before any of them gives up, and
@@ -23,6 +25,13 @@ import torch
 import torch.distributed as dist
 
 from actors.learner_rank import TAG
+from actors.lora import (
+    adapter_parameters,
+    has_adapters,
+    merged,
+    plain_parameters,
+    save_adapter,
+)
 from actors.model_files import ModelFiles
 from dps_ray.durable import Manifest, Storage, Stored, checkpoint_folder
 from dps_ray.errors import CheckpointError, DPSError
@@ -39,7 +48,7 @@ _UNIVERSAL = "universal"  # tag of a converted checkpoint
 def save(
     engine: Any, files: ModelFiles, state: dict[str, Any], storage: Storage, folder: str
 ) -> list[Stored]:
-    """Write `folder/learner` and `folder/model`; a collective.
+    """Write `folder/learner`, `folder/model` and, of a model with adapters, `folder/adapter`; a collective.
 
     Args:
         files: of the policy; rank 0 writes them.
@@ -55,9 +64,10 @@ def save(
     shared = storage.local(folder)
     with ExitStack() as stack:
         target = shared or Path(stack.enter_context(TemporaryDirectory()))
-        own, policy = target / "learner", target / "model"
+        own, policy, adapter = (target / name for name in ("learner", "model", "adapter"))
         failures: list[Exception] = []
         weights: dict[str, torch.Tensor] = {}
+        adapters: dict[str, torch.Tensor] = {}
 
         def begin() -> None:
             failpoint("learner.save", step=state["version"], rank=rank)
@@ -68,11 +78,14 @@ def save(
                 raise failures[0]
             if rank == 0:
                 files.save(policy, engine.module, weights)
+            if rank == 0 and adapters:
+                save_adapter(adapter, engine.module, adapters)
 
         def adopt() -> list[Stored]:
             if shared and rank > 0:
                 return []
-            written = [part for part in (own, policy) if any(f.is_file() for f in part.rglob("*"))]
+            parts = (own, policy, adapter)
+            written = [part for part in parts if any(f.is_file() for f in part.rglob("*"))]
             return [s for part in written for s in storage.adopt(part, f"{folder}/{part.name}")]
 
         try:
@@ -83,12 +96,16 @@ def save(
                     with _noted(failures):
                         failpoint("learner.save.weights", step=state["version"], rank=rank)
                         weights[name] = whole.to("cpu", copy=_sharded(engine))
+            for name, whole in _gathered_adapters(engine):
+                if rank == 0 and not failures:
+                    with _noted(failures):
+                        adapters[name] = whole.to("cpu", copy=_sharded(engine))
             _on_every_rank(write_policy, f"{folder} was not written")
             return _on_every_rank(adopt, f"{folder} was not made durable")[rank]
         except CheckpointError:  # of `_on_every_rank`: nobody writes any more
             if rank == 0:
-                shutil.rmtree(own, ignore_errors=True)
-                shutil.rmtree(policy, ignore_errors=True)
+                for part in (own, policy, adapter):
+                    shutil.rmtree(part, ignore_errors=True)
             raise
 
 
@@ -121,14 +138,23 @@ def try_to_save(engine: Any, files: ModelFiles, storage: Storage, folder: str) -
 
 
 def whole_weights(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The parameters by their Hugging Face names, made whole one at a time: under ZeRO-3 a collective."""
+    """The parameters by their Hugging Face names, with their adapters merged into them, made whole one at a time:
+    under ZeRO-3 a collective."""
     for name, whole in _gathered(engine):
         yield name, whole.clone() if _sharded(engine) else whole
 
 
 def _gathered(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """As `whole_weights`, but under ZeRO-3 a parameter is whole only until the next one is asked for."""
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter, adapter in plain_parameters(engine.module):
+        parts = [parameter] if adapter is None else [parameter, adapter.a, adapter.b]
+        with deepspeed.zero.GatheredParameters(parts, enabled=_sharded(engine)):
+            yield name, merged(parameter.detach(), adapter)
+
+
+def _gathered_adapters(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """As `_gathered`, of what adapters themselves consist of, by peft's names."""
+    for name, parameter in adapter_parameters(engine.module):
         with deepspeed.zero.GatheredParameters([parameter], enabled=_sharded(engine)):
             yield name, parameter.detach()
 
@@ -157,7 +183,13 @@ def _save_engine(
         setattr(engine, name, noting(getattr(engine, name)))
     engine._copy_recovery_script = lambda path: None  # two programs into every checkpoint
     try:
-        engine.save_checkpoint(str(folder), tag=TAG, client_state=state, save_latest=False)
+        engine.save_checkpoint(
+            str(folder),
+            tag=TAG,
+            client_state=state,
+            save_latest=False,
+            exclude_frozen_parameters=has_adapters(engine.module),
+        )
     finally:
         for name in parts:
             delattr(engine, name)  # and it has the method of its class again
@@ -215,7 +247,9 @@ def load(
         where, tag = prepared[rank] or prepared[0] or (None, None)
         failpoint("learner.load", epoch=epoch, rank=rank)
         try:
-            path, state = engine.load_checkpoint(str(where), tag=tag)
+            # Those that adapters leave frozen are not in it: they are the start policy's, as loaded.
+            whole = not has_adapters(engine.module)
+            path, state = engine.load_checkpoint(str(where), tag=tag, load_module_strict=whole)
         except Exception as error:
             traceback.print_exc()
             raise CheckpointError(

@@ -112,7 +112,7 @@ class LearnerRank:
             manifest, ranks=self._ranks, zero_stage=settings.zero_stage
         )
         self._policy = Policy(self._config, self._model_path, self._device)
-        model = self._policy.load(settings.freeze_vision_tower)
+        model = self._policy.load(settings.freeze_vision_tower, settings.lora)
         recompute = settings.gradient_checkpointing
         if self._on_gpu if recompute is None else recompute:
             model.gradient_checkpointing_enable()
@@ -127,7 +127,7 @@ class LearnerRank:
             model=model, optimizer=optimizer, config=self._deepspeed_config(load_universal=convert)
         )
         self._reference = None
-        if self._config.objective.kl_coef > 0:
+        if self._config.objective.kl_coef > 0 and settings.lora is None:
             self._reference = self._policy.load().eval().requires_grad_(False)
         if manifest is None:
             trial = checkpoint_folder(self._epoch, 0)
@@ -212,15 +212,29 @@ class LearnerRank:
         return trajectories._replace(proximal=self._logprobs(self._engine, trajectories, rows))
 
     def _with_reference(self, trajectories: Trajectories) -> Trajectories:
-        """The trajectories with the reference policy's log-probabilities, if there is one. It is on the device only
-        for that."""
-        if self._reference is None:
+        """The trajectories with the reference policy's log-probabilities, if there is one."""
+        if self._config.objective.kl_coef == 0:
             return trajectories
         rows = np.arange(len(trajectories.advantages))
-        self._reference.to(self._device)
-        found = self._logprobs(self._reference, trajectories, rows)
-        self._reference.to("cpu")
+        if self._reference is None:
+            found = self._logprobs_without_adapters(trajectories, rows)
+        else:  # on the device only for this
+            self._reference.to(self._device)
+            found = self._logprobs(self._reference, trajectories, rows)
+            self._reference.to("cpu")
         return trajectories._replace(reference=found)
+
+    def _logprobs_without_adapters(
+        self, trajectories: Trajectories, rows: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """As `_logprobs`, of the start policy: the trained model without its adapters."""
+        from actors.lora import without_adapters
+
+        self._engine.eval()
+        with without_adapters(self._engine.module):
+            found = self._logprobs(self._engine, trajectories, rows)
+        self._engine.train()
+        return found
 
     def _logprobs(
         self, model: Any, trajectories: Trajectories, rows: NDArray[np.int64]

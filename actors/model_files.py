@@ -48,6 +48,22 @@ class ModelFiles:
             copy.write_bytes(self._generation_config)
 
 
+def without_weights(model: str) -> Any:
+    """The model with parameters that have shapes and no values, on torch's device `meta`.
+
+    Args:
+        model: Hugging Face folder or name, of a language model or one that is shown images.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(model)
+    text_only = config.get_text_config() is config
+    kind = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
+    with torch.device("meta"):
+        return kind.from_config(config)
+
+
 def check_savable(model: str, tokenizer: Any, images: ImageInputs | None) -> None:
     """Save what a checkpoint takes from the start policy, but for the weights, into a temporary folder.
 

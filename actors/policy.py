@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from actors.images import ImageInputs, Patches, load_image_inputs
+from actors.lora import add_adapters
 from actors.model_files import ModelFiles
 from actors.scoring import answer_with_scores
-from dps_ray.config import Config
+from dps_ray.config import Config, LoraSettings
 from dps_ray.objective import PaddedTensors, TokenScores, to_tensors
 from dps_ray.trajectories import Images, Trajectories, pad, with_blank
 
@@ -42,6 +43,7 @@ class Policy:
         self._device = device
         self._dtype = getattr(torch, config.model.dtype)
         self._temperature = config.rollout.temperature
+        self._seed = config.seed
         self._images = load_image_inputs(path, config.data.max_pixels)
         processors = [AutoTokenizer.from_pretrained(path)]
         if self._images is not None:
@@ -50,14 +52,23 @@ class Policy:
         self.files = ModelFiles(path, processors)
         """What a folder of the model holds besides its weights."""
 
-    def load(self, freeze_vision_tower: bool = False) -> Any:
-        """The model with the weights of the folder, on the CPU; it answers `scores`."""
+    def load(self, freeze_vision_tower: bool = False, lora: LoraSettings | None = None) -> Any:
+        """The model with the weights of the folder, on the CPU; it answers `scores`.
+
+        Args:
+            lora: train adapters of this kind, and nothing else.
+
+        Raises:
+            ModelError: the model has no such layers to adapt.
+        """
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
         kind = AutoModelForCausalLM if self._images is None else AutoModelForImageTextToText
         model = kind.from_pretrained(self._path, dtype=self._dtype)
         if freeze_vision_tower and self._images is not None:
             model.model.visual.requires_grad_(False)
+        if lora is not None:
+            add_adapters(model, lora, freeze_vision_tower, self._seed)
         if not answer_with_scores(model, self._images.never_sampled if self._images else ()):
             print(
                 f"{type(model).__name__} changes its logits after the output head, so they are made for whole "

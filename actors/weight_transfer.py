@@ -27,12 +27,13 @@ from vllm.distributed.weight_transfer.base import (
 
 from actors.calls import collect
 from actors.gloo_transfer import GlooTrainerInitInfo
+from actors.lora import plain_parameters
 from dps_ray.errors import StaleError, TransferError
 
 
 class TrainedWeights(WeightSource):
-    """The parameters of a DeepSpeed engine's module by their Hugging Face names, made whole one at a
-    time. Under ZeRO-3 that is a collective: all ranks iterate, in step."""
+    """The parameters of a DeepSpeed engine's module by their Hugging Face names, made whole one at a time, and with
+    their adapters merged into them. Under ZeRO-3 that is a collective: all ranks iterate, in step."""
 
     def __init__(self, engine: Any):
         self._engine = engine
@@ -41,7 +42,7 @@ class TrainedWeights(WeightSource):
     def metadata(self) -> list[ParamMeta]:
         return [
             ParamMeta(name, p.dtype, tuple(p.ds_shape if self._sharded else p.shape))
-            for name, p in self._engine.module.named_parameters()
+            for name, p, _ in plain_parameters(self._engine.module)
         ]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -7,7 +7,7 @@ and the measurements). Everything is in bytes, for one card.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dps_ray.config import Config
+from dps_ray.config import Config, LoraSettings
 from dps_ray.errors import ResourceError
 
 GB = 1e9
@@ -59,20 +59,25 @@ def learner_room(shape: ModelShape, config: Config, card: float) -> Room:
     width = _width(config)
     stage = settings.zero_stage
     tokens = settings.max_tokens_per_micro_batch
+    linear = _linear(shape)
+    trained = shape.parameters if settings.lora is None else settings.lora.rank * linear.sides
     shared_by = {name: ranks if stage >= least else 1 for name, least in _SHARED_FROM.items()}
     parts = {
         "weights": width * shape.parameters / shared_by["weights"],
-        "gradients": (4 if stage else width) * shape.parameters / shared_by["gradients"],
-        "optimizer": 12 * shape.parameters / shared_by["optimizer"],
+        "adapters": 0.0 if settings.lora is None else width * trained / shared_by["weights"],
+        "gradients": (4 if stage else width) * trained / shared_by["gradients"],
+        "optimizer": 12 * trained / shared_by["optimizer"],
         "activations": _activations(shape, config, tokens, width),
         "loss": _PER_LOGIT * min(CHUNK, tokens * shape.vocabulary)
-        + 2 * width * shape.vocabulary * shape.hidden,
+        + _heads(settings.lora) * width * shape.vocabulary * shape.hidden,
         "buffers": _CONTEXT + _BUCKETS,
     }
-    if config.objective.kl_coef > 0:
-        # On the card by turns with activations and loss.
-        busy = parts["activations"] + parts["loss"]
+    busy = parts["activations"] + parts["loss"]  # on the card by turns with what follows
+    if config.objective.kl_coef > 0 and settings.lora is None:
         parts["reference policy"] = max(0.0, width * shape.parameters - busy)
+    if settings.lora is not None and config.resources.learner.gpus_per_rank < 1:
+        # An engine on the same card reads all of them where they are.
+        parts["merged weights"] = max(0.0, width * linear.weights - busy)
     advice = []
     if settings.gradient_checkpointing is False:
         advice.append("learner.gradient_checkpointing=true")
@@ -81,6 +86,8 @@ def learner_room(shape: ModelShape, config: Config, card: float) -> Room:
         advice.append(f"a smaller learner.max_tokens_per_micro_batch ({longest} is the least)")
     if ranks > 1 and stage < 3:
         advice.append("learner.zero_stage=3")
+    if settings.lora is None:
+        advice.append("learner.lora={}")
     advice.append("more resources.learner.ranks")
     own = config.resources.learner.gpus_per_rank * card
     return Room("a learner rank", parts, own, ", ".join(advice))
@@ -90,12 +97,35 @@ _SHARED_FROM = {"optimizer": 1, "gradients": 2, "weights": 3}
 """From which ZeRO stage on the ranks share what."""
 
 
+class _Linear(NamedTuple):
+    """Sums over the linear layers of a model, without its output head."""
+
+    weights: int  # in * out
+    sides: int  # in + out: the parameters of adapters of rank 1
+
+
+def _linear(shape: ModelShape) -> _Linear:
+    """Of a transformer with a gated MLP. Queries are taken to be as wide as the hidden state."""
+    hidden, keys = shape.hidden, shape.kv_heads * shape.head_dim
+    outer = [hidden, hidden, keys, keys, *3 * [shape.intermediate]]  # the other side is `hidden`
+    return _Linear(
+        weights=shape.layers * sum(hidden * width for width in outer),
+        sides=shape.layers * sum(hidden + width for width in outer),
+    )
+
+
+def _heads(lora: LoraSettings | None) -> int:
+    """How many tensors of the size of the output head its backward pass takes: the gathered weights, and their
+    gradient if they are trained."""
+    return 2 if lora is None else 1
+
+
 def _activations(shape: ModelShape, config: Config, tokens: int, width: int) -> float:
     """Without recomputation each layer keeps about 16 tensors of the hidden size and 4 of the intermediate size.
-    With it each keeps its input; and in one at a time the gradients of its MLP are the most that there is."""
+    With it each keeps its input, and one at a time has those of the MLP again, with their gradients."""
     if config.learner.gradient_checkpointing is False:
         return shape.layers * (16 * shape.hidden + 4 * shape.intermediate) * tokens * width
-    one = 2 * shape.hidden + 4 * shape.intermediate
+    one = 4 * shape.hidden + 8 * shape.intermediate
     return (shape.layers * shape.hidden + one) * tokens * width
 
 

@@ -218,7 +218,9 @@ def _takes_text(options: Sequence[Any]) -> bool:
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *groups, last = key.split(".")
     for group in groups:
-        child = tree.setdefault(group, {})
+        if tree.get(group) is None:  # a file may say null, of a group that is left out by default
+            tree[group] = {}
+        child = tree[group]
         if not isinstance(child, dict):
             raise ConfigError(f"{key}: {group} is a single setting, it has no {last!r} within it")
         tree = child
@@ -226,12 +228,14 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """The settings by their keys. A group that may be null is a setting itself, and followed by what is in it."""
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _fields(kind, f"{prefix}{name}.")
-        else:
+        kinds = _alternatives(field.annotation)
+        groups = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not groups or len(kinds) > 1:
             yield prefix + name, field
+        for kind in groups:
+            yield from _fields(kind, f"{prefix}{name}.")
 
 
 def _type_name(field: FieldInfo) -> str:
@@ -242,9 +246,13 @@ def _type_name(field: FieldInfo) -> str:
     return name.replace("Literal", "one of ")
 
 
+_BRANCHES = ("str", "list[", "literal[")
+"""How pydantic names a type that a setting may be one of."""
+
+
 def _explain(kind: type[Settings], error: Any) -> str:
     # pydantic names the branch of a union too (`str`, `list[str]`): no part of the user's key.
-    key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("str", "list[")))
+    key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(_BRANCHES))
     value = error["input"]
     if error["type"] == "extra_forbidden":
         return "\n".join(
@@ -285,8 +293,13 @@ def _nearest(kind: type[Settings], key: str) -> str:
 
 def flatten(config: Config) -> Iterator[tuple[str, Any]]:
     """Every setting as (key, value)."""
-    for key, _ in _fields(Config):
-        value: Any = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        yield key, value
+    yield from _flattened(config)
+
+
+def _flattened(group: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in type(group).model_fields.items():
+        value = getattr(group, name)
+        if field.annotation is type(value) and isinstance(value, Settings):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:  # a group that may be null is one setting
+            yield prefix + name, value

@@ -1,4 +1,4 @@
-"""After a publish the engine gives the learner's log-probabilities, whatever is tied or sharded."""
+"""After a publish the engine gives the learner's log-probabilities, whatever is tied, sharded or an adapter."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ PROMPTS = [
 ]
 
 
-def config(folder, zero_stage=1, ranks=1, engines=1):
+def config(folder, zero_stage=1, ranks=1, engines=1, lora="null"):
     return settings.load(
         None,
         [
@@ -31,6 +31,7 @@ def config(folder, zero_stage=1, ranks=1, engines=1):
             f"learner.zero_stage={zero_stage}",
             f"resources.learner.ranks={ranks}",
             f"resources.rollout.engines={engines}",
+            f"learner.lora={lora}",
         ],
     )
 
@@ -61,14 +62,21 @@ def largest_difference(rollouts, learner) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tied", "zero_stage", "ranks", "engines"),
-    [(False, 0, 1, 1), (False, 2, 2, 2), (True, 1, 1, 1), (True, 3, 2, 1)],
+    ("tied", "zero_stage", "ranks", "engines", "lora"),
+    [
+        (False, 0, 1, 1, "null"),
+        (False, 2, 2, 2, "null"),
+        (True, 1, 1, 1, "null"),
+        (True, 3, 2, 1, "null"),
+        (False, 2, 2, 1, "{}"),
+        (True, 3, 2, 1, "{rank: 4, target_modules: [q_proj, down_proj]}"),
+    ],
 )
 def test_engine_and_learner_agree_after_every_publish(
-    request, local_ray, tmp_path, tied, zero_stage, ranks, engines
+    request, local_ray, tmp_path, tied, zero_stage, ranks, engines, lora
 ):
     model = str(request.getfixturevalue("tied_policy" if tied else "tiny_policy"))
-    settings_ = config(tmp_path, zero_stage, ranks, engines)
+    settings_ = config(tmp_path, zero_stage, ranks, engines, lora)
     learner = Learner(settings_, model, "gloo", 1, Placement(plan(settings_)).learner)
     rollouts = start_rollouts(settings_, model)
     learner.start(Storage.at(tmp_path), None)

@@ -58,7 +58,7 @@ def test_what_is_proposed_is_not_what_is_set_already():
     alone = ["resources.learner.ranks=1", "learner.max_tokens_per_micro_batch=9216"]
     room = learner_room(LARGE, config(*alone), CARD)
     assert room.total > CARD
-    assert room.advice == "more resources.learner.ranks"
+    assert room.advice == "learner.lora={}, more resources.learner.ranks"
 
 
 def test_an_engine_whose_cache_cannot_hold_one_sequence_is_refused():
@@ -82,3 +82,35 @@ def test_a_shared_card_is_shared():
     assert cache == pytest.approx(
         engine.card - engine.parts["weights"] - engine.parts["work space"]
     )
+
+
+def of_7b(*overrides: str):
+    """A rank for which nothing is set but this."""
+    gpus = ["resources.rollout.gpus_per_engine=1", "resources.learner.gpus_per_rank=1"]
+    return learner_room(LARGE, settings.load(None, [*gpus, *overrides]), CARD)
+
+
+def test_with_adapters_7b_fits_a_card_with_half_of_it_to_spare():
+    assert of_7b().total > CARD
+    assert of_7b("learner.lora={}").total < CARD / 2
+
+
+def test_adapters_of_7b_take_by_rank_what_peft_counts():
+    # 40,370,176 parameters at rank 16.
+    parts = of_7b("learner.lora={}").parts
+    assert parts["adapters"] == 2 * 40_370_176
+    assert parts["gradients"] + parts["optimizer"] == (4 + 12) * 40_370_176
+    assert of_7b("learner.lora.rank=32").parts["adapters"] == 2 * parts["adapters"]
+
+
+def test_a_reference_takes_nothing_beside_adapters():
+    small = "learner.max_tokens_per_micro_batch=2048", "rollout.max_response_length=1024"
+    alone = of_7b("learner.lora={}", *small)
+    assert of_7b("objective.kl_coef=0.1", *small).parts["reference policy"] > 5e9
+    assert of_7b("learner.lora={}", "objective.kl_coef=0.1", *small).total == alone.total
+
+
+def test_on_a_shared_card_merged_weights_are_counted():
+    shared = "resources.rollout.gpus_per_engine=0.5", "resources.learner.gpus_per_rank=0.4"
+    assert "merged weights" not in of_7b("learner.lora={}").parts
+    assert of_7b("learner.lora={}", *shared).parts["merged weights"] > 1e9

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dps_ray import settings
-from dps_ray.config import Config
+from dps_ray.config import Config, LoraSettings
 from dps_ray.errors import ConfigError
 from dps_ray.evaluation_config import EvaluationConfig
 
@@ -227,6 +227,48 @@ def test_an_unreadable_file_is_named(tmp_path: Path):
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match="key: value"):
         settings.load(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["learner.lora={rank: 8, target_modules: [q_proj, 007]}"],
+        ["learner.lora.rank=8", "learner.lora.target_modules=[q_proj, 007]"],
+        [
+            "learner.lora={rank: 2}",
+            "learner.lora.rank=8",
+            "learner.lora.target_modules=[q_proj, 007]",
+        ],
+    ],
+)
+def test_a_group_that_may_be_null_is_there_once_one_of_its_settings_is_given(
+    tmp_path: Path, overrides: list[str]
+):
+    assert load().learner.lora is None
+    (tmp_path / "run.yaml").write_text("learner: {lora: null}\n")
+    for file in (None, tmp_path / "run.yaml"):
+        config = settings.load(file, overrides)
+        assert config.learner.lora == LoraSettings(rank=8, target_modules=["q_proj", "007"])
+        assert str(config.learner.lora) == "{rank: 8, alpha: 32.0, target_modules: [q_proj, 007]}"
+        assert settings.loads(settings.dump(config)) == config
+        assert dict(settings.flatten(config))["learner.lora"] == config.learner.lora
+    assert load("learner.lora={}").learner.lora == LoraSettings()
+    assert settings.load(None, [*overrides, "learner.lora=null"]).learner.lora is None
+
+
+def test_what_is_in_a_group_that_may_be_null_is_listed_and_its_mistakes_are_told_by_their_keys():
+    listed = [key for key, *_ in settings.describe()]
+    at = listed.index("learner.lora")
+    assert listed[at + 1 : at + 3] == ["learner.lora.rank", "learner.lora.alpha"]
+    with pytest.raises(ConfigError) as error:
+        load("learner.lora={rank: 0, target_modules: q_proj, alhpa: 1}")
+    for message in (
+        "learner.lora.rank=0: input should be greater",
+        "learner.lora.target_modules='q_proj': input should be a valid list",
+        "learner.lora.target_modules='q_proj': input should be 'all-linear'",
+        "learner.lora.alhpa=1: there is no such setting; did you mean learner.lora.alpha?",
+    ):
+        assert message in str(error.value)
 
 
 def test_every_setting_is_documented():

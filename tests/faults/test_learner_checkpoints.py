@@ -4,7 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from pyarrow import fs
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from actors.learner import Learner
@@ -92,6 +94,82 @@ def test_state_survives_another_number_of_ranks(
         written = set(storage.list(checkpoint_folder(epoch, 1)))
         assert written == {file.path for file in saved.files}
         assert not any(path.endswith("latest") for path in written)
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "numbers_of_ranks"), [(0, (1, 1)), (2, (2, 1)), (3, (2, 1))]
+)
+def test_adapters_go_on_from_a_checkpoint_on_the_start_policy(
+    local_ray, tmp_path, tiny_policy, zero_stage, numbers_of_ranks
+):
+    storage = Storage.at(tmp_path)
+    saved, logprobs, after = None, None, None
+    for epoch, ranks in enumerate(numbers_of_ranks, 1):
+        learner = started(
+            tmp_path,
+            storage,
+            saved,
+            zero_stage=zero_stage,
+            ranks=ranks,
+            model=tiny_policy,
+            epoch=epoch,
+            more=["learner.lora={rank: 4}", "learner.minibatches=1", "objective.kl_coef=0.1"],
+        )
+        if saved is None:
+            metrics = learner.train(batch(seed=1), 1).result().metrics
+            # Adapters start as nothing.
+            assert metrics["actor/kl_loss"] == pytest.approx(0.0, abs=1e-9)
+            logprobs = learner.logprobs(FIXED)
+        assert learner.logprobs(FIXED) == pytest.approx(logprobs, abs=1e-5)
+        stored = learner.save(storage, checkpoint_folder(epoch, 1)).result()
+        metrics = learner.train(batch(seed=2), 2).result().metrics
+        assert metrics["actor/kl_loss"] > 1e-6  # to the start policy
+        if after is None:
+            after = learner.logprobs(FIXED)
+            assert np.abs(np.subtract(after, logprobs)).max() > 1e-3
+        assert learner.logprobs(FIXED) == pytest.approx(after, abs=1e-5)
+        learner.kill()
+        saved = manifest(stored, step=1, ranks=ranks, zero_stage=zero_stage, epoch=epoch)
+        verify(storage, saved)
+
+        # All that the engines and others are given is merged, and the rest is adapters alone.
+        checkpoint = tmp_path / checkpoint_folder(epoch, 1)
+        assert logprobs_of(checkpoint / "model") == pytest.approx(logprobs, abs=1e-5)
+        check_merged(checkpoint, tiny_policy, scaling=32 / 4)
+        for file in (checkpoint / "learner" / TAG).glob("*_model_states.pt"):
+            state = torch.load(file, weights_only=False)
+            assert not state.get("frozen_param_fragments")
+            assert all(".lora_" in name for name in state["module"])
+
+
+def logprobs_of(model) -> list[float]:
+    """Of the fixed batch, by a folder in plain transformers."""
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    found = []
+    sequences = np.split(FIXED.tokens, FIXED.lengths.cumsum()[:-1])
+    for sequence, response in zip(sequences, FIXED.response_lengths, strict=True):
+        tokens = torch.from_numpy(sequence).long()
+        with torch.no_grad():
+            logits = policy(input_ids=tokens[None, :-1]).logits[0]
+        all_of_them = logits.log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
+        found += all_of_them[-response:].tolist()
+    return found
+
+
+def check_merged(checkpoint, start, scaling):
+    """The model's weights are to the bit the start policy's, with what the adapter folder adds to them."""
+    weights = load_file(checkpoint / "model" / "model.safetensors")
+    adapters = load_file(checkpoint / "adapter" / "adapter_model.safetensors")
+    base = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).named_parameters()
+    for name, weight in base:
+        layer = f"base_model.model.{name.removesuffix('.weight')}"
+        expected = weight.detach()
+        if f"{layer}.lora_A.weight" in adapters:
+            change = adapters.pop(f"{layer}.lora_B.weight") @ adapters.pop(f"{layer}.lora_A.weight")
+            assert change.any()
+            expected = change * scaling + expected
+        assert torch.equal(weights[name], expected)
+    assert not adapters
 
 
 def test_a_learner_that_cannot_save_trains_on_and_one_that_lost_a_rank_is_restored(
