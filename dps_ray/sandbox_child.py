@@ -136,6 +136,7 @@ def _serve(reward: RewardFunction, cpu_seconds: float, memory: int, connection: 
                 else:
                     _score(reward, request, cpu_seconds, connection)
             except MemoryError:
+                _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)  # the answer takes some, too
                 connection.send(None)
                 return
 
