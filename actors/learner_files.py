@@ -10,6 +10,7 @@ collective. So whatever a rank raises between collectives is told to all before 
 the engine can be used after it. The rank's own log has the traceback.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,9 @@ from dps_ray.failpoints import failpoint
 T = TypeVar("T")
 
 _UNIVERSAL = "universal"  # tag of a converted checkpoint
+_OF_A_RANK = re.compile(
+    r"zero_pp_rank_(\d+)_"
+)  # in DeepSpeed's names of files; the others are rank 0's
 
 
 # Writing.
@@ -55,7 +59,7 @@ def save(
         state: what else `load` is to give back, the same on every rank; "version" is the training step.
 
     Returns:
-        The files that this rank answers for: in a shared folder rank 0 does for all.
+        The files that this rank wrote, and in a shared folder has hashed: the ranks share that work.
 
     Raises:
         CheckpointError: a rank could not write. All ranks raise it, and nothing is left in a shared folder.
@@ -82,11 +86,12 @@ def save(
                 save_adapter(adapter, engine.module, adapters)
 
         def adopt() -> list[Stored]:
-            if shared and rank > 0:
-                return []
+            mine = _written_by(rank, shared)
             parts = (own, policy, adapter)
             written = [part for part in parts if any(f.is_file() for f in part.rglob("*"))]
-            return [s for part in written for s in storage.adopt(part, f"{folder}/{part.name}")]
+            return [
+                s for part in written for s in storage.adopt(part, f"{folder}/{part.name}", mine)
+            ]
 
         try:
             _on_every_rank(begin, f"{folder} was not written")
@@ -107,6 +112,18 @@ def save(
                 for part in (own, policy, adapter):
                     shutil.rmtree(part, ignore_errors=True)
             raise
+
+
+def _written_by(rank: int, shared: Path | None) -> Callable[[Path], bool]:
+    """Whether a file is this rank's, in a folder into which all write if it is shared."""
+    if shared is None:
+        return lambda file: True
+
+    def mine(file: Path) -> bool:
+        writer = _OF_A_RANK.search(file.name)
+        return rank == (int(writer[1]) if writer else 0)
+
+    return mine
 
 
 def try_to_save(engine: Any, files: ModelFiles, storage: Storage, folder: str) -> None:

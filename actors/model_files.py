@@ -8,6 +8,8 @@ from typing import Any
 from actors.images import ImageInputs
 from dps_ray.errors import ModelError
 
+_SHARD = "5GB"  # of a file with weights at the most, as most public models have it
+
 
 class ModelFiles:
     """The files that a trained policy is served with: they stay those of the start policy.
@@ -36,7 +38,7 @@ class ModelFiles:
         loaded = policy.generation_config
         try:
             policy.generation_config = GenerationConfig()  # which can always be saved
-            policy.save_pretrained(folder, state_dict=weights)
+            policy.save_pretrained(folder, state_dict=weights, max_shard_size=_SHARD)
         finally:
             policy.generation_config = loaded
         for processor in self._processors:

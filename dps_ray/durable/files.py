@@ -128,25 +128,31 @@ class Storage:
             beside = self.list(path.rpartition("/")[0])
             return [other for other in beside if other.startswith(f"{path}.")] == [claim]
 
-    def adopt(self, folder: Path, path: str) -> list[Stored]:
+    def adopt(
+        self, folder: Path, path: str, mine: Callable[[Path], bool] = lambda file: True
+    ) -> list[Stored]:
         """Take over the files that another program wrote into a local folder, to stand under `path`.
 
         In place when `folder` is `local(path)`: each file and folder is made durable, on the machine that
         wrote it if the file system is shared. Else they are copied.
 
+        Args:
+            mine: those to take over, where others answer for the rest.
+
         Raises:
-            CheckpointError: there are none, or one cannot be read, made durable or copied.
+            CheckpointError: there are none at all, or one cannot be read, made durable or copied.
         """
-        sources = sorted(source for source in folder.rglob("*") if source.is_file())
-        if not sources:
+        everything = sorted(source for source in folder.rglob("*") if source.is_file())
+        if not everything:
             raise CheckpointError(f"{folder} holds no files, though they should have been written")
+        sources = [source for source in everything if mine(source)]
         if self.folder is None or folder.absolute() != self.folder / path:
             return [
                 self.write(f"{path}/{source.relative_to(folder).as_posix()}", _copy_of(source))
                 for source in sources
             ]
         with self._failing("made durable", path):
-            local_files.sync_tree(folder)
+            local_files.sync_tree(folder, sources)
             return [self.measured(source.relative_to(self.folder).as_posix()) for source in sources]
 
     def delete(self, path: str) -> None:

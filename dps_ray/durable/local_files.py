@@ -3,7 +3,7 @@
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -83,10 +83,11 @@ def prove_writable(folder: Path, size: int = 1 << 20) -> None:
             file.unlink()
 
 
-def sync_tree(folder: Path) -> None:
-    """Make durable what another program wrote into a folder, and the folder itself."""
+def sync_tree(folder: Path, files: Collection[Path]) -> None:
+    """Make durable these files, which another program wrote into a folder, and the folder itself."""
     for inner in folder.rglob("*"):
-        sync(inner)
+        if inner.is_dir() or inner in files:
+            sync(inner)
     sync_upwards(folder)
 
 
