@@ -203,6 +203,7 @@ class RolloutEngine:
             StaleError: it has had weights of a later epoch.
         """
         self._refuse_older_than(epoch)
+        failpoint("engine.join", engine=self._index)
         self._llm.shutdown_weight_transfer_engine()
         self._llm.init_weight_transfer_engine(request)
 
