@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -34,6 +35,18 @@ def engine_of_two_processes() -> ray.actor.ActorClass:
         def process(self) -> int:
             return os.getpid()
 
+        def wait_in_a_collective(self, entered: Path) -> None:
+            """Worker 1 waits for worker 0, which never comes."""
+
+            def wait(worker):
+                if worker.rank == 1:
+                    from vllm.distributed import get_tp_group
+
+                    entered.touch()
+                    get_tp_group().barrier()
+
+            self._llm.collective_rpc(wait)
+
     return ray.remote(concurrency_groups={"intake": 1})(TwoProcesses)
 
 
@@ -44,13 +57,12 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
-def test_an_engine_that_is_killed_while_it_generates_leaves_no_process(
-    local_ray, tmp_path, tiny_policy
-):
+def start(folder: Path, policy: Path) -> tuple[ray.actor.ActorHandle, psutil.Process]:
+    """The engine and its actor's process."""
     config = settings.load(
         None,
         [
-            f"folder={tmp_path}",
+            f"folder={folder}",
             "model.dtype=float32",
             "data.max_prompt_length=16",
             "rollout.max_response_length=200",
@@ -61,9 +73,21 @@ def test_an_engine_that_is_killed_while_it_generates_leaves_no_process(
     engine = (
         engine_of_two_processes()
         .options(runtime_env=engine_environment(config))
-        .remote(config, str(tiny_policy), "gloo", 0, 0)
+        .remote(config, str(policy), "gloo", 0, 0)
     )
-    actor = psutil.Process(answer(engine.process.remote()))
+    return engine, psutil.Process(answer(engine.process.remote()))
+
+
+def kill_and_wait_for_all(actor: psutil.Process, children: list[psutil.Process]) -> None:
+    actor.send_signal(signal.SIGKILL)
+    while any(lives(process) for process in [actor, *children]):
+        time.sleep(0.01)
+
+
+def test_an_engine_that_is_killed_while_it_generates_leaves_no_process(
+    local_ray, tmp_path, tiny_policy
+):
+    engine, actor = start(tmp_path, tiny_policy)
     generation = engine.generate.remote(PROMPTS, SAMPLING, START, 0)
     assert len(answer(next(generation))) == 1
     children = actor.children(recursive=True)
@@ -71,7 +95,16 @@ def test_an_engine_that_is_killed_while_it_generates_leaves_no_process(
     assert len(workers) == 2
     # Stuck, so that it does not see vLLM's pipe close that tells of the actor's end.
     workers[0].send_signal(signal.SIGSTOP)
-    actor.send_signal(signal.SIGKILL)
-    while any(lives(process) for process in [actor, *children]):
-        time.sleep(0.01)
+    kill_and_wait_for_all(actor, children)
     assert isinstance(answer(engine.process.remote()), Lost)
+
+
+def test_an_engine_that_is_killed_while_a_worker_waits_in_a_collective_leaves_no_process(
+    local_ray, tmp_path, tiny_policy
+):
+    engine, actor = start(tmp_path, tiny_policy)
+    entered = tmp_path / "entered"
+    engine.wait_in_a_collective.remote(entered)
+    while not entered.exists():
+        time.sleep(0.01)
+    kill_and_wait_for_all(actor, actor.children(recursive=True))
