@@ -5,7 +5,7 @@ Importing the module registers both ends with vLLM's factories, under the name `
 """
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,7 +30,7 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
-from dps_ray.errors import StaleError, TransferError
+from dps_ray.failpoints import failpoint
 
 if TYPE_CHECKING:
     from actors.weight_transfer import EngineClient
@@ -42,30 +42,16 @@ class _Group:
     """A gloo process group apart from the default one; rank 0 broadcasts.
 
     Opening it waits for the others and raises what torch.distributed does when they do not come, or are
-    lost. Rank 0 gives up early when `others`, in which they are told to come, has failed.
+    lost.
     """
 
-    def __init__(
-        self,
-        address: str,
-        port: int,
-        rank: int,
-        size: int,
-        timeout: float,
-        others: Future[None] | None = None,
-    ):
+    def __init__(self, address: str, port: int, rank: int, size: int, timeout: float):
         limit = timedelta(seconds=timeout)
-        store = dist.TCPStore(
+        self._store: Any = dist.TCPStore(
             address, port, size, is_master=rank == 0, timeout=limit, wait_for_workers=False
         )
-        store.set(f"here/{rank}", "")
-        # Without this, an engine that died on its way would be waited for until the deadline.
-        while others is not None and not store.check([f"here/{r}" for r in range(size)]):
-            if wait([others], timeout=0.01).done:
-                others.result()
-        self._store: Any = store
         self._group: Any = dist.ProcessGroupGloo(
-            dist.PrefixStore("dps_ray_weights", store), rank, size, limit
+            dist.PrefixStore("dps_ray_weights", self._store), rank, size, limit
         )
 
     def broadcast(self, tensor: torch.Tensor, timeout: float) -> None:
@@ -190,15 +176,13 @@ class GlooTrainerInitInfo(TrainerInitInfo):
 class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
     """The learner's end on a CPU. Every rank iterates the weights, rank 0 sends them.
 
-    Rank 0 opens the group when it first sends: that may fail, and the other ranks must still find it in
-    their collectives.
+    Like vLLM's own it may block in opening the group and in sending; see `guarded_transfer.py`.
     """
 
     init_info_cls = GlooTrainerInitInfo
     source: WeightSource
     client: "EngineClient"
 
-    _init_info: GlooTrainerInitInfo
     _group: _Group | None = None
 
     @classmethod
@@ -206,59 +190,54 @@ class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
         cls, init_info: GlooTrainerInitInfo, *, client: Any, source: WeightSource | None = None
     ) -> "GlooTrainerEngine":
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
-        engine._init_info = init_info
+        if engine.is_sender:
+            engine._group = engine._open(init_info)
         return engine
+
+    def _open(self, info: GlooTrainerInitInfo) -> _Group:
+        """Both ends must be opening at the same time."""
+        where = info.master_address, info.master_port
+        left = self.client.seconds_left
+        theirs = GlooInitInfo(*where, rank_offset=1, world_size=info.world_size, timeout=left)
+        with ThreadPoolExecutor(1) as pool:
+            joining = pool.submit(self.client.init_weight_transfer_engine, asdict(theirs))
+            failpoint("transfer.open", weights=self.client.version)
+            group = _Group(*where, rank=0, size=info.world_size, timeout=left)
+            joining.result()
+        return group
 
     def send_weights(self) -> None:
         """
         Raises:
             TransferError: an engine died, failed or was too slow.
             StaleError: an engine has seen weights of a later epoch.
+            RuntimeError: a connection broke.
         """
-        weights = iter(self.source)
-        try:
-            if self.is_sender:
-                self._send(weights)
-        except (StaleError, TransferError):
-            raise
-        except Exception as error:
-            raise self.client.failed(error) from error
-        finally:
-            for _ in weights:  # the other ranks' collectives want all of it, whatever happened
+        if not self.is_sender:
+            for _ in self.source:
                 pass
-
-    def _send(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+            return
         metadata = self.source.metadata()
-        self.client.begin()
-        with ThreadPoolExecutor(1) as pool:
-            group = self._group = self._group or self._open(pool)
-            self.client.start_weight_update()
+        self.client.start_weight_update()
+        pool = ThreadPoolExecutor(1)
+        try:
             receiving = pool.submit(self.client.update_weights, {"metadata": metadata})
-            try:
-                for bucket in _buckets(metadata):
-                    parts = [next(weights)[1].reshape(-1) for _ in bucket]
-                    group.broadcast(torch.cat(parts), self.client.seconds_left)
-                receiving.result()
-            except Exception:
-                self.shutdown()  # those that still wait for weights are to give up
-                receiving.result()  # says who was lost
-                raise
+            self._broadcast(metadata)
+            receiving.result()
+        finally:
+            pool.shutdown(wait=False)  # after an error engines may go on waiting for weights
         self.client.finish_weight_update()
 
-    def _open(self, pool: ThreadPoolExecutor) -> _Group:
-        """Both ends must be opening at the same time."""
-        info = self._init_info
-        where = info.master_address, info.master_port
-        left = self.client.seconds_left
-        others = pool.submit(
-            self.client.init_weight_transfer_engine,
-            asdict(GlooInitInfo(*where, rank_offset=1, world_size=info.world_size, timeout=left)),
-        )
-        group = _Group(*where, rank=0, size=info.world_size, timeout=left, others=others)
-        others.result()
-        return group
+    def _broadcast(self, metadata: list[ParamMeta]) -> None:
+        assert self._group is not None, "only the sender broadcasts"
+        weights = iter(self.source)
+        for bucket in _buckets(metadata):
+            parts = [next(weights)[1].reshape(-1) for _ in bucket]
+            failpoint("transfer.broadcast", weights=self.client.version)
+            self._group.broadcast(torch.cat(parts), self.client.seconds_left)
 
     def shutdown(self) -> None:
+        """Engines that still wait for weights see their connections close."""
         if self._group is not None:
             self._group.close()
             self._group = None

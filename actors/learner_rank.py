@@ -353,31 +353,26 @@ class LearnerRank:
         failpoint("learner.send", weights=name, rank=self._rank)
         if engines is not None:
             self._connect(engines, address, port)
-        self._client.version = name
-        self._transfer.send_weights()
+        self._transfer.send(name)
 
     def _connect(self, engines: list[Any], address: str, port: int) -> None:
-        """Open this rank's end of the weight transfer."""
-        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-
+        """Have the next transfer go to these engines."""
+        from actors.guarded_transfer import GuardedTransfer
         from actors.weight_transfer import EngineClient, TrainedWeights, trainer_init_info
 
         if self._transfer is not None:
-            self._transfer.shutdown()
+            self._transfer.close()
         workers = max(int(self._config.resources.rollout.gpus_per_engine), 1)
-        self._client = EngineClient(engines, workers, self._config.timeouts.publish)
-        self._client.epoch = self._epoch
-        self._transfer = WeightTransferTrainerFactory.trainer_init(
-            trainer_init_info(
-                self._transfer_backend,
-                address=address,
-                port=port,
-                rank=self._rank,
-                workers=workers * len(engines),
-            ),
-            client=self._client,
-            source=TrainedWeights(self._engine),
+        client = EngineClient(engines, workers, self._config.timeouts.publish)
+        client.epoch = self._epoch
+        info = trainer_init_info(
+            self._transfer_backend,
+            address=address,
+            port=port,
+            rank=self._rank,
+            workers=workers * len(engines),
         )
+        self._transfer = GuardedTransfer(info, client, TrainedWeights(self._engine))
 
     def logprobs(self, trajectories: Trajectories) -> list[float]:
         """Log-probability of each response token under the current weights, concatenated (R,)."""

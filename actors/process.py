@@ -1,4 +1,4 @@
-"""What every actor's process needs before its libraries are imported, and where its output goes.
+"""What every actor's process needs before its libraries are imported, where its output goes, and how its children end.
 
 The variables must be set before torch, vLLM or DeepSpeed are imported, hence Ray's runtime
 environment and not code of the actor.
@@ -6,6 +6,7 @@ environment and not code of the actor.
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 from dps_ray import failpoints
@@ -37,6 +38,24 @@ def log_to(folder: Path, name: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+
+
+def take_children_along() -> None:
+    """From now on what this process starts is killed when it ends, even by SIGKILL.
+
+    It becomes the leader of a process group, which its children are in too. Outside of that a shell waits until
+    the pipe closes that only this process holds open, and then kills the group.
+    """
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    reading, writing = os.pipe()
+    os.register_at_fork(after_in_child=lambda: os.close(writing))
+    subprocess.Popen(
+        ["/bin/sh", "-c", 'read _; kill -s KILL -- "-$0"', str(os.getpgrp())],
+        stdin=reading,
+        start_new_session=True,
+    )
+    os.close(reading)
 
 
 def free_port() -> int:

@@ -375,30 +375,24 @@ def _starter(
     config: Config, model: str, transfer: str, index: int, place: Callable[[int], dict[str, Any]]
 ) -> Callable[[int], Any]:
     """What starts an incarnation of an engine."""
-    on_cpu = config.resources.rollout.gpus_per_engine == 0
-    extra = _cpu_engine(config.rollout.kv_cache_gib) if on_cpu else {}
-    if transfer == "ipc":
-        # vLLM pickles the handles of GPU memory for its own process, and wants to be asked to.
-        extra["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     options = RolloutEngine.options(  # type: ignore[attr-defined]
-        **place(index),
-        runtime_env=environment(
-            threads=config.rollout.threads if on_cpu else None,
-            extra=extra,
-        ),
+        **place(index), runtime_env=engine_environment(config)
     )
     return lambda incarnation: options.remote(config, model, transfer, index, incarnation)
+
+
+def engine_environment(config: Config) -> dict[str, object]:
+    """Ray `runtime_env` of an engine."""
+    # vLLM's core in the actor's own process: another would outlive an actor that is killed, and keep its
+    # memory on the card. On a CPU it also starts in 3 s and not in 20.
+    extra = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    on_cpu = config.resources.rollout.gpus_per_engine == 0
+    if on_cpu:
+        extra["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.rollout.kv_cache_gib)))
+        extra["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    return environment(threads=config.rollout.threads if on_cpu else None, extra=extra)
 
 
 def _vllms_own_max_num_seqs(config: Config) -> int:
     """On cards of less than 70 GiB it is 256 too; an engine that is given more keeps it waiting itself."""
     return 256 if config.resources.rollout.gpus_per_engine == 0 else 1024
-
-
-def _cpu_engine(kv_cache_gib: float) -> dict[str, str]:
-    return {
-        # The engine in the actor's own process starts in 3 s and not in 20.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(kv_cache_gib))),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from actors.card import kv_cache_bytes
 from actors.images import NEVER, load_image_inputs
-from actors.process import log_to
+from actors.process import log_to, take_children_along
 from actors.rollout_images import engine_arguments, engine_input
 from dps_ray.config import Config
 from dps_ray.errors import EngineError, StaleError
@@ -53,6 +53,7 @@ class RolloutEngine:
 
     def __init__(self, config: Config, model: str, transfer: str, index: int, incarnation: int):
         log_to(config.folder / "logs", f"rollout-{index}")
+        take_children_along()
         failpoint("engine.start", engine=index)
         self._index = index
         self._name = f"rollout engine {index}, incarnation {incarnation}"
@@ -60,37 +61,41 @@ class RolloutEngine:
         self._incoming: str | None = None  # the weights of an update that has begun
         self._intake = _Intake()
         from vllm import LLM
-        from vllm.config import WeightTransferConfig
 
         import actors.weight_transfer  # noqa: F401  registers the CPU backend with vLLM
 
-        gpus = config.resources.rollout.gpus_per_engine
         self._images = load_image_inputs(model, config.data.max_pixels)
-        self._llm = LLM(
-            model,
-            dtype=config.model.dtype,
-            tensor_parallel_size=max(int(gpus), 1),
-            # The actor holds all of the engine's GPUs: its workers are its own processes.
-            distributed_executor_backend="mp" if gpus > 1 else None,
-            gpu_memory_utilization=config.rollout.gpu_memory_utilization
-            * (gpus if 0 < gpus < 1 else 1.0),
-            kv_cache_memory_bytes=kv_cache_bytes(config, model),
-            # Compiling pays on GPUs; on a CPU it costs ten seconds and gains nothing.
-            enforce_eager=config.rollout.enforce_eager or gpus == 0,
-            max_model_len=config.data.max_prompt_length + config.rollout.max_response_length,
-            max_num_seqs=config.rollout.max_num_seqs,
-            # Of the distribution that is sampled from, temperature and top-p included: what the
-            # learner's ratio is against.
-            logprobs_mode="processed_logprobs",
-            weight_transfer_config=WeightTransferConfig(backend=transfer),
-            seed=config.seed,
-            disable_log_stats=True,
-            # With a generator to each request, vLLM 0.32 cannot split a prefill on a CPU.
-            enable_chunked_prefill=gpus > 0,
-            **(engine_arguments(self._images, gpus > 0) if self._images else {}),
-        )
+        self._llm = LLM(**self._llm_arguments(config, model, transfer))
         self._tokenizer = self._llm.get_tokenizer()
         self._llm.update_weight_version(START)
+
+    def _llm_arguments(self, config: Config, model: str, transfer: str) -> dict[str, Any]:
+        from vllm.config import WeightTransferConfig
+
+        gpus = config.resources.rollout.gpus_per_engine
+        return {
+            "model": model,
+            "dtype": config.model.dtype,
+            "tensor_parallel_size": max(int(gpus), 1),
+            # The actor holds all of the engine's GPUs: its workers are its own processes.
+            "distributed_executor_backend": "mp" if gpus > 1 else None,
+            "gpu_memory_utilization": config.rollout.gpu_memory_utilization
+            * (gpus if 0 < gpus < 1 else 1.0),
+            "kv_cache_memory_bytes": kv_cache_bytes(config, model),
+            # Compiling pays on GPUs; on a CPU it costs ten seconds and gains nothing.
+            "enforce_eager": config.rollout.enforce_eager or gpus == 0,
+            "max_model_len": config.data.max_prompt_length + config.rollout.max_response_length,
+            "max_num_seqs": config.rollout.max_num_seqs,
+            # Of the distribution that is sampled from, temperature and top-p included: what the
+            # learner's ratio is against.
+            "logprobs_mode": "processed_logprobs",
+            "weight_transfer_config": WeightTransferConfig(backend=transfer),
+            "seed": config.seed,
+            "disable_log_stats": True,
+            # With a generator to each request, vLLM 0.32 cannot split a prefill on a CPU.
+            "enable_chunked_prefill": gpus > 0,
+            **(engine_arguments(self._images, gpus > 0) if self._images else {}),
+        }
 
     def weights(self) -> str | None:
         """The name of the weights that vLLM itself says it serves; None when it may hold parts of two."""
@@ -205,6 +210,7 @@ class RolloutEngine:
             StaleError: it has had weights of a later epoch.
         """
         self._refuse_older_than(epoch)
+        failpoint("engine.join", engine=self._index)
         self._llm.shutdown_weight_transfer_engine()
         self._llm.init_weight_transfer_engine(request)
 

@@ -5,14 +5,15 @@
                              └── EngineClient: init, start, update, finish ──┘
 
 On GPUs both engines are vLLM's (`nccl`, or `ipc` on a shared card). vLLM has none for the CPU; ours is in
-`gloo_transfer.py`, and importing this module registers it with vLLM.
+`gloo_transfer.py`, and importing this module registers it with vLLM. `guarded_transfer.py` keeps the learner
+from waiting for an engine that is lost.
 
 A group is opened for one list of engines. For another list the learner opens another one, at another
 port; an engine drops the group it had.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -69,20 +70,20 @@ class EngineClient:
     def __init__(self, engines: list[Any], workers_per_engine: int, timeout: float):
         self.version = ""  # the name of the weights that are sent next
         self.epoch = 0  # of the sender
+        # Called with the error before a method raises it: whoever called that method may be blocked elsewhere.
+        self.on_failure: Callable[[Exception], None] = lambda error: None
+        # Whoever waits for the transfer as a whole is to hear of the engine first.
+        self.timeout = 0.8 * timeout
         self._engines = engines
         self._workers = workers_per_engine
-        # Whoever waits for the transfer as a whole is to hear of the engine first.
-        self._timeout = 0.8 * timeout
-        self._deadline: float | None = None
+        self._deadline = 0.0
 
     def begin(self) -> None:
-        """From now on the time of one transfer runs. Without this each method has all of it."""
-        self._deadline = time.monotonic() + self._timeout
+        """From now on the time of one transfer runs."""
+        self._deadline = time.monotonic() + self.timeout
 
     @property
     def seconds_left(self) -> float:
-        if self._deadline is None:
-            return self._timeout
         return max(self._deadline - time.monotonic(), 0.01)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -114,12 +115,15 @@ class EngineClient:
     def _wait(self, calls: list[Any], what: str) -> None:
         try:
             collect(calls, self.seconds_left, "receiver", what)
-        except (StaleError, TransferError):
+        except (StaleError, TransferError) as error:
+            self.on_failure(error)
             raise
         except Exception as error:
-            raise self.failed(error) from error
+            failure = self.failed(error)
+            self.on_failure(failure)
+            raise failure from error
 
-    def failed(self, error: Exception) -> TransferError:
+    def failed(self, error: BaseException) -> TransferError:
         return TransferError(f"weights {self.version} did not reach the engines: {error}")
 
 

@@ -14,6 +14,7 @@ passing the same point, is not.
 | `engine.start` | before an engine loads the model | engine |
 | `engine.generate.before`, `engine.generate.after` | an engine was given prompts; has answers to them | seed, engine |
 | `engine.prompt` | an engine was given this prompt | prompt |
+| `engine.join` | an engine is about to join a transfer group | engine |
 | `engine.update` | an engine is about to take in weights | weights, engine |
 | `engine.weights` | an engine is asked which weights it has | engine |
 | `verifier.start` | before a verifier loads the reward function | verifier |
@@ -21,6 +22,7 @@ passing the same point, is not.
 | `learner.start` | before a rank meets the others and loads the model | epoch, rank |
 | `learner.load` | before DeepSpeed loads a checkpoint | epoch, rank |
 | `learner.send` | before a rank sends the weights of this name | weights, rank |
+| `transfer.open`, `transfer.broadcast` | over gloo, before rank 0 opens the group of a transfer; before each of its broadcasts | weights |
 | `learner.train.before`, `learner.train.after` | around a rank's optimizer steps | step, rank |
 | `learner.save` | before a rank writes its checkpoint | step, rank |
 | `learner.save.state` | as DeepSpeed collects and writes a rank's state | step, rank |

@@ -1,6 +1,8 @@
 """Rollout engines die idle, generating and while they are given weights; every prompt is answered, once, with
 the current weights, as if none had died."""
 
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,6 +19,7 @@ from dps_ray import settings
 from dps_ray.durable import Storage
 from dps_ray.errors import StaleError
 from dps_ray.failpoints import VARIABLE, fail_at
+from dps_ray.groups import weights_name
 from dps_ray.health import Quarantine, State
 from dps_ray.trajectories import concatenate
 
@@ -31,8 +34,8 @@ PROMPTS = [
 class Rig:
     """A learner that has made a step, and two engines with its weights."""
 
-    def __init__(self, folder, model: str) -> None:
-        config = settings.load(
+    def __init__(self, folder, model: str, *overrides: str) -> None:
+        self.config = config = settings.load(
             None,
             [
                 f"folder={folder}",
@@ -43,6 +46,7 @@ class Rig:
                 "resources.rollout.engines=2",
                 "recovery.restarts=20",  # of the same two engines, in all tests
                 "recovery.prompt_failures=2",
+                *overrides,
             ],
         )
         self.records: list[dict[str, object]] = []
@@ -77,6 +81,10 @@ class Rig:
         self.quarantine.succeeded([group.prompt_id for group in groups if group is not None])
         return groups
 
+    def learner_processes(self) -> list[int]:
+        calls = [rank.__ray_call__.remote(lambda rank: os.getpid()) for rank in self.learner._ranks]
+        return [answer(call) for call in calls]
+
     def incarnations(self) -> list[int]:
         return [e.member.incarnation for e in self.rollouts.engines]
 
@@ -93,6 +101,16 @@ def shared_rig(local_ray, tmp_path_factory, tiny_policy) -> Iterator[Rig]:
 def rig(shared_rig) -> Rig:
     shared_rig.all_fresh()
     return shared_rig
+
+
+@pytest.fixture
+def sharded_rig(local_ray, tmp_path, tiny_policy, monkeypatch) -> Iterator[Rig]:
+    """With a learner of two ranks, each of which has a part of every weight."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "failpoints"))
+    rig = Rig(tmp_path, str(tiny_policy), "learner.zero_stage=3", "resources.learner.ranks=2")
+    yield rig
+    rig.rollouts.stop()
+    rig.learner.kill()
 
 
 def assert_equal(groups, expected) -> None:
@@ -216,3 +234,48 @@ def test_engines_of_a_failed_update_are_replaced_and_serve_the_new_weights_in_th
     groups = rig.generate()
     assert {group.weights for group in groups} == {"e0001.00000002"}
     assert difference_to_learner(groups, rig.learner) < 1e-5
+
+
+def lose_an_engine_while_rank_0_blocks(rig: Rig, transfer: str, engine: str) -> None:
+    """Publish the weights of another step, while rank 0 hangs at one point for ever and engine 0 dies at another."""
+    step, learner = rig.learner.version + 1, rig.learner_processes()
+    name, before, began = weights_name(1, step), rig.incarnations(), time.monotonic()
+    hung, died = fail_at(transfer, "hang", weights=name), fail_at(engine, engine=0)
+    rig.train(step)
+    assert hung.went_off
+    assert died.went_off
+    # With the start of two engines. Its deadline is at 80% of that timeout.
+    assert time.monotonic() - began < 0.3 * rig.config.timeouts.publish
+    assert rig.incarnations() == [before[0] + 1, before[1] + 1]
+    assert all("receiver 0 died" in str(record["why"]) for record in rig.records[-2:])
+    assert rig.learner_processes() == learner
+    groups = rig.generate()
+    assert {group.weights for group in groups} == {name}
+    assert difference_to_learner(groups, rig.learner) < 1e-5
+    # Nothing is left in the way of the next transfer.
+    rig.train(step + 1)
+    assert difference_to_learner(rig.generate(), rig.learner) < 1e-5
+
+
+def lose_an_engine_while_the_broadcast_blocks(rig: Rig) -> None:
+    lose_an_engine_while_rank_0_blocks(rig, "transfer.broadcast", "engine.update")
+
+
+def lose_an_engine_while_the_group_is_opened(rig: Rig) -> None:
+    ray.kill(rig.rollouts.engines[0].member.actor)  # its successor needs another group
+    rig.generate()
+    rig.rollouts.wait_until_ready()
+    lose_an_engine_while_rank_0_blocks(rig, "transfer.open", "engine.join")
+
+
+def test_a_broadcast_that_blocks_as_in_nccl_costs_its_engines_and_not_the_learner(rig):
+    lose_an_engine_while_the_broadcast_blocks(rig)
+
+
+def test_a_group_that_blocks_as_it_is_opened_costs_its_engines_and_not_the_learner(rig):
+    lose_an_engine_while_the_group_is_opened(rig)
+
+
+def test_neither_leaves_other_ranks_waiting_for_weights_that_all_gather(sharded_rig):
+    lose_an_engine_while_the_broadcast_blocks(sharded_rig)
+    lose_an_engine_while_the_group_is_opened(sharded_rig)
