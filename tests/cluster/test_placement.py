@@ -10,6 +10,7 @@ from cluster.placement import Bundle, Group, Placement, Seat, first_without_room
 from cluster.start import HEALTH_CHECKS
 from dps_ray import settings
 from dps_ray.errors import ConfigError, ResourceError
+from pipelines.fit import check_fit
 
 ON_GPUS = (
     "resources.learner={ranks: 2, gpus_per_rank: 1}",
@@ -212,6 +213,15 @@ def test_engines_and_ranks_with_fractions_are_given_the_same_card_in_pairs(reser
     assert engines == [rank_0, rank_1]
     assert [len(gpus) for _, gpus in engines] == [1, 1]
     assert engines[0] != engines[1]
+
+
+@pytest.mark.slow
+def test_a_card_that_is_counted_and_cannot_be_used_is_named_before_anything_starts(
+    reserve, tiny_policy
+):
+    placement = reserve(*ON_GPUS)
+    with pytest.raises(ResourceError, match="Ray counts a GPU on this node, and torch cannot"):
+        check_fit(load(*ON_GPUS), str(tiny_policy), placement.learner(0))
 
 
 @pytest.mark.slow
