@@ -142,6 +142,7 @@ class LearnerRank:
                 timeout=self._config.timeouts.checkpoint,
             )
             self._optimizer_steps, self._version = state["optimizer_steps"], state["version"]
+        card.leave_card(self._config, self._engine)
 
     def _deepspeed_config(self, load_universal: bool) -> dict[str, Any]:
         bfloat16, stage = self._config.model.dtype == "bfloat16", self._config.learner.zero_stage
@@ -171,6 +172,7 @@ class LearnerRank:
         """
         failpoint("learner.train.before", step=step, rank=self._rank)
         began = time.time()
+        card.take_card(self._config, self._engine)
         totals = _Totals()
         self._engine.train()
         cuts = self._minibatches(len(trajectories.advantages), step)
@@ -186,6 +188,7 @@ class LearnerRank:
                         "minibatches out"
                     )
         self._version = step
+        card.leave_card(self._config, self._engine)
         card.give_back_memory(self._config)
         failpoint("learner.train.after", step=step, rank=self._rank)
         return Trained(totals.reduced(self._learning_rate()), began, time.time())

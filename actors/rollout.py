@@ -102,6 +102,14 @@ class Rollouts:
         while self._in(State.STARTING, State.SUSPECT):
             self._look()
 
+    def sleep(self) -> None:
+        """Have every engine that is up leave its card to the learner, until it is needed again."""
+        engines = self._in(State.FRESH, State.STALE)
+        calls = [engine.member.actor.sleep.remote() for engine in engines]
+        for engine, found in zip(engines, outcomes(calls, self._probe_timeout), strict=True):
+            if isinstance(found, Lost):
+                self._replace(engine, found.why)
+
     def publish(self, learner: Learner) -> None:
         """Serve this learner's weights, and no others, from now on.
 

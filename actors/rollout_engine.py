@@ -11,7 +11,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from actors.card import kv_cache_bytes
+from actors.card import engine_utilization, kv_cache_bytes
 from actors.images import NEVER, load_image_inputs
 from actors.process import log_to, take_children_along
 from actors.rollout_images import engine_arguments, engine_input
@@ -60,6 +60,7 @@ class RolloutEngine:
         self._epoch = 0  # the latest that weights came from
         self._incoming: str | None = None  # the weights of an update that has begun
         self._intake = _Intake()
+        self._asleep = False
         from vllm import LLM
 
         import actors.weight_transfer  # noqa: F401  registers the CPU backend with vLLM
@@ -79,8 +80,8 @@ class RolloutEngine:
             "tensor_parallel_size": max(int(gpus), 1),
             # The actor holds all of the engine's GPUs: its workers are its own processes.
             "distributed_executor_backend": "mp" if gpus > 1 else None,
-            "gpu_memory_utilization": config.rollout.gpu_memory_utilization
-            * (gpus if 0 < gpus < 1 else 1.0),
+            "gpu_memory_utilization": engine_utilization(config, model),
+            "enable_sleep_mode": config.resources.colocate and gpus > 0,
             "kv_cache_memory_bytes": kv_cache_bytes(config, model),
             # Compiling pays on GPUs; on a CPU it costs ten seconds and gains nothing.
             "enforce_eager": config.rollout.enforce_eager or gpus == 0,
@@ -102,10 +103,22 @@ class RolloutEngine:
         failpoint("engine.weights", engine=self._index)
         return None if self._incoming is not None else str(self._llm.get_weight_version())
 
+    def sleep(self) -> None:
+        """Leave the card to the learner; whatever needs the model wakes it. On a CPU vLLM takes no notice."""
+        failpoint("engine.sleep", engine=self._index)
+        self._llm.sleep(level=1)  # weights to the host, the KV cache is dropped
+        self._asleep = True
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+
     def probe(self) -> None:
         """Generate a single token: what answers to less may still be dead inside."""
         from vllm import SamplingParams
 
+        self._wake()
         self._llm.generate(
             [{"prompt_token_ids": [0]}],
             SamplingParams(max_tokens=1, detokenize=False),
@@ -131,6 +144,7 @@ class RolloutEngine:
                 f"{self._name} was to generate with weights {weights} and serves {self.weights()}"
             )
         failpoint("engine.generate.before", seed=sampling.seed, engine=self._index)
+        self._wake()
         engine, asked = self._llm.llm_engine, dict[str, Request]()
         self._intake.open(call, requests)
         while True:
@@ -221,6 +235,7 @@ class RolloutEngine:
             StaleError: it has had weights of a later epoch.
         """
         self._refuse_older_than(epoch)
+        self._wake()
         self._incoming = weights
         self._llm.start_weight_update()
 

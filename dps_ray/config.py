@@ -372,6 +372,9 @@ class EngineResources(Settings):
 class ResourceSettings(EngineResources):
     learner: LearnerPool = LearnerPool()
     beliefs: BeliefPool = BeliefPool()
+    colocate: bool = False
+    """Engines and ranks that share cards in pairs have them by turns: engines sleep while the learner trains, and its
+    optimizer and gradients are in the host's memory while they generate. The fractions then only say who is together."""
 
 
 class EngineTimeouts(Settings):
@@ -522,6 +525,28 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _cards_are_had_by_turns_where_that_can_be(self) -> "Config":
+        rollout, learner = self.resources.rollout, self.resources.learner
+        if not self.resources.colocate:
+            return self
+        if rollout.gpus_per_engine >= 1 or learner.gpus_per_rank >= 1:
+            raise ValueError(
+                "resources.colocate=true is for engines and ranks on the same cards: write "
+                "resources.rollout.gpus_per_engine=0.5 and resources.learner.gpus_per_rank=0.5"
+            )
+        if self.loop.max_staleness > 0:
+            raise ValueError(
+                "resources.colocate=true and loop.max_staleness=1: who has a card by turns cannot generate and "
+                "train at the same time; set one of them back"
+            )
+        if self.learner.zero_stage != 2:
+            raise ValueError(
+                f"resources.colocate=true and learner.zero_stage={self.learner.zero_stage}: DeepSpeed moves the "
+                "states of torch's AdamW at stage 2 alone; set learner.zero_stage=2"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gpus_are_whole_or_shared_in_pairs(self) -> "Config":
         rollout, learner = self.resources.rollout, self.resources.learner
         engine, rank = rollout.gpus_per_engine, learner.gpus_per_rank
@@ -534,7 +559,7 @@ class Config(Settings):
                 "fractions are for as many engines as ranks, one of each on every card, such as 0.5 and 0.4 "
                 "with engines=1 and ranks=1; write whole numbers otherwise"
             )
-        if engine + rank <= 0.5:
+        if 0 < engine + rank <= 0.5:
             raise ValueError(
                 f"resources.rollout.gpus_per_engine={engine:g} and resources.learner.gpus_per_rank={rank:g}: "
                 "together they are to take more than half of a card, or Ray may put two pairs on the same one"

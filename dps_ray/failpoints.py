@@ -15,6 +15,7 @@ passing the same point, is not.
 | `engine.generate.before`, `engine.generate.after` | an engine was given prompts; has answers to them | seed, engine |
 | `engine.prompt` | an engine was given this prompt | prompt |
 | `engine.join` | an engine is about to join a transfer group | engine |
+| `engine.sleep` | an engine is about to leave its card to the learner | engine |
 | `engine.update` | an engine is about to take in weights | weights, engine |
 | `engine.weights` | an engine is asked which weights it has | engine |
 | `verifier.start` | before a verifier loads the reward function | verifier |

@@ -18,6 +18,7 @@ _PER_LOGIT = 14  # bytes that a chunk's forward and backward pass take for each 
 _CONTEXT = int(1.5 * GB)  # CUDA's context, NCCL's buffers, kernels
 _BUCKETS = 2 * GB  # DeepSpeed reduces gradients through buffers of 5e8 elements
 _ENGINE_WORK = 3 * GB  # activations of a prefill, CUDA graphs, the sampler
+_ASLEEP = 3 * GB  # what an engine keeps that sleeps: CUDA's context and graphs
 
 
 class ModelShape(NamedTuple):
@@ -90,6 +91,8 @@ def learner_room(shape: ModelShape, config: Config, card: float) -> Room:
         advice.append("learner.lora={}")
     advice.append("more resources.learner.ranks")
     own = config.resources.learner.gpus_per_rank * card
+    if config.resources.colocate:
+        own = card - _ASLEEP
     return Room("a learner rank", parts, own, ", ".join(advice))
 
 
@@ -140,11 +143,20 @@ def engine_room(shape: ModelShape, config: Config, card: float) -> Room:
         "KV cache of the longest sequence": kv_bytes(shape, config) * longest / cards,
     }
     own = settings.gpu_memory_utilization * min(pool.gpus_per_engine, 1.0) * card
+    if config.resources.colocate:
+        own = settings.gpu_memory_utilization * card
+        parts["the learner's weights"] = _stays(shape, config, card)
     advice = (
         "a larger rollout.gpu_memory_utilization, more resources.rollout.gpus_per_engine, or a smaller "
         "rollout.max_response_length"
     )
     return Room("a rollout engine", parts, own, advice)
+
+
+def _stays(shape: ModelShape, config: Config, card: float) -> float:
+    """Bytes of a rank that are on the card while engines generate."""
+    parts = learner_room(shape, config, card).parts
+    return parts["weights"] + parts["adapters"] + _CONTEXT
 
 
 def kv_bytes(shape: ModelShape, config: Config) -> int:
@@ -156,6 +168,12 @@ def kv_cache_room(shape: ModelShape, config: Config, card: float) -> float:
     """Bytes that an engine has for its KV cache."""
     room = engine_room(shape, config, card)
     return room.card - room.total + room.parts["KV cache of the longest sequence"]
+
+
+def engine_share(shape: ModelShape, config: Config, card: float) -> float:
+    """The part of a card that an engine may use, as vLLM's gpu_memory_utilization."""
+    room = engine_room(shape, config, card)
+    return (room.card - room.parts.get("the learner's weights", 0.0)) / card
 
 
 def sequences_at_a_time(shape: ModelShape, config: Config, card: float) -> int:

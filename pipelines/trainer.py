@@ -257,6 +257,8 @@ class Trainer:
             self.view.message(f"step {now.step}: no group carries gradient; the weights stay")
             return Learning(staleness, None)
         with self.clock.timed("train"):
+            if self.config.resources.colocate:
+                self.rollouts.sleep()
             trajectories = to_trajectories(groups, self.config.objective, loop.batch_size)
             return Learning(staleness, self.learner.train(trajectories, now.step))
 
@@ -432,6 +434,9 @@ class Trainer:
         self.progress = Progress(**records.get("progress", {}))
         self.quarantine.failures = {int(i): n for i, n in records.get("quarantine", {}).items()}
         self.ahead = None
+        if self.config.resources.colocate:
+            self.rollouts.wait_until_ready()
+            self.rollouts.sleep()
         self.learner = self.make_learner(self.checkpoints.epoch)
         self.learner.start(self.storage, manifest)
         name = None if manifest is None else manifest.name

@@ -8,6 +8,7 @@ from dps_ray.memory import (
     ModelShape,
     check,
     engine_room,
+    engine_share,
     kv_bytes,
     kv_cache_room,
     learner_room,
@@ -81,6 +82,22 @@ def test_a_shared_card_is_shared():
     cache = kv_cache_room(SMALL, shared, CARD)
     assert cache == pytest.approx(
         engine.card - engine.parts["weights"] - engine.parts["work space"]
+    )
+
+
+def test_by_turns_each_has_nearly_all_of_a_card():
+    """7B on 4 cards, with sequences of 9,216 tokens: by turns it fits, side by side it does not."""
+    halves = [
+        "resources.rollout={engines: 4, gpus_per_engine: 0.5}",
+        "resources.learner={ranks: 4, gpus_per_rank: 0.5}",
+    ]
+    for turns, fits in ((False, False), (True, True)):
+        settings_ = config(*halves, f"resources.colocate={turns}")
+        learner, engine = learner_room(LARGE, settings_, CARD), engine_room(LARGE, settings_, CARD)
+        assert (learner.total <= learner.card and engine.total <= engine.card) == fits
+    # The learner's weights stay, and vLLM may not count on the memory that they take.
+    assert engine_share(LARGE, settings_, CARD) == pytest.approx(
+        0.85 - engine.parts["the learner's weights"] / CARD
     )
 
 
