@@ -31,18 +31,22 @@ _NOTICE = 5.0
 class Saving:
     """A checkpoint of the learner that its ranks are writing."""
 
+    _ranks: Sequence[Any]
     _calls: Sequence[Any]
     _timeout: float
 
     def result(self) -> list[Stored]:
-        """Wait for it: the files written.
+        """Wait for it: the files written. They are hashed, and copied to an object store, while the ranks may
+        train again.
 
         Raises:
             CheckpointError: they could not be written; the learner is as before and trains on.
             LearnerLostError: a rank died or failed in the middle of a collective, or did not finish within
                 timeouts.checkpoint.
         """
-        return [stored for part in _answers(self._calls, self._timeout, "save") for stored in part]
+        _answers(self._calls, self._timeout, "save")
+        calls = [rank.saved.remote() for rank in self._ranks]
+        return [stored for part in _answers(calls, self._timeout, "save") for stored in part]
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class Learner:
     def save(self, storage: Storage, folder: str) -> Saving:
         """Begin to write `folder/learner` and `folder/model`, as the state is now; see `Saving`."""
         calls = [rank.save.remote(storage, folder) for rank in self._ranks]
-        return Saving(calls, self._timeouts.checkpoint)
+        return Saving(self._ranks, calls, self._timeouts.checkpoint)
 
     def kill(self) -> None:
         """End every rank, whatever it is doing."""

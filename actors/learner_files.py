@@ -41,17 +41,16 @@ from dps_ray.failpoints import failpoint
 T = TypeVar("T")
 
 _UNIVERSAL = "universal"  # tag of a converted checkpoint
-_OF_A_RANK = re.compile(
-    r"zero_pp_rank_(\d+)_"
-)  # in DeepSpeed's names of files; the others are rank 0's
+# In DeepSpeed's names of files; the others are rank 0's.
+_OF_A_RANK = re.compile(r"zero_pp_rank_(\d+)_")
 
 
 # Writing.
 
 
-def save(
+def write(
     engine: Any, files: ModelFiles, state: dict[str, Any], storage: Storage, folder: str
-) -> list[Stored]:
+) -> Callable[[], list[Stored]]:
     """Write `folder/learner`, `folder/model` and, of a model with adapters, `folder/adapter`; a collective.
 
     Args:
@@ -59,7 +58,9 @@ def save(
         state: what else `load` is to give back, the same on every rank; "version" is the training step.
 
     Returns:
-        The files that this rank wrote, and in a shared folder has hashed: the ranks share that work.
+        What makes the files durable that this rank wrote, hashes them, copies them to an object store, and gives
+        their account. It is no collective and does not touch the engine, so a thread can do it while the rank
+        trains. It raises CheckpointError; what it leaves then is swept with the next checkpoint.
 
     Raises:
         CheckpointError: a rank could not write. All ranks raise it, and nothing is left in a shared folder.
@@ -85,14 +86,6 @@ def save(
             if rank == 0 and adapters:
                 save_adapter(adapter, engine.module, adapters)
 
-        def adopt() -> list[Stored]:
-            mine = _written_by(rank, shared)
-            parts = (own, policy, adapter)
-            written = [part for part in parts if any(f.is_file() for f in part.rglob("*"))]
-            return [
-                s for part in written for s in storage.adopt(part, f"{folder}/{part.name}", mine)
-            ]
-
         try:
             _on_every_rank(begin, f"{folder} was not written")
             _save_engine(engine, own, state, failures)
@@ -106,12 +99,26 @@ def save(
                     with _noted(failures):
                         adapters[name] = whole.to("cpu", copy=_sharded(engine))
             _on_every_rank(write_policy, f"{folder} was not written")
-            return _on_every_rank(adopt, f"{folder} was not made durable")[rank]
         except CheckpointError:  # of `_on_every_rank`: nobody writes any more
             if rank == 0:
                 for part in (own, policy, adapter):
                     shutil.rmtree(part, ignore_errors=True)
             raise
+        temporary = stack.pop_all()
+
+    def adopt() -> list[Stored]:
+        mine = _written_by(rank, shared)
+        with temporary:
+            written = [
+                part
+                for part in (own, policy, adapter)
+                if any(file.is_file() for file in part.rglob("*"))
+            ]
+            return [
+                s for part in written for s in storage.adopt(part, f"{folder}/{part.name}", mine)
+            ]
+
+    return adopt
 
 
 def _written_by(rank: int, shared: Path | None) -> Callable[[Path], bool]:

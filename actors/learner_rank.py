@@ -5,6 +5,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -54,7 +55,7 @@ def _logged(method: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"files": 1})
 class LearnerRank:
     """One rank. All ranks are called alike, since every pass, save and send is a collective.
 
@@ -73,6 +74,8 @@ class LearnerRank:
         self._ranks = config.resources.learner.ranks
         self._optimizer_steps = 0
         self._version = 0  # of the weights: the training step that made them
+        self._files = ThreadPoolExecutor(1)
+        self._saving: Future[list[Stored]] | None = None
 
     def address(self) -> tuple[str, int]:
         return ray.util.get_node_ip_address(), free_port()
@@ -392,12 +395,28 @@ class LearnerRank:
     # Checkpoints.
 
     @_logged
-    def save(self, storage: Storage, folder: str) -> list[Stored]:
-        """See `learner_files.save`."""
+    def save(self, storage: Storage, folder: str) -> None:
+        """Write the files of a checkpoint. They are not durable yet: see `saved`.
+
+        Raises:
+            CheckpointError: a rank could not write; all raise it.
+        """
         from actors import learner_files
 
         state = {"optimizer_steps": self._optimizer_steps, "version": self._version}
-        return learner_files.save(self._engine, self._policy.files, state, storage, folder)
+        adopt = learner_files.write(self._engine, self._policy.files, state, storage, folder)
+        self._saving = self._files.submit(adopt)
+
+    @ray.method(concurrency_group="files")
+    @_logged
+    def saved(self) -> list[Stored]:
+        """The files of this rank's last `save`, once they are durable. The rank may train meanwhile.
+
+        Raises:
+            CheckpointError: one could not be made durable.
+        """
+        assert self._saving is not None, "asked before anything was saved"
+        return self._saving.result()
 
 
 class _Sums:

@@ -81,8 +81,9 @@ def test_state_survives_another_number_of_ranks(
             assert failed.went_off
         assert learner.weights == f"e{epoch:04}.00000001"
         assert learner.logprobs(FIXED) == pytest.approx(logprobs, abs=1e-5)
-        stored = learner.save(storage, checkpoint_folder(epoch, 1)).result()
-        metrics = learner.train(batch(seed=2), 2).result().metrics
+        saving = learner.save(storage, checkpoint_folder(epoch, 1))
+        metrics = learner.train(batch(seed=2), 2).result().metrics  # while the files are hashed
+        stored = saving.result()
         assert metrics["actor/lr"] == pytest.approx(1e-3 * 5 / 10)  # four optimizer steps were made
         if after is None:
             after = learner.logprobs(FIXED)
@@ -121,8 +122,9 @@ def test_adapters_go_on_from_a_checkpoint_on_the_start_policy(
             assert metrics["actor/kl_loss"] == pytest.approx(0.0, abs=1e-9)
             logprobs = learner.logprobs(FIXED)
         assert learner.logprobs(FIXED) == pytest.approx(logprobs, abs=1e-5)
-        stored = learner.save(storage, checkpoint_folder(epoch, 1)).result()
-        metrics = learner.train(batch(seed=2), 2).result().metrics
+        saving = learner.save(storage, checkpoint_folder(epoch, 1))
+        metrics = learner.train(batch(seed=2), 2).result().metrics  # while the files are hashed
+        stored = saving.result()
         assert metrics["actor/kl_loss"] > 1e-6  # to the start policy
         if after is None:
             after = learner.logprobs(FIXED)
