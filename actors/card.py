@@ -1,4 +1,4 @@
-"""A GPU that an engine shares with a learner rank: who has how much of its memory, and when.
+"""A GPU that an engine shares with a learner rank: how much of its memory each has, and when.
 
 The engine is told how large its KV cache is, by arithmetic. vLLM would find that out by measuring, and take what the
 learner allocates meanwhile for its own. The rank may take no more than its share, and gives back what it does not

@@ -57,7 +57,7 @@ def _forward(
     Args:
         input_ids: (b, t), padded on the right. Attention is causal, so there is no mask: it would change nothing
             of a token before the padding, and keep attention from its fastest kernels.
-        scored: (b, t - 1) bool: of which tokens, the first left out, there are n.
+        scored: (b, t - 1) bool, the tokens that are scored; n are true. The first token of a sequence is left out.
         images: what a vision-language model takes besides.
 
     Returns:

@@ -374,7 +374,7 @@ class ResourceSettings(EngineResources):
     beliefs: BeliefPool = BeliefPool()
     colocate: bool = False
     """Engines and ranks that share cards in pairs have them by turns: engines sleep while the learner trains, and its
-    optimizer and gradients are in the host's memory while they generate. The fractions then only say who is together."""
+    optimizer and gradients are in the host's memory while they generate. The fractions then only say which are together."""
 
 
 class EngineTimeouts(Settings):
@@ -536,7 +536,7 @@ class Config(Settings):
             )
         if self.loop.max_staleness > 0:
             raise ValueError(
-                "resources.colocate=true and loop.max_staleness=1: who has a card by turns cannot generate and "
+                "resources.colocate=true and loop.max_staleness=1: on a card that is had by turns a run cannot generate and "
                 "train at the same time; set one of them back"
             )
         if self.learner.zero_stage != 2:

@@ -12,7 +12,7 @@ from dps_ray.errors import ResourceError
 
 GB = 1e9
 CHUNK = 2**27
-"""Logits that are in memory at a time, whatever the vocabulary: 512 MiB in float32, of which a pass needs a few."""
+"""Logits that are in memory at a time, whatever the vocabulary: 512 MiB in float32, and a pass needs a few such tensors."""
 
 _PER_LOGIT = 14  # bytes that a chunk's forward and backward pass take for each of its logits
 _CONTEXT = int(1.5 * GB)  # CUDA's context, NCCL's buffers, kernels

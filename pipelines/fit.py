@@ -22,7 +22,7 @@ def check_fit(config: Config, model: str, place: dict[str, Any]) -> list[str]:
 
     Args:
         model: Hugging Face folder or name.
-        place: options of an actor with GPUs, on the node of which the card is looked at.
+        place: options of an actor with GPUs; the card of its node is looked at.
 
     Raises:
         ResourceError: one of them takes more than the card has.

@@ -11,7 +11,7 @@ from tests.faults.learner_alone import config
 
 pytestmark = pytest.mark.slow
 
-LENGTH = 40  # tokens, of which two do not fit a micro-batch
+LENGTH = 40  # tokens of a sequence; two sequences do not fit a micro-batch
 
 
 def grad_norm(folder, model, zero_stage, copies):

@@ -1,4 +1,4 @@
-"""Engines and ranks that have their cards by turns: who has them when changes no result.
+"""Engines and ranks that have their cards by turns: the order changes no result.
 
 On a CPU vLLM takes no notice of being told to sleep, and DeepSpeed's states are in the host's memory in any case. What
 is shown is that both are told at the right time, and that nothing is lost on the way.
