@@ -81,6 +81,7 @@ class Rollouts:
         self._on_group: Callable[[Group], None] = lambda group: None
         self._worked: dict[int, list[tuple[float, float]]] = {}  # by index of the engine
         self._most_waiting = 0
+        self._failed_transfers = 0  # in a row, in which no engine was lost
         # Responses that an engine decodes at the same time.
         self._slots = config.rollout.max_num_seqs or _vllms_own_max_num_seqs(config)
         deadlines = Deadlines(
@@ -342,16 +343,29 @@ class Rollouts:
         try:
             self._learner.send([engine.member.actor for engine in stale])
         except TransferError as error:
-            # None of them is trusted: each may hold some of the old weights and some of the new.
-            for engine in stale:
-                self._replace(engine, f"took part in a transfer that failed: {error}")
+            self._after_failed_transfer(stale, error)
             return
+        self._failed_transfers = 0
         self._ask_for_weights(stale)
         for engine in stale:
             if engine.health.state is State.STALE:
                 self._replace(
                     engine, f"was given weights {self._weights} and has {engine.health.weights}"
                 )
+
+    def _after_failed_transfer(self, engines: Sequence[_Engine], error: TransferError) -> None:
+        """Replace the engines that were lost in it; the others are given all the weights once more. If none was
+        lost, and the same happens again, something else is wrong with them, and all are replaced."""
+        for engine in engines:
+            engine.member.actor.leave_transfer.remote()  # if that fails, so does the next call
+        self._ask_for_weights(engines)
+        if any(engine.health.state is State.STARTING for engine in engines):
+            return
+        self._failed_transfers += 1
+        if self._failed_transfers > 1:
+            self._failed_transfers = 0
+            for engine in engines:
+                self._replace(engine, f"took part in a transfer that failed: {error}")
 
     def _ask_for_weights(self, engines: Sequence[_Engine]) -> None:
         """Believe of idle engines what they say themselves that they serve, and replace those that are gone."""
@@ -360,11 +374,12 @@ class Rollouts:
         for engine, found in zip(engines, answers, strict=True):
             if isinstance(found, Lost):
                 self._replace(engine, found.why)
-            elif found is None:
-                self._replace(engine, "was left with parts of two weights")
+                continue
+            if engine.health.state is not State.UPDATING:
+                engine.health.updating(time.monotonic())
+            if found is None:
+                engine.health.spoiled(time.monotonic())
             else:
-                if engine.health.state is not State.UPDATING:
-                    engine.health.updating(time.monotonic())
                 engine.health.refreshed(found, time.monotonic())
 
     def _in(self, *states: State) -> list[_Engine]:

@@ -5,6 +5,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from actors.images import NEVER, load_image_inputs
 from actors.process import log_to, take_children_along
 from actors.rollout_images import engine_arguments, engine_input
 from dps_ray.config import Config
-from dps_ray.errors import EngineError, StaleError
+from dps_ray.errors import EngineError, StaleError, TransferError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import Group, Response
 
@@ -59,12 +60,15 @@ class RolloutEngine:
         self._name = f"rollout engine {index}, incarnation {incarnation}"
         self._epoch = 0  # the latest that weights came from
         self._incoming: str | None = None  # the weights of an update that has begun
+        self._updating = False  # vLLM is in an update, and does nothing else until that ends
+        self._joining: SimpleQueue[BaseException | None] | None = None  # how that ends
         self._intake = _Intake()
         self._asleep = False
         from vllm import LLM
 
         import actors.weight_transfer  # noqa: F401  registers the CPU backend with vLLM
 
+        self._workers = max(int(config.resources.rollout.gpus_per_engine), 1)
         self._images = load_image_inputs(model, config.data.max_pixels)
         self._llm = LLM(**self._llm_arguments(config, model, transfer))
         self._tokenizer = self._llm.get_tokenizer()
@@ -77,7 +81,7 @@ class RolloutEngine:
         return {
             "model": model,
             "dtype": config.model.dtype,
-            "tensor_parallel_size": max(int(gpus), 1),
+            "tensor_parallel_size": self._workers,
             # The actor holds all of the engine's GPUs: its workers are its own processes.
             "distributed_executor_backend": "mp" if gpus > 1 else None,
             "gpu_memory_utilization": engine_utilization(config, model),
@@ -225,8 +229,31 @@ class RolloutEngine:
         """
         self._refuse_older_than(epoch)
         failpoint("engine.join", engine=self._index)
+        self._end_broken_update()
         self._llm.shutdown_weight_transfer_engine()
-        self._llm.init_weight_transfer_engine(request)
+        if self._workers > 1:
+            self._llm.init_weight_transfer_engine(request)
+        else:
+            self._join(request)
+
+    def _join(self, request: Any) -> None:
+        """Opening a group waits for all that are to be in it, with NCCL for ever. That cannot be interrupted, so it
+        has a thread that can be left behind."""
+        self._joining = outcomes = SimpleQueue[BaseException | None]()
+
+        def join() -> None:
+            try:
+                self._llm.init_weight_transfer_engine(request)
+            except BaseException as error:
+                outcomes.put(error)
+            else:
+                outcomes.put(None)
+
+        threading.Thread(target=join, name="joining a transfer", daemon=True).start()
+        error = outcomes.get()
+        self._joining = None
+        if error is not None:
+            raise error
 
     def start_weight_update(self, weights: str, epoch: int) -> None:
         """From now on it serves nothing, until `finish_weight_update` names the same weights.
@@ -236,12 +263,16 @@ class RolloutEngine:
         """
         self._refuse_older_than(epoch)
         self._wake()
+        self._end_broken_update()
         self._incoming = weights
         self._llm.start_weight_update()
+        self._updating = True
 
     def update_weights(self, request: Any) -> None:
         failpoint("engine.update", weights=self._incoming, engine=self._index)
+        self._updating = False  # vLLM ends an update in which it failed
         self._llm.update_weights(request)
+        self._updating = True
 
     def finish_weight_update(self, weights: str) -> None:
         """
@@ -253,11 +284,32 @@ class RolloutEngine:
                 f"{self._name} was to finish an update to weights {weights} and is in one to {self._incoming}"
             )
         self._llm.finish_weight_update(weight_version=weights)
+        self._updating = False
         # An update leaves the cached prefixes as they were computed with the old weights.
         self._llm.reset_prefix_cache()
         if self._images:
             self._llm.llm_engine.reset_encoder_cache()  # likewise what the vision tower gave
         self._incoming = None
+
+    @ray.method(concurrency_group="intake")
+    def leave_transfer(self) -> None:
+        """Get out of a transfer that another engine's death has stopped, and that may never end by itself. Workers in
+        other processes cannot be reached."""
+        joining = self._joining
+        if joining is not None:
+            joining.put(TransferError("this transfer was given up"))
+        elif self._incoming is not None and self._workers == 1:
+            self._llm.collective_rpc(_leave_group)  # `update_weights` may be waiting in it
+
+    def _end_broken_update(self) -> None:
+        """Put the layers of an update that was broken off back into service, some with old weights and some with
+        new: vLLM begins another with whole layers alone. They serve nobody before all the weights have come."""
+        if self._incoming is None:
+            return
+        if not self._updating:
+            self._llm.start_weight_update()  # which leaves layers that are half loaded as they are
+        self._llm.finish_weight_update(weight_version=self._incoming)
+        self._updating = False
 
     def _refuse_older_than(self, epoch: int) -> None:
         """A learner of an earlier epoch may have been frozen, and wake up."""
@@ -266,6 +318,11 @@ class RolloutEngine:
                 f"{self._name} has had weights of epoch {self._epoch} and takes none of {epoch}"
             )
         self._epoch = epoch
+
+
+def _leave_group(worker: Any) -> None:
+    """Runs in vLLM's worker."""
+    worker.weight_transfer_engine.shutdown()
 
 
 class _Intake:

@@ -1,6 +1,7 @@
 """Health of an actor that may die and come back, such as a rollout engine: what it may be asked to do now.
 
     DEAD ──restarted──> STARTING ──started──> STALE ──updating──> UPDATING ──refreshed──> FRESH
+    UPDATING ──spoiled──> STALE
     FRESH ──assigned──> BUSY ──progressed──> BUSY ──finished──> FRESH
     FRESH ──wants (other weights)──> STALE
     UPDATING, FRESH, BUSY ──silent too long──> SUSPECT ──answered──> FRESH
@@ -85,6 +86,11 @@ class Health:
         self._only("be updated", State.STALE, State.FRESH)
         self.weights = None
         self._enter(State.UPDATING, now)
+
+    def spoiled(self, now: float) -> None:
+        """The weights did not all arrive: it is alive, and has some of the old and some of the new."""
+        self._only("be spoiled", State.UPDATING)
+        self._enter(self._rested, now)
 
     def refreshed(self, weights: str, now: float) -> None:
         """It says that it now has these weights."""

@@ -32,6 +32,7 @@ def engine(state=State.FRESH):
 REPORTS = {
     "started": lambda health: health.started(OLD, 50),
     "updating": lambda health: health.updating(50),
+    "spoiled": lambda health: health.spoiled(50),
     "refreshed": lambda health: health.refreshed(OLD, 50),
     "assigned": lambda health: health.assigned(50),
     "progressed": lambda health: health.progressed(50),
@@ -43,6 +44,7 @@ LEGAL = {
     (State.STARTING, "started"): State.FRESH,
     (State.STALE, "updating"): State.UPDATING,
     (State.FRESH, "updating"): State.UPDATING,
+    (State.UPDATING, "spoiled"): State.STALE,
     (State.UPDATING, "refreshed"): State.FRESH,
     (State.FRESH, "assigned"): State.BUSY,
     (State.BUSY, "progressed"): State.BUSY,
