@@ -236,7 +236,9 @@ def test_an_engine_that_dies_in_an_update_is_replaced_and_the_other_is_given_all
     assert difference_to_learner(groups, rig.learner) < 1e-5
 
 
-def test_a_transfer_that_fails_without_a_death_is_made_again_and_only_the_second_time_costs_engines(rig):
+def test_a_transfer_that_fails_without_a_death_is_made_again_and_only_the_second_time_costs_engines(
+    rig,
+):
     before = rig.incarnations()
     failed = fail_at("engine.update", "error", engine=1)
     rig.train(rig.learner.version + 1)
