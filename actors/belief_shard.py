@@ -11,7 +11,8 @@ import ray
 from numpy.typing import NDArray
 
 from actors.process import log_to
-from dps_ray import Selection, methods
+from dps_ray import Selection
+from dps_ray.beliefs.states import Observation
 from dps_ray.config import Config
 from dps_ray.durable import (
     ObservationLog,
@@ -25,9 +26,9 @@ from dps_ray.durable import (
 from dps_ray.errors import CheckpointError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.hashing import shards
-from dps_ray.pooled import Clusters
-from dps_ray.selector import Selector
-from dps_ray.states import Observation
+from dps_ray.selection import methods
+from dps_ray.selection.pooled import Clusters
+from dps_ray.selection.selector import Selector
 
 
 class Moment(NamedTuple):

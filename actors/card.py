@@ -10,9 +10,9 @@ states are in the host's memory otherwise, but for the weights, which are sent f
 
 from typing import Any
 
+from actors.memory import ModelShape, engine_share, kv_cache_room
 from actors.model_files import without_weights
 from dps_ray.config import Config
-from dps_ray.memory import ModelShape, engine_share, kv_cache_room
 
 _MOVED = ("optim_states", "hp_params", "lp_grads", "contiguous_grad_buffer")  # DeepSpeed's names
 

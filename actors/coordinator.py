@@ -20,12 +20,12 @@ from actors.calls import Lost, outcomes
 from actors.member import Member, Recoveries
 from actors.process import environment
 from dps_ray import Selection, hashing, merge
+from dps_ray.beliefs.states import Observation
 from dps_ray.config import Config
-from dps_ray.coverage import fresh_of
 from dps_ray.durable import ObservationLog, Storage, Stored
 from dps_ray.errors import StaleError
-from dps_ray.pooled import Clusters
-from dps_ray.states import Observation
+from dps_ray.selection.coverage import fresh_of
+from dps_ray.selection.pooled import Clusters
 
 _NONE = np.empty(0, dtype=np.int64)
 
@@ -37,7 +37,7 @@ class Coordinator:
 
     Args:
         place: of a shard's index, the options that say where it runs, and with what.
-        clusters: of each id, for a method that learns by cluster (`dps_ray.pooled`); None: it does not.
+        clusters: of each id, for a method that learns by cluster (`dps_ray.selection.pooled`); None: it does not.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ from vllm.model_executor.model_loader.reload import (
 from dps_ray.failpoints import failpoint
 
 if TYPE_CHECKING:
-    from actors.weight_transfer import EngineClient
+    from actors.engine_client import EngineClient
 
 BUCKET_BYTES = 256 * 2**20  # parameters are broadcast in flat buffers of about this size
 

@@ -27,7 +27,7 @@ import torch
 from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from actors.weight_transfer import EngineClient
+from actors.engine_client import EngineClient
 from dps_ray.errors import StaleError, TransferError
 
 _GRACE = 1.0  # seconds for the engine's thread to end by itself

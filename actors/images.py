@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dps_ray.errors import ModelError
-from dps_ray.image_files import decode
+from dps_ray.prompts.image_files import decode
 
 SUPPORTED = ("qwen2_5_vl",)
 """Model types whose images are understood."""

@@ -21,7 +21,7 @@ from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage, Stored
 from dps_ray.errors import DPSError, EngineError, LearnerLostError, NonFiniteError, TransferError
 from dps_ray.groups import weights_name
-from dps_ray.trajectories import Trajectories
+from dps_ray.objective.trajectories import Trajectories
 
 # Seconds for Ray to notice that a rank died, once another has failed for want of it.
 _NOTICE = 5.0

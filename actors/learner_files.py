@@ -25,16 +25,9 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-from actors.learner_rank import TAG
-from actors.lora import (
-    adapter_parameters,
-    has_adapters,
-    merged,
-    plain_parameters,
-    save_adapter,
-)
+from actors.lora import adapter_parameters, has_adapters, merged, plain_parameters, save_adapter
 from actors.model_files import ModelFiles
-from dps_ray.durable import Manifest, Storage, Stored, checkpoint_folder
+from dps_ray.durable import DEEPSPEED_TAG, Manifest, Storage, Stored, checkpoint_folder
 from dps_ray.errors import CheckpointError, DPSError
 from dps_ray.failpoints import failpoint
 
@@ -209,7 +202,7 @@ def _save_engine(
     try:
         engine.save_checkpoint(
             str(folder),
-            tag=TAG,
+            tag=DEEPSPEED_TAG,
             client_state=state,
             save_latest=False,
             exclude_frozen_parameters=has_adapters(engine.module),

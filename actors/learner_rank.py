@@ -18,7 +18,7 @@ from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage, Stored, checkpoint_folder
 from dps_ray.errors import DPSError, NonFiniteError
 from dps_ray.failpoints import failpoint
-from dps_ray.trajectories import Trajectories, micro_batches, minibatches, unpad
+from dps_ray.objective.trajectories import Trajectories, micro_batches, minibatches, unpad
 
 if TYPE_CHECKING:
     from actors.policy import Inputs  # imports torch
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-TAG = "state"
 """DeepSpeed's name of a checkpoint within its folder; manifests say it (`deepspeed_tag`)."""
 
 
@@ -331,7 +330,7 @@ class LearnerRank:
         Args:
             first: the batch has made no update yet.
         """
-        from dps_ray.objective import grpo_loss_of
+        from dps_ray.objective.grpo import grpo_loss_of
 
         objective, tensors = self._config.objective, inputs.tensors
         scores = self._policy.scores(self._engine, inputs, objective.entropy_coef > 0)
@@ -363,8 +362,10 @@ class LearnerRank:
 
     def _connect(self, engines: list[Any], address: str, port: int) -> None:
         """Have the next transfer go to these engines."""
+        from actors import learner_files
+        from actors.engine_client import EngineClient
         from actors.guarded_transfer import GuardedTransfer
-        from actors.weight_transfer import EngineClient, TrainedWeights, trainer_init_info
+        from actors.weight_transfer import TrainedWeights, trainer_init_info
 
         if self._transfer is not None:
             self._transfer.close()
@@ -378,7 +379,9 @@ class LearnerRank:
             rank=self._rank,
             workers=workers * len(engines),
         )
-        self._transfer = GuardedTransfer(info, client, TrainedWeights(self._engine))
+        self._transfer = GuardedTransfer(
+            info, client, TrainedWeights(self._engine, learner_files.whole_weights)
+        )
 
     def logprobs(self, trajectories: Trajectories) -> list[float]:
         """Log-probability of each response token under the current weights, concatenated (R,)."""

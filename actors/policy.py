@@ -16,8 +16,8 @@ from actors.lora import add_adapters
 from actors.model_files import ModelFiles
 from actors.scoring import answer_with_scores
 from dps_ray.config import Config, LoraSettings
-from dps_ray.objective import PaddedTensors, TokenScores, to_tensors
-from dps_ray.trajectories import Images, Trajectories, pad, with_blank
+from dps_ray.objective.grpo import PaddedTensors, TokenScores, to_tensors
+from dps_ray.objective.trajectories import Images, Trajectories, pad, with_blank
 
 _ROOM = 2 * 2**30  # bytes of patches that a rank keeps while it trains on a batch
 

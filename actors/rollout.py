@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from actors.calls import Lost, answer, outcomes, wait
+from actors.health import Deadlines, Health, Quarantine, State
 from actors.learner import Learner
 from actors.member import Member, Recoveries
 from actors.process import environment
@@ -22,7 +23,6 @@ from actors.rollout_engine import START, Request, RolloutEngine, Sampling
 from dps_ray.config import Config
 from dps_ray.errors import TransferError
 from dps_ray.groups import Group
-from dps_ray.health import Deadlines, Health, Quarantine, State
 
 __all__ = ["Request", "Rollouts", "Sampling"]
 

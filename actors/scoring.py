@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from actors.images import NEVER
-from dps_ray.memory import CHUNK
-from dps_ray.objective import TokenScores, score_tokens
+from actors.memory import CHUNK
+from dps_ray.objective.grpo import TokenScores, score_tokens
 
 
 def answer_with_scores(model: Any, never_sampled: Sequence[int] = ()) -> bool:

@@ -1,7 +1,7 @@
 """Verifiers: actors that turn responses into rewards with the task's or the user's function.
 
 `Verifier` is the actor, `Verifiers` the driver's view of all of them, `Scoring` what they do with a batch. The
-function runs in a process below the actor (`dps_ray/sandbox.py`), which ends when a response is too much for it; the
+function runs in a process below the actor (`dps_ray/rewards/sandbox.py`), which ends when a response is too much for it; the
 actor itself may be lost too.
 """
 
@@ -13,18 +13,18 @@ import numpy as np
 import ray
 
 from actors.calls import Lost, answer, outcomes, wait
+from actors.health import Quarantine
 from actors.member import Member, Recoveries
 from actors.process import environment, log_to
+from dps_ray.beliefs.state_rules import successes
+from dps_ray.beliefs.states import states_of
 from dps_ray.config import Config
 from dps_ray.errors import ResponseError, RewardError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import Group, ScoredGroup, Scores
-from dps_ray.health import Quarantine
-from dps_ray.prompts import Prompt
-from dps_ray.rewards import NonFiniteRewardError
-from dps_ray.sandbox import Sandbox
-from dps_ray.state_rules import successes
-from dps_ray.states import states_of
+from dps_ray.prompts.dataset import Prompt
+from dps_ray.rewards.functions import NonFiniteRewardError
+from dps_ray.rewards.sandbox import Sandbox
 
 Answer = ScoredGroup | RewardError
 

@@ -12,32 +12,30 @@ A group is opened for one list of engines. For another list the learner opens an
 port; an engine drops the group it had.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import ray
 import torch
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
     TrainerInitInfo,
     WeightSource,
-    WeightTransferInitRequest,
-    WeightTransferUpdateRequest,
 )
 
-from actors.calls import collect
 from actors.gloo_transfer import GlooTrainerInitInfo
 from actors.lora import plain_parameters
-from dps_ray.errors import StaleError, TransferError
 
 
 class TrainedWeights(WeightSource):
     """The parameters of a DeepSpeed engine's module by their Hugging Face names, made whole one at a time, and with
     their adapters merged into them. Under ZeRO-3 that is a collective: all ranks iterate, in step."""
 
-    def __init__(self, engine: Any):
+    def __init__(
+        self, engine: Any, whole_weights: Callable[[Any], Iterator[tuple[str, torch.Tensor]]]
+    ):
+        """whole_weights: `actors.learner_files.whole_weights`, which imports DeepSpeed; engines do without."""
         self._engine = engine
+        self._whole_weights = whole_weights
         self._sharded = engine.zero_optimization_stage() == 3
 
     def metadata(self) -> list[ParamMeta]:
@@ -47,84 +45,7 @@ class TrainedWeights(WeightSource):
         ]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        from actors.learner_files import (
-            whole_weights,  # imports DeepSpeed, which engines do without
-        )
-
-        return whole_weights(self._engine)
-
-
-class EngineClient:
-    """vLLM's `VLLMWeightSyncClient` protocol over several engine actors, with a deadline.
-
-    vLLM's own Ray client gives every engine the same rank offset, which suits the replicas of one
-    deployment; ours are separate engines, so each gets ranks of its own in the transfer group.
-
-    Every method raises TransferError when an engine died, failed or gave no answer in time, and
-    StaleError when one has seen a later epoch.
-
-    Args:
-        timeout: seconds that a transfer may take, opening the group included.
-    """
-
-    def __init__(self, engines: list[Any], workers_per_engine: int, timeout: float):
-        self.version = ""  # the name of the weights that are sent next
-        self.epoch = 0  # of the sender
-        # Called with the error before a method raises it: whoever called that method may be blocked elsewhere.
-        self.on_failure: Callable[[Exception], None] = lambda error: None
-        # Whoever waits for the transfer as a whole is to hear of the engine first.
-        self.timeout = 0.8 * timeout
-        self._engines = engines
-        self._workers = workers_per_engine
-        self._deadline = 0.0
-
-    def begin(self) -> None:
-        """From now on the time of one transfer runs."""
-        self._deadline = time.monotonic() + self.timeout
-
-    @property
-    def seconds_left(self) -> float:
-        return max(self._deadline - time.monotonic(), 0.01)
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        calls = []
-        for index, engine in enumerate(self._engines):
-            info = dict(init_info)
-            if "rank_offset" in info:
-                info["rank_offset"] += index * self._workers
-            request = WeightTransferInitRequest(init_info=info)
-            calls.append(engine.init_weight_transfer_engine.remote(request, self.epoch))
-        self._wait(calls, "open the transfer")
-
-    def start_weight_update(self) -> None:
-        self._wait(
-            [e.start_weight_update.remote(self.version, self.epoch) for e in self._engines],
-            "start an update",
-        )
-
-    def update_weights(self, update_info: Any) -> None:
-        request = ray.put(WeightTransferUpdateRequest(update_info=update_info))
-        self._wait([e.update_weights.remote(request) for e in self._engines], "take in weights")
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        weights = weight_version or self.version
-        self._wait(
-            [e.finish_weight_update.remote(weights) for e in self._engines], "finish an update"
-        )
-
-    def _wait(self, calls: list[Any], what: str) -> None:
-        try:
-            collect(calls, self.seconds_left, "receiver", what)
-        except (StaleError, TransferError) as error:
-            self.on_failure(error)
-            raise
-        except Exception as error:
-            failure = self.failed(error)
-            self.on_failure(failure)
-            raise failure from error
-
-    def failed(self, error: BaseException) -> TransferError:
-        return TransferError(f"weights {self.version} did not reach the engines: {error}")
+        return self._whole_weights(self._engine)
 
 
 def trainer_init_info(

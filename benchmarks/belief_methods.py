@@ -5,9 +5,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dps_ray import PARTIAL, BeliefStore, hmm
+from dps_ray import PARTIAL, BeliefStore
+from dps_ray.beliefs import hmm
+from dps_ray.beliefs.priors import PRIORS
 from dps_ray.hashing import hash_ids, hash_key
-from dps_ray.priors import PRIORS
 
 Ids = NDArray[np.int64]
 States = NDArray[np.int8]

@@ -19,9 +19,9 @@ from actors.coordinator import Coordinator
 from actors.member import Recoveries
 from benchmarks.belief_methods import DriftingLearner
 from cluster.placement import Placement, plan
-from dps_ray import settings
+from dps_ray.beliefs.states import Observation
+from dps_ray.config import settings
 from dps_ray.durable import Storage
-from dps_ray.states import Observation
 
 _WARM_UP, _TIMED = 60, 100  # steps
 

@@ -38,7 +38,7 @@ from benchmarks.belief_methods import (
 from benchmarks.belief_shards import ShardsRow, through_ray
 from dps_ray import BeliefStore
 from dps_ray.paths import path_option
-from dps_ray.pool.index import PromptIndex
+from dps_ray.selection.pool.index import PromptIndex
 
 SIZES = [10_000, 30_000, 100_000, 1_000_000, 10_000_000]
 DECAYS = [0.5, 0.7, 0.9, 0.99]

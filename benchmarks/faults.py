@@ -39,21 +39,21 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.belief_shard import make_selector
+from actors.health import Quarantine
 from actors.member import Recoveries
 from actors.rollout import Rollouts
 from cluster.placement import Placement
 from cluster.start import connect
-from dps_ray import methods, settings
-from dps_ray.config import Config
+from dps_ray.config import Config, settings
 from dps_ray.durable import Manifest, Storage, committed, newest_valid, read_shard, reshard
 from dps_ray.errors import ConfigError, DPSError, EngineError
 from dps_ray.hashing import shards
-from dps_ray.health import Quarantine
-from pipelines.checkpoint import storage_of
-from pipelines.config_files import CONFIGS
-from pipelines.inputs import prepare
-from pipelines.run_log import read_events, read_metrics
-from pipelines.view import LineView
+from dps_ray.selection import methods
+from pipelines.command.config_files import CONFIGS
+from pipelines.monitoring.run_log import read_events, read_metrics
+from pipelines.monitoring.view import LineView
+from pipelines.training.checkpoint import storage_of
+from pipelines.training.inputs import prepare
 
 # How often each is killed among fifty, and the title of its process.
 KINDS = {

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.peer import task_for_trl
-from dps_ray import settings
-from dps_ray.config import Config
-from pipelines.config_files import config_file
+from dps_ray.config import Config, settings
+from pipelines.command.config_files import config_file
 
 AS_IT_IS = "in chunks, no mask"
 """How the learner makes its pass; the others are what it is compared with."""
@@ -86,7 +85,7 @@ def random_model(folder: Path, tiny: bool) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from pipelines.start_policy import build_tokenizer
+    from pipelines.data.start_policy import build_tokenizer
 
     sizes = (64, 192, 2, 2, 2, 1_000) if tiny else (1_536, 8_960, 28, 12, 2, 151_936)
     hidden, intermediate, layers, heads, kv_heads, vocabulary = sizes
@@ -155,10 +154,10 @@ def _timed_pass(
     """Median seconds of a pass, and the bytes that it took at most."""
     import torch
 
+    from actors.memory import CHUNK
     from actors.scoring import scores_in_chunks
     from dps_ray.config import ObjectiveSettings
-    from dps_ray.memory import CHUNK
-    from dps_ray.objective import PaddedTensors, TokenScores, grpo_loss, grpo_loss_of
+    from dps_ray.objective.grpo import PaddedTensors, TokenScores, grpo_loss, grpo_loss_of
 
     device = next(model.parameters()).device
     shape = sequences, setup.prompt + setup.response
@@ -277,9 +276,9 @@ def _requests(setup: Setup) -> list[Any]:
 
 def _rollouts(setup: Setup, config: Config, placement: Any) -> tuple[Any, list[Any], Any]:
     """One engine that is ready, what to ask of it, and how."""
+    from actors.health import Quarantine
     from actors.member import Recoveries
     from actors.rollout import Rollouts, Sampling
-    from dps_ray.health import Quarantine
 
     transfer = "gloo" if setup.tiny else "ipc"
     rollouts = Rollouts(
@@ -294,7 +293,7 @@ def _rollouts(setup: Setup, config: Config, placement: Any) -> tuple[Any, list[A
 
 def run(setup: Setup) -> dict[str, Any]:
     """Three steps of the main job. Medians, the first step left out."""
-    from pipelines.run_log import read_metrics
+    from pipelines.monitoring.run_log import read_metrics
 
     overrides = (
         *("loop.steps=4", "probe.every=0", "checkpoint.every=0", "data.test=null"),

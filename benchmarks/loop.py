@@ -26,7 +26,8 @@ from rich.table import Table
 from benchmarks.spread import spread
 from dps_ray.errors import DPSError, EngineError
 from dps_ray.paths import path_option
-from pipelines.run_log import held_out_accuracy, read_metrics
+from pipelines.monitoring.metrics import held_out_accuracy
+from pipelines.monitoring.run_log import read_metrics
 
 _FIRST_STEPS = 2  # left out: the engines still allocate and warm up
 MODES = {0: "in turns", 1: "one step ahead"}

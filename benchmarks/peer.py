@@ -21,14 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.spread import spread
-from dps_ray import settings
-from dps_ray.config import Config
+from dps_ray.config import Config, settings
 from dps_ray.errors import DPSError, EngineError
 from dps_ray.paths import path_option
-from pipelines import builtin
-from pipelines.config_files import config_file
-from pipelines.run_log import read_metrics
-from pipelines.start_policy import ensure_start_policy
+from pipelines.command.config_files import config_file
+from pipelines.data import builtin
+from pipelines.data.start_policy import ensure_start_policy
+from pipelines.monitoring.run_log import read_metrics
 
 _FIRST_STEPS = 2  # left out: both still allocate and warm up
 

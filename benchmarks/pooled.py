@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dps_ray.pooled import PooledStore, number_within
+from dps_ray.selection.pooled import PooledStore, number_within
 
 BATCH, K = 256, 8
 WARM_UP, TIMED = 55, 20

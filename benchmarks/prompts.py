@@ -16,8 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from dps_ray.prompt_files import write_prompts
-from dps_ray.prompts import PromptTable
+from dps_ray.prompts.dataset import PromptTable
+from dps_ray.prompts.files import write_prompts
 
 BATCH, REPEATS = 256, 20
 

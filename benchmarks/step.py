@@ -17,7 +17,8 @@ from rich.table import Table
 
 from dps_ray.errors import DataError, DPSError
 from dps_ray.paths import path_option
-from pipelines.run_log import IN_STEP, read_metrics
+from pipelines.monitoring.metrics import IN_STEP
+from pipelines.monitoring.run_log import read_metrics
 
 ENGINES = ("generate", "train")
 _FIRST_STEPS = 2  # left out: the engines still allocate and warm up

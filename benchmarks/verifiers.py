@@ -28,9 +28,10 @@ from benchmarks.spread import spread
 from benchmarks.string_grader import same_text
 from dps_ray.config import VerifierSettings
 from dps_ray.paths import path_option
-from dps_ray.prompts import Prompt
-from dps_ray.sandbox import Sandbox
-from dps_ray.tasks import arithmetic, compute_score, confinement, countdown
+from dps_ray.prompts.dataset import Prompt
+from dps_ray.rewards import sandboxed
+from dps_ray.rewards.sandbox import Sandbox
+from dps_ray.tasks import arithmetic, compute_score, countdown
 from tests.dps_ray.answer_tables import Row, rows
 
 THOUGHTS = "First I look at what is given, and then I try what follows from that. " * 8
@@ -196,7 +197,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
     options = parser.parse_args(arguments)
     console = Console(width=110)
-    confinement.enter()  # this process does the comparing; whoever started it can end it
+    sandboxed.enter()  # this process does the comparing; whoever started it can end it
     equal, figures = rows("equal_answers"), rows("figure_answers")
     answers = []
     if options.math is not None:

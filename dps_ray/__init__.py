@@ -5,11 +5,11 @@ batch = store.select(256)               # largest P(partial) first
 store.observe(batch.ids, states)        # what became of them; one step for the whole pool
 """
 
-from dps_ray.beliefs import BeliefStore
-from dps_ray.selection import Selection, merge
-from dps_ray.selector import Selector
-from dps_ray.states import PARTIAL, SOLVED, UNSOLVED
-from dps_ray.uniform import UniformSelector
+from dps_ray.beliefs.states import PARTIAL, SOLVED, UNSOLVED
+from dps_ray.selection.choice import Selection, merge
+from dps_ray.selection.methods.dps import BeliefStore
+from dps_ray.selection.methods.uniform import UniformSelector
+from dps_ray.selection.selector import Selector
 
 __all__ = [
     "PARTIAL",

@@ -1,4 +1,4 @@
-"""Stable 64-bit hashes of prompt ids: they break ties, draw subsets and map ids to shards.
+"""Prompt ids, and stable 64-bit hashes of them: they break ties, draw subsets and map ids to shards.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea & Flood 2014) behind a key. It is a bijection on
 64-bit words, and two things follow that the rest leans on: different ids never collide, so an order by
@@ -7,7 +7,7 @@ store the ids beside it.
 """
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 BUCKETS = 1024
 
@@ -16,6 +16,20 @@ _GAMMA = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _FIRST_INVERSE, _SECOND_INVERSE = pow(_FIRST, -1, 2**64), pow(_SECOND, -1, 2**64)
 _BLOCK = 1 << 15  # words hashed at a time: two such arrays stay in the second-level cache
+
+
+def as_ids(values: ArrayLike) -> NDArray[np.int64]:
+    """Prompt ids as int64 (n,). Raises ValueError, naming the first, when they are not 64-bit integers."""
+    given = np.asarray(values)
+    if given.ndim != 1:
+        raise ValueError(f"ids must be one row of integers, not an array of shape {given.shape}")
+    if not len(given):
+        return np.empty(0, dtype=np.int64)
+    if given.dtype.kind not in "iu":
+        raise ValueError(f"ids must be 64-bit integers, not {given.dtype} such as {given[0]!r}")
+    if given.dtype == np.uint64 and given.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"id {given.max()} does not fit in a signed 64-bit integer")
+    return given.astype(np.int64, copy=False)
 
 
 def hash_key(*parts: int) -> int:

@@ -21,12 +21,12 @@ from rich.console import Console
 
 from dps_ray.errors import ConfigError, DPSError
 from dps_ray.paths import path_option
+from pipelines.command.config_files import config_file
+from pipelines.command.exits import refused
+from pipelines.command.preflight import check_folder
 from pipelines.comparison.page import build
 from pipelines.comparison.plan import ENTRIES, FAIR, Run, entry, pairs, plan
 from pipelines.comparison.runner import carry_out, is_finished
-from pipelines.config_files import config_file
-from pipelines.exits import refused
-from pipelines.preflight import check_folder
 
 METHODS = [name for name in ENTRIES if name != "greso"]
 

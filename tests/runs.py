@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from dps_ray.durable import Storage, newest_valid
-from pipelines.checkpoint import model_folder
 from pipelines.grpo_dps import main
-from pipelines.run_log import read_metrics
+from pipelines.monitoring.run_log import read_metrics
+from pipelines.training.checkpoint import model_folder
 from tests.faults.beliefs_run import beliefs_in
 from tests.warm.cluster import joined
 

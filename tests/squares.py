@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dps_ray.prompt_files import write_prompts
+from dps_ray.prompts.files import write_prompts
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "purple")
 

@@ -11,6 +11,7 @@ Nothing here knows Ray, vLLM or DeepSpeed.
 from dps_ray.durable.epochs import check_owner, claim_epoch
 from dps_ray.durable.files import Storage, Stored
 from dps_ray.durable.manifest import (
+    DEEPSPEED_TAG,
     Manifest,
     Segment,
     checkpoint_folder,
@@ -22,15 +23,10 @@ from dps_ray.durable.manifest import (
 )
 from dps_ray.durable.observations import ObservationLog, committed
 from dps_ray.durable.retention import best, prune
-from dps_ray.durable.snapshots import (
-    read_shard,
-    read_snapshot,
-    reshard,
-    shard_file,
-    write_snapshot,
-)
+from dps_ray.durable.snapshots import read_shard, read_snapshot, reshard, shard_file, write_snapshot
 
 __all__ = [
+    "DEEPSPEED_TAG",
     "Manifest",
     "ObservationLog",
     "Segment",

@@ -23,6 +23,7 @@ from dps_ray.durable.files import Storage, Stored
 from dps_ray.errors import CheckpointError
 
 FOLDER = "manifests"
+DEEPSPEED_TAG = "state"  # DeepSpeed's name for the files of a learner, in every checkpoint
 _NAME = re.compile(r"e(\d{4,})\.(\d{8,})")
 _CHECKSUM = "sha256"
 

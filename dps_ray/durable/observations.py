@@ -16,11 +16,11 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
+from dps_ray.beliefs.states import Observation
 from dps_ray.durable.epochs import check_owner, epoch_name
 from dps_ray.durable.files import Storage
 from dps_ray.durable.manifest import Manifest
 from dps_ray.errors import CheckpointError
-from dps_ray.states import Observation
 
 # By the fields of `Observation`; the last are in a file where they were told.
 _ALWAYS = {

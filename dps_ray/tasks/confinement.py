@@ -1,6 +1,6 @@
 """Where answers are compared: in a process that can be killed.
 
-The verifiers of a run score in such a process already (`dps_ray.sandbox`), and compare there. Whoever calls
+The verifiers of a run score in such a process already (`dps_ray.rewards.sandbox`), and compare there. Whoever calls
 `compute_score` from elsewhere gets one on first use. It serves all threads, one answer after the other, and ends with
 this process; a forked process starts its own.
 """
@@ -8,28 +8,19 @@ this process; a forked process starts its own.
 import os
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from dps_ray.config import VerifierSettings
 from dps_ray.errors import ResponseError
-
-if TYPE_CHECKING:
-    from dps_ray.sandbox import Sandbox
+from dps_ray.prompts.dataset import Prompt
+from dps_ray.rewards import sandboxed
+from dps_ray.rewards.sandbox import Sandbox
 
 _START = 120.0  # seconds in which SymPy must be imported
-
-_confined = False
-
-
-def enter() -> None:
-    """From now on compare in this process: it has limits, and someone who ends it."""
-    global _confined
-    _confined = True
 
 
 def load() -> None:
     """Import what comparing takes, where that is to be done in this process."""
-    if _confined:
+    if sandboxed.here():
         from dps_ray.tasks import equality  # noqa: F401  takes 1 to 2 s, which other tasks need not pay
 
 
@@ -39,7 +30,7 @@ def equal(truth: str, answer: str, numeric: bool) -> bool:
     Raises:
         ResponseError: it reached one. In a confined process it is whoever made that who finds out.
     """
-    if _confined:
+    if sandboxed.here():
         from dps_ray.tasks import equality
 
         return equality.equal(truth, answer, numeric)
@@ -71,10 +62,6 @@ class Comparer:
         return self._thread.submit(self._equal, truth, answer, numeric).result()
 
     def _equal(self, truth: str, answer: str, numeric: bool) -> bool:
-        # These import the tasks.
-        from dps_ray.prompts import Prompt
-        from dps_ray.sandbox import Sandbox
-
         if self._sandbox is None:
             self._sandbox = Sandbox("dps_ray.tasks.equality:score", self._limits, _START)
         prompt = Prompt(0, [], "mathematics", truth, {"numeric": numeric}, [])

@@ -52,7 +52,7 @@ def is_right(answer: str | None, truths: list[str], numeric: bool = False) -> bo
     Raises:
         ResponseError: the comparison reached its limits.
     """
-    confinement.load()  # with the first call, and not with the first that needs it: see `dps_ray.sandbox`
+    confinement.load()  # with the first call, and not with the first that needs it: see `dps_ray.rewards.sandbox`
     if answer is None:
         return False
     answer = plain(answer)

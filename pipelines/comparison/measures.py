@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dps_ray.prediction import confusion_matrix, prediction_metrics
-from dps_ray.states import PARTIAL, Observation
+from dps_ray.beliefs.prediction import confusion_matrix, prediction_metrics
+from dps_ray.beliefs.states import PARTIAL, Observation
 from pipelines.comparison.replay import Forecast, replayed
-from pipelines.run_log import held_out_accuracy, read_metrics, read_summary
+from pipelines.monitoring.metrics import held_out_accuracy
+from pipelines.monitoring.run_log import read_metrics, read_summary
 
 THIRDS = ("early", "middle", "late")
 STATES = ("unsolved", "partial", "solved")

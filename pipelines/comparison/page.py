@@ -12,7 +12,7 @@ from pipelines.comparison.figures import draw
 from pipelines.comparison.measures import Numbers, measure
 from pipelines.comparison.plan import REFERENCE, Run
 from pipelines.comparison.table import Line, Mean, table, write_table
-from pipelines.run_log import read_summary
+from pipelines.monitoring.run_log import read_summary
 
 PREDICTING = ("dps", "dps_pooled")  # of which the page speaks
 HEADER = (

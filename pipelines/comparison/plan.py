@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dps_ray import settings
-from dps_ray.config import Config
+from dps_ray.config import Config, settings
 from dps_ray.errors import ConfigError
-from pipelines.checkpoint import FREE
+from pipelines.training.checkpoint import FREE
 
 # What all runs share, unless it is overridden for all of them. Everyone trains on partial groups alone, so
 # that partial credit gives no method more signal than another; only some refill their batch. Nobody is measured

@@ -13,16 +13,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dps_ray import BeliefStore, methods, settings
-from dps_ray.coverage import Covered
+from dps_ray import BeliefStore
+from dps_ray.beliefs.states import Observation, states_of
+from dps_ray.config import settings
 from dps_ray.durable import Storage, committed, load, manifests
 from dps_ray.errors import DataError
-from dps_ray.methods import RateHMM, RewardMoments
-from dps_ray.methods.beta import BetaSelector, group_states
-from dps_ray.pooled import Clusters, PooledStore, number_within
-from dps_ray.selector import Selector
-from dps_ray.states import Observation, states_of
-from pipelines.run_log import PROBES
+from dps_ray.selection import methods
+from dps_ray.selection.coverage import Covered
+from dps_ray.selection.methods import RateHMM, RewardMoments
+from dps_ray.selection.methods.beta import BetaSelector, group_states
+from dps_ray.selection.pooled import Clusters, PooledStore, number_within
+from dps_ray.selection.selector import Selector
+from pipelines.monitoring.run_log import PROBES
 
 Where = Literal["batch", "probe"]
 

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import ConfigError, DataError
 from pipelines.comparison.plan import Run, check_same
-from pipelines.run_log import read_metrics, read_summary
-from pipelines.summary import duration
+from pipelines.monitoring.run_log import read_metrics, read_summary
+from pipelines.monitoring.summary import duration
 
 _LOOK_EVERY = 5.0  # seconds
 

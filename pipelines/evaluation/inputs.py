@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dps_ray import settings
+from dps_ray.config import settings
+from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.durable import Manifest, Storage, checkpoint_folder, load, manifests
 from dps_ray.errors import CheckpointError, ConfigError, ModelError
-from dps_ray.evaluation_config import EvaluationConfig
-from dps_ray.prompts import PromptTable, note_on_strings
-from pipelines import builtin
-from pipelines.checkpoint import best_checkpoint, storage_of
-from pipelines.hub import check_model
-from pipelines.start_policy import ensure_start_policy
+from dps_ray.prompts.dataset import PromptTable, note_on_strings
+from pipelines.data import builtin
+from pipelines.data.hub import check_model
+from pipelines.data.start_policy import ensure_start_policy
+from pipelines.training.checkpoint import best_checkpoint, storage_of
 
 Tell = Callable[[str], None]
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from transformers import AutoConfig
 
 from actors.images import load_image_inputs
+from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import ConfigError, DataError
-from dps_ray.evaluation_config import EvaluationConfig
-from pipelines import json_lines
-from pipelines.evaluation.answers import Answered
 from pipelines.evaluation.inputs import Benchmark, Model, digest
-from pipelines.pool import Progress, PromptPool, load_tokenizer
+from pipelines.monitoring import json_lines
+from pipelines.rollout.answers import Answered
+from pipelines.rollout.pool import Progress, PromptPool, load_tokenizer
 
 Tell = Callable[[str], None]
 

@@ -8,8 +8,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dps_ray.accuracy import Estimate
-from pipelines.evaluation.answers import Answered, accuracies_by_source, estimates
+from pipelines.rollout.accuracy import Estimate
+from pipelines.rollout.answers import Answered, accuracies_by_source, estimates
 
 
 def result_of(benchmarks: Mapping[str, Sequence[Answered]]) -> dict[str, Any]:

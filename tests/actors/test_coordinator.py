@@ -7,10 +7,10 @@ from actors.belief_shard import Moment, make_selector
 from actors.coordinator import Coordinator
 from actors.member import Recoveries
 from cluster.placement import Placement, plan
-from dps_ray import settings
+from dps_ray.beliefs.states import Observation
+from dps_ray.config import settings
 from dps_ray.durable import Storage
-from dps_ray.pooled import number_within
-from dps_ray.states import Observation
+from dps_ray.selection.pooled import number_within
 
 pytestmark = pytest.mark.slow  # starts Ray, and shards for each test
 

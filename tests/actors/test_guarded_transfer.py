@@ -16,8 +16,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
+from actors.engine_client import EngineClient
 from actors.guarded_transfer import GuardedTransfer
-from actors.weight_transfer import EngineClient
 from dps_ray.errors import StaleError, TransferError
 
 NAMES = ["embedding", "layer", "head"]

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
+from actors.health import Quarantine
 from actors.images import load_image_inputs
 from actors.learner import Learner
 from actors.member import Recoveries
 from actors.rollout import Request, Rollouts, Sampling
 from cluster.placement import Placement, plan
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.durable import Storage
-from dps_ray.health import Quarantine
-from dps_ray.trajectories import concatenate, pack_images
-from pipelines.pool import load_tokenizer
+from dps_ray.objective.trajectories import concatenate, pack_images
+from pipelines.rollout.pool import load_tokenizer
 from tests.squares import square
 
 SAMPLING = Sampling(responses=4, temperature=1.0, top_p=1.0, max_tokens=24, seed="test")

@@ -6,7 +6,7 @@ import pytest
 from actors.learner import Learner
 from cluster.placement import Placement, plan
 from dps_ray.durable import Storage
-from dps_ray.trajectories import concatenate
+from dps_ray.objective.trajectories import concatenate
 from tests.faults.learner_alone import config
 
 pytestmark = pytest.mark.slow

@@ -14,11 +14,11 @@ from actors.lora import (
     save_adapter,
     without_adapters,
 )
+from actors.memory import _linear
 from actors.policy import Policy
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import ModelError
-from dps_ray.memory import _linear
-from pipelines.fit import shape_of
+from pipelines.training.fit import shape_of
 from tests.faults.learner_alone import batch
 
 FIXED = batch(seed=99)

@@ -1,11 +1,11 @@
-"""The arithmetic of `dps_ray/memory.py` against fake tensors of the real sizes."""
+"""The arithmetic of `actors/memory.py` against fake tensors of the real sizes."""
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from dps_ray.memory import learner_room
+from actors.memory import learner_room
 from tests.allocated import Allocated
 from tests.dps_ray.test_memory import CARD, LARGE, SMALL, config
 

@@ -8,9 +8,9 @@ import torch
 
 from actors.images import load_image_inputs
 from actors.policy import Policy
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import ModelError
-from dps_ray.trajectories import concatenate, pack_images
+from dps_ray.objective.trajectories import concatenate, pack_images
 from tests.squares import square
 
 IMAGES = [(square("red"),), (), (square("blue", 112, 84), square("green", 84, 140)), ()]

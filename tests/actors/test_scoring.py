@@ -8,7 +8,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen2Config, Qwen2ForC
 from actors import scoring
 from actors.scoring import answer_with_scores
 from dps_ray.config import ObjectiveSettings
-from dps_ray.objective import PaddedTensors, TokenScores, grpo_loss_of, score_tokens
+from dps_ray.objective.grpo import PaddedTensors, TokenScores, grpo_loss_of, score_tokens
 from tests.allocated import Allocated
 
 VOCABULARY, TEMPERATURE = 97, 0.8

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from actors.belief_shard import make_selector
 from benchmarks.faults import KINDS, config_of, main, observations_lost, survive
+from dps_ray.beliefs.states import observed
 from dps_ray.durable import (
     Manifest,
     ObservationLog,
@@ -20,10 +21,9 @@ from dps_ray.durable import (
     write_snapshot,
 )
 from dps_ray.hashing import shards
-from dps_ray.states import observed
-from pipelines.inputs import prepare
-from pipelines.run_log import read_events
-from pipelines.view import LineView
+from pipelines.monitoring.run_log import read_events
+from pipelines.monitoring.view import LineView
+from pipelines.training.inputs import prepare
 from tests.runs import newest
 
 STEPS, SIZE = 4, 16

@@ -9,9 +9,8 @@ from typing import Any
 from ray.scripts.scripts import start as ray_start
 
 from cluster.start import HEALTH_CHECKS
-from dps_ray import settings
-from dps_ray.config import Config
-from pipelines.config_files import file_of_run
+from dps_ray.config import Config, settings
+from pipelines.command.config_files import file_of_run
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "clusters.md"

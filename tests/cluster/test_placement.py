@@ -8,9 +8,9 @@ from ray.cluster_utils import Cluster
 
 from cluster.placement import Bundle, Group, Placement, Seat, first_without_room, plan
 from cluster.start import HEALTH_CHECKS
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import ConfigError, ResourceError
-from pipelines.fit import check_fit
+from pipelines.training.fit import check_fit
 
 ON_GPUS = (
     "resources.learner={ranks: 2, gpus_per_rank: 1}",

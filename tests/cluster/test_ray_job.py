@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from actors.process import free_port
-from pipelines.run_log import read_metrics, read_summary
+from pipelines.monitoring.run_log import read_metrics, read_summary
 from tests.runs import arguments, newest
 from tests.warm.cluster import node_arguments
 

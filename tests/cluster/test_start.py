@@ -13,9 +13,9 @@ import ray
 from cluster import start
 from cluster.placement import Placement
 from cluster.start import START_TIMES, allow_slow_starts, connect, joins
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import ResourceError
-from pipelines.run_log import read_summary
+from pipelines.monitoring.run_log import read_summary
 from tests.network import closed_port, silent_port
 from tests.runs import run
 
@@ -150,7 +150,7 @@ def test_a_cluster_of_another_version_is_refused_in_a_line(local_ray):
     try:
         program = (
             "from cluster.start import connect; from dps_ray import settings\n"
-            "from pipelines.command_line import exit_code\n"
+            "from pipelines.command.command_line import exit_code\n"
             "def work():\n with connect(settings.load(None, [])): print('joined')\n"
             "raise SystemExit(exit_code(work, ''))"
         )

@@ -10,8 +10,8 @@ from ray.cluster_utils import Cluster
 
 from dps_ray import BeliefStore
 from dps_ray.durable import committed, reshard
-from dps_ray.prompts import PromptTable
-from pipelines.run_log import read_metrics
+from dps_ray.prompts.dataset import PromptTable
+from pipelines.monitoring.run_log import read_metrics
 from tests.faults.beliefs_run import beliefs_in
 from tests.runs import newest, run
 from tests.warm.cluster import node_arguments

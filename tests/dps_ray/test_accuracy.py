@@ -4,7 +4,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dps_ray.accuracy import draws, estimate, measures, pass_at
+from pipelines.rollout.accuracy import draws, estimate, measures, pass_at
 
 
 @pytest.mark.parametrize("n", range(1, 8))
@@ -88,7 +88,7 @@ def test_the_interval_of_an_average_is_as_wide_as_its_parts_make_it():
 def test_partial_credit_on_many_prompts_takes_no_more_memory_than_a_few(monkeypatch):
     values = np.random.default_rng(4).random(300)
     at_once = estimate([values])
-    monkeypatch.setattr("dps_ray.accuracy._AT_ONCE", 300 * 7)
+    monkeypatch.setattr("pipelines.rollout.accuracy._AT_ONCE", 300 * 7)
     in_parts = estimate([values])
     assert in_parts == pytest.approx(at_once, rel=1e-12)
     tracemalloc.start()

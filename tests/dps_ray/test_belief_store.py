@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dps_ray import PARTIAL, SOLVED, UNSOLVED, BeliefStore, hmm
-from dps_ray.priors import PRIORS, prior_counts
+from dps_ray import PARTIAL, SOLVED, UNSOLVED, BeliefStore
+from dps_ray.beliefs import hmm
+from dps_ray.beliefs.priors import PRIORS, prior_counts
 
 COUNTS = st.one_of(st.just(0.0), st.floats(1e-6, 1e3))
 ARRAYS = st.lists(COUNTS, min_size=9, max_size=9).map(lambda counts: np.reshape(counts, (3, 3)))

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from dps_ray import BeliefStore, UniformSelector, methods
+from dps_ray import BeliefStore, UniformSelector
 from dps_ray.config import SelectorSettings
-from dps_ray.coverage import Covered
-from dps_ray.draws import on_the_ring, tempered
+from dps_ray.config.settings import load
 from dps_ray.hashing import hash_ids, hash_key
-from dps_ray.methods import Oracle
-from dps_ray.settings import load
+from dps_ray.selection import methods
+from dps_ray.selection.coverage import Covered
+from dps_ray.selection.draws import on_the_ring, tempered
+from dps_ray.selection.methods import Oracle
 
 IDS = np.random.default_rng(0).choice(10**12, 200, replace=False)
 K = 8

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore
+from dps_ray.beliefs.states import observation, observed
 from dps_ray.durable import (
     Manifest,
     ObservationLog,
@@ -14,7 +15,6 @@ from dps_ray.durable import (
     write_snapshot,
 )
 from dps_ray.errors import CheckpointError
-from dps_ray.states import observation, observed
 
 SEEN = observation([9, -4, 7], [[1, 1], [0, 1], [0, 0]])
 

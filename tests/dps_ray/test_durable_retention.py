@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from dps_ray.beliefs.states import observation
 from dps_ray.durable import (
     Manifest,
     ObservationLog,
@@ -17,7 +18,6 @@ from dps_ray.durable import (
     verify,
 )
 from dps_ray.errors import CheckpointError
-from dps_ray.states import observation
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dps_ray import BeliefStore, hmm
-from dps_ray.states import solve_states
+from dps_ray import BeliefStore
+from dps_ray.beliefs import hmm
+from dps_ray.beliefs.states import solve_states
 
 TRACES = sorted((Path(__file__).parents[1] / "data" / "golden").glob("*.npz"))
 

@@ -3,7 +3,7 @@ import inspect
 import numpy as np
 import pytest
 
-from dps_ray.health import Deadlines, Health, Quarantine, State
+from actors.health import Deadlines, Health, Quarantine, State
 
 DEADLINES = Deadlines(start=60, update=20, work=100, idle=30, probe=5)
 OLD, NEW = "e0001.00000001", "e0001.00000002"

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dps_ray import hmm
-from dps_ray.priors import PRIORS
+from dps_ray.beliefs import hmm
+from dps_ray.beliefs.priors import PRIORS
 
 STATES = range(3)
 

@@ -5,7 +5,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from dps_ray import image_files
+from dps_ray.prompts import image_files
 from tests.squares import square
 
 

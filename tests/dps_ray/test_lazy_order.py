@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dps_ray.pool import lazy_order
-from dps_ray.pool.lazy_order import LazyOrder
+from dps_ray.selection.pool import lazy_order
+from dps_ray.selection.pool.lazy_order import LazyOrder
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.complex128])

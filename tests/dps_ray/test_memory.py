@@ -2,9 +2,7 @@
 
 import pytest
 
-from dps_ray import settings
-from dps_ray.errors import ResourceError
-from dps_ray.memory import (
+from actors.memory import (
     ModelShape,
     check,
     engine_room,
@@ -14,7 +12,9 @@ from dps_ray.memory import (
     learner_room,
     sequences_at_a_time,
 )
-from pipelines.config_files import CONFIGS
+from dps_ray.config import settings
+from dps_ray.errors import ResourceError
+from pipelines.command.config_files import CONFIGS
 
 CARD = 80e9
 SMALL = ModelShape(1_543_714_304, 28, 1_536, 8_960, 151_936, kv_heads=2, head_dim=128)  # 1.5B

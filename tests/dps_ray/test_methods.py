@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore, UniformSelector, merge
-from dps_ray.coverage import Covered, fresh_of
+from dps_ray.beliefs.states import Observation
 from dps_ray.durable import Storage, read_snapshot, reshard, shard_file, write_snapshot
 from dps_ray.hashing import hash_ids, hash_key, shards
-from dps_ray.methods import (
+from dps_ray.selection.coverage import Covered, fresh_of
+from dps_ray.selection.methods import (
     GRESO,
     HistoryResampling,
     MaPP,
@@ -18,8 +19,7 @@ from dps_ray.methods import (
     VarianceEMA,
     restore,
 )
-from dps_ray.pooled import PooledStore, number_within
-from dps_ray.states import Observation
+from dps_ray.selection.pooled import PooledStore, number_within
 
 IDS = np.random.default_rng(0).integers(-(2**62), 2**62, 300)
 BATCH, STEPS, K = 24, 30, 8
@@ -57,7 +57,7 @@ METHODS = {
         ids, clusters_of(ids), seed=5, observation="counts", rest=2
     ),
 }
-# With limits and draws around or within them (`dps_ray.coverage`).
+# With limits and draws around or within them (`dps_ray.selection.coverage`).
 COVERED = {
     "dps, covered": lambda ids: Covered(
         BeliefStore(ids, seed=5), rest=3, max_uses=2, fresh_share=0.3

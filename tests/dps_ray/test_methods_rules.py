@@ -5,9 +5,10 @@ from math import comb, gamma
 import numpy as np
 import pytest
 
-from dps_ray.draws import betas, uniforms
+from dps_ray.beliefs.states import Observation
 from dps_ray.hashing import hash_key
-from dps_ray.methods import (
+from dps_ray.selection.draws import betas, uniforms
+from dps_ray.selection.methods import (
     GRESO,
     HistoryResampling,
     MaPP,
@@ -16,7 +17,6 @@ from dps_ray.methods import (
     Recency,
     VarianceEMA,
 )
-from dps_ray.states import Observation
 
 IDS = np.random.default_rng(0).choice(10**9, 100, replace=False)
 UNSOLVED, PARTIAL, SOLVED = 0, 1, 2

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from dps_ray import BeliefStore, UniformSelector, merge, moments
+from dps_ray import BeliefStore, UniformSelector, merge
+from dps_ray.beliefs import moments
+from dps_ray.beliefs.state_rules import successes
+from dps_ray.beliefs.states import PARTIAL, observed
 from dps_ray.config import StateSettings
 from dps_ray.durable import Storage, read_snapshot, reshard, shard_file, write_snapshot
 from dps_ray.hashing import shards
-from dps_ray.methods import RewardMoments
-from dps_ray.state_rules import successes
-from dps_ray.states import PARTIAL, observed
+from dps_ray.selection.methods import RewardMoments
 
 K, EPS = 8, 0.05
 RULE = StateSettings(rule="variation", least_std=EPS)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dps_ray.advantages import carries_gradient, group_advantages
 from dps_ray.config import ObjectiveSettings
-from dps_ray.objective import (
+from dps_ray.objective.advantages import carries_gradient, group_advantages
+from dps_ray.objective.grpo import (
     grpo_loss,
     importance_weights,
     kl_k3,
@@ -18,7 +18,7 @@ from dps_ray.objective import (
     token_logprobs,
     token_weights,
 )
-from dps_ray.trajectories import concatenate, micro_batches, pad, unpad
+from dps_ray.objective.trajectories import concatenate, micro_batches, pad, unpad
 
 
 def test_advantages_are_centred_and_divided_by_the_sample_deviation():

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dps_ray.pool.index import PromptIndex
-from dps_ray.pooled import number_within, race
-from dps_ray.pooled.race import first_waiting
-from dps_ray.pooled.waiting import Waiting, keys_of
+from dps_ray.selection.pool.index import PromptIndex
+from dps_ray.selection.pooled import number_within, race
+from dps_ray.selection.pooled.race import first_waiting
+from dps_ray.selection.pooled.waiting import Waiting, keys_of
 
 NOBODY = np.empty(0, dtype=np.int64)
 

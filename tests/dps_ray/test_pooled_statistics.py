@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dps_ray import rates
-from dps_ray.pooled.rate_dynamics import RateDynamics
-from dps_ray.pooled.shrinkage import GREATEST_STRENGTH, shrunk
-from dps_ray.pooled.state_dynamics import FIRST_PRIOR, MOVES_PRIOR, Found, StateDynamics
+from dps_ray.beliefs import rates
+from dps_ray.selection.pooled.rate_dynamics import RateDynamics
+from dps_ray.selection.pooled.shrinkage import GREATEST_STRENGTH, shrunk
+from dps_ray.selection.pooled.state_dynamics import FIRST_PRIOR, MOVES_PRIOR, Found, StateDynamics
 
 RNG = np.random.default_rng(0)
 K = 8

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dps_ray import UniformSelector
-from dps_ray.pooled import PooledStore, number_within
-from dps_ray.states import Observation
-from pipelines.simulation import REAL, Student, World, simulate
+from dps_ray.beliefs.states import Observation
+from dps_ray.selection.pooled import PooledStore, number_within
+from pipelines.simulation.model import REAL, Student, World, simulate
 
 K, BATCH = 8, 16
 PROMPTS, STEPS = 3_300, 60

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dps_ray.prediction import confusion_matrix, prediction_metrics
+from dps_ray.beliefs.prediction import confusion_matrix, prediction_metrics
 
 #                      predicted states 0, 1, 1, 1, 2 against seen states 0, 1, 0, 1, 1
 PREDICTED = np.eye(3)[[0, 1, 1, 1, 2]] * 0.4 + 0.2

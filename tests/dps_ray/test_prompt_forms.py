@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dps_ray.arrow_types import cast
 from dps_ray.errors import DataError
-from dps_ray.prompts import PromptTable, note_on_strings, overlap
+from dps_ray.prompts.arrow_types import cast
+from dps_ray.prompts.dataset import PromptTable, note_on_strings, overlap
 from tests.arrow_types import write_with_types
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dps_ray.hashing import hash_ids, hash_key
-from dps_ray.pool.index import PromptIndex
+from dps_ray.selection.pool.index import PromptIndex
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dps_ray.errors import DataError
-from dps_ray.prompt_files import write_prompts
-from dps_ray.prompts import PromptTable, overlap
+from dps_ray.prompts.dataset import PromptTable, overlap
+from dps_ray.prompts.files import write_prompts
 
 
 def row(text, truth="0", **more):

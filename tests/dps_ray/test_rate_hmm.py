@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore
-from dps_ray.methods.rate_hmm import RateHMM
+from dps_ray.selection.methods.rate_hmm import RateHMM
 
 K = 8
 

@@ -6,8 +6,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from dps_ray import rates
-from dps_ray.rates import Pool
+from dps_ray.beliefs import rates
+from dps_ray.beliefs.rates import Pool
 
 GRID = rates.rate_grid()
 P = GRID.rates

@@ -6,8 +6,8 @@ import pytest
 
 from dps_ray.config import VerifierSettings
 from dps_ray.errors import ResponseError, RewardError
-from dps_ray.prompts import Prompt
-from dps_ray.reward_trial import RewardTrial
+from dps_ray.prompts.dataset import Prompt
+from dps_ray.rewards.trial import RewardTrial
 
 # The data source says what the function does.
 REWARDS = """

@@ -10,8 +10,8 @@ import pytest
 
 from dps_ray import tasks
 from dps_ray.errors import NonFiniteError, RewardError
-from dps_ray.prompts import Prompt
-from dps_ray.rewards import TextError, load_reward, score_response, trial_text
+from dps_ray.prompts.dataset import Prompt
+from dps_ray.rewards.functions import TextError, load_reward, score_response, trial_text
 
 PROMPT = Prompt(
     id=42,

@@ -13,8 +13,8 @@ import pytest
 
 from dps_ray.config import VerifierSettings
 from dps_ray.errors import NonFiniteError, ResponseError, RewardError
-from dps_ray.prompts import Prompt
-from dps_ray.sandbox import Sandbox, TrialError
+from dps_ray.prompts.dataset import Prompt
+from dps_ray.rewards.sandbox import Sandbox, TrialError
 
 PROMPT = Prompt(
     id=42,
@@ -166,8 +166,8 @@ def test_a_forked_process_that_returns_does_not_answer_too(sandbox):
 def test_a_function_that_does_not_return_ends_with_an_owner_that_was_killed(tmp_path):
     code = (
         "from dps_ray.config import VerifierSettings\n"
-        "from dps_ray.prompts import Prompt\n"
-        "from dps_ray.sandbox import Sandbox\n"
+        "from dps_ray.prompts.dataset import Prompt\n"
+        "from dps_ray.rewards.sandbox import Sandbox\n"
         f"sandbox = Sandbox({str(EVIL) + ':reward'!r}, VerifierSettings(seconds=60), 60)\n"
         f"prompt = Prompt(1, [], 'sums', '3', {{}}, [])\n"
         f"sandbox.score(prompt, ['end_owner_and_hang:{tmp_path}/lock'])\n"

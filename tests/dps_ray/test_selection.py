@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dps_ray import Selection, merge
-from dps_ray.pool.ranking import best, ranks
+from dps_ray.selection.pool.ranking import best, ranks
 
 
 def selection(*rows):

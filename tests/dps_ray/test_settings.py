@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dps_ray import settings
-from dps_ray.config import Config, LoraSettings
+from dps_ray.config import Config, LoraSettings, settings
+from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import ConfigError
-from dps_ray.evaluation_config import EvaluationConfig
 
 
 def load(*overrides: str) -> Config:

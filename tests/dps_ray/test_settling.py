@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dps_ray import hmm, settling
-from dps_ray.priors import PRIORS
+from dps_ray.beliefs import hmm, settling
+from dps_ray.beliefs.priors import PRIORS
 
 TOLERANCE = 1e-9
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from dps_ray.beliefs.state_rules import successes
+from dps_ray.beliefs.states import PARTIAL, SOLVED, UNSOLVED, count_successes, observed, states_of
 from dps_ray.config import StateSettings
-from dps_ray.methods import MoPPS, RateHMM, VarianceEMA
-from dps_ray.state_rules import successes
-from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, count_successes, observed, states_of
+from dps_ray.selection.methods import MoPPS, RateHMM, VarianceEMA
 
 NAMES = {UNSOLVED: "unsolved", PARTIAL: "partial", SOLVED: "solved"}
 NOTHING = np.zeros(4)  # accuracies, which these rules do not look at

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dps_ray import PARTIAL, SOLVED, UNSOLVED
-from dps_ray.states import observation, solve_states
+from dps_ray.beliefs.states import observation, solve_states
 
 
 def test_all_right_is_solved_none_right_unsolved_and_the_rest_partial():

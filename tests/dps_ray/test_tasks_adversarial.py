@@ -6,8 +6,8 @@ import pytest
 
 from dps_ray.config import VerifierSettings
 from dps_ray.errors import ResponseError
-from dps_ray.prompts import Prompt
-from dps_ray.sandbox import Sandbox
+from dps_ray.prompts.dataset import Prompt
+from dps_ray.rewards.sandbox import Sandbox
 from dps_ray.tasks import compute_score
 from tests.dps_ray.hostile_responses import ENDLESS, UNANSWERED, WRONG
 

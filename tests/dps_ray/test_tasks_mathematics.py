@@ -11,8 +11,8 @@ import pytest
 
 from dps_ray.config import VerifierSettings
 from dps_ray.errors import ResponseError, RewardError
-from dps_ray.prompts import Prompt
-from dps_ray.sandbox import Sandbox
+from dps_ray.prompts.dataset import Prompt
+from dps_ray.rewards.sandbox import Sandbox
 from dps_ray.tasks import compute_score
 from dps_ray.tasks.answer_text import Size, plain
 from dps_ray.tasks.confinement import Comparer

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dps_ray.trajectories import (
+from dps_ray.objective.trajectories import (
     concatenate,
     micro_batches,
     minibatches,

@@ -6,7 +6,9 @@ from actors.belief_shard import Moment
 from actors.coordinator import Coordinator
 from actors.member import Recoveries
 from cluster.placement import Placement, plan
-from dps_ray import BeliefStore, settings
+from dps_ray import BeliefStore
+from dps_ray.beliefs.states import Observation
+from dps_ray.config import settings
 from dps_ray.durable import (
     Manifest,
     Segment,
@@ -17,8 +19,7 @@ from dps_ray.durable import (
     read_shard,
     reshard,
 )
-from dps_ray.pooled import number_within
-from dps_ray.states import Observation
+from dps_ray.selection.pooled import number_within
 
 IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dps_ray import settings
-from dps_ray.trajectories import concatenate
+from dps_ray.config import settings
+from dps_ray.objective.trajectories import concatenate
 
 
 def config(folder, zero_stage=1, ranks=1, *more):

@@ -10,7 +10,7 @@ import pytest
 
 from dps_ray.durable import ObservationLog, Storage, committed, manifests
 from dps_ray.failpoints import VARIABLE
-from pipelines.run_log import read_events, read_metrics
+from pipelines.monitoring.run_log import read_events, read_metrics
 from tests.runs import TWO_OF_EVERYTHING, arguments, assert_same_end, newest, run
 from tests.warm.cluster import joined
 

@@ -10,7 +10,7 @@ from actors.member import Recoveries
 from dps_ray import BeliefStore
 from dps_ray.durable import ObservationLog, Storage
 from dps_ray.errors import EngineError, StaleError
-from dps_ray.pooled import PooledStore
+from dps_ray.selection.pooled import PooledStore
 from tests.faults.beliefs_run import (
     CLUSTERS,
     IDS,

@@ -13,7 +13,7 @@ import ray
 from actors.calls import Lost, answer
 from actors.rollout import engine_environment
 from actors.rollout_engine import START, Request, RolloutEngine, Sampling
-from dps_ray import settings
+from dps_ray.config import settings
 
 pytestmark = pytest.mark.slow
 

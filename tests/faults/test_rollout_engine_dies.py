@@ -11,17 +11,17 @@ import pytest
 import ray
 
 from actors.calls import Lost, answer
+from actors.health import Quarantine, State
 from actors.learner import Learner
 from actors.member import Recoveries
 from actors.rollout import Request, Rollouts, Sampling
 from cluster.placement import Placement, plan
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.durable import Storage
 from dps_ray.errors import StaleError
 from dps_ray.failpoints import VARIABLE, fail_at
 from dps_ray.groups import weights_name
-from dps_ray.health import Quarantine, State
-from dps_ray.trajectories import concatenate
+from dps_ray.objective.trajectories import concatenate
 
 pytestmark = pytest.mark.slow
 

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.durable import Storage, manifests
 from dps_ray.errors import CheckpointError
-from pipelines.checkpoint import to_resume
+from pipelines.training.checkpoint import to_resume
 
 pytestmark = pytest.mark.slow  # waits for a whole run, which others wait for too
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.health import Quarantine
 from actors.member import Recoveries
 from actors.verifier import Answer, Verifiers
 from cluster.placement import Placement, plan
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import EngineError, NonFiniteError, RewardError
 from dps_ray.groups import Group, Response, ScoredGroup
-from dps_ray.health import Quarantine
-from dps_ray.prompts import Prompt
+from dps_ray.prompts.dataset import Prompt
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from dps_ray import settings
-from dps_ray.config import Config
+from dps_ray.config import Config, settings
 from pipelines.grpo_dps import main
-from pipelines.pool import load_tokenizer
+from pipelines.rollout.pool import load_tokenizer
 from tests.network import closed_port
 
 
@@ -198,9 +197,9 @@ def test_prompts_that_are_strings_become_messages_and_that_is_said_once(tiny_pol
 
     from rich.console import Console
 
-    from dps_ray.prompt_files import write_prompts
-    from pipelines.inputs import prepare
-    from pipelines.view import LineView
+    from dps_ray.prompts.files import write_prompts
+    from pipelines.monitoring.view import LineView
+    from pipelines.training.inputs import prepare
 
     truth = {"style": "rule", "ground_truth": "2"}
     for name, start in (("train", 10), ("test", 30)):
@@ -226,8 +225,8 @@ def test_prompts_that_are_strings_become_messages_and_that_is_said_once(tiny_pol
 
 
 def test_samples_of_a_pool_are_from_all_over_it(tiny_policy, chains):
-    from dps_ray.prompts import PromptTable
-    from pipelines.pool import PromptPool, load_tokenizer
+    from dps_ray.prompts.dataset import PromptTable
+    from pipelines.rollout.pool import PromptPool, load_tokenizer
 
     tokenizer = load_tokenizer(str(tiny_policy), None)
     table = PromptTable.open(Path(chains[0]))
@@ -238,8 +237,8 @@ def test_samples_of_a_pool_are_from_all_over_it(tiny_policy, chains):
 
 
 def test_overlong_prompts_are_skipped_and_counted(tiny_policy, chains):
-    from dps_ray.prompts import PromptTable
-    from pipelines.pool import PromptPool, load_tokenizer
+    from dps_ray.prompts.dataset import PromptTable
+    from pipelines.rollout.pool import PromptPool, load_tokenizer
 
     config = settings.load(None, ["data.max_prompt_length=8"])
     tokenizer = load_tokenizer(str(tiny_policy), None)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dps_ray.prompts import PromptTable, overlap
+from dps_ray.prompts.dataset import PromptTable, overlap
 from dps_ray.tasks import compute_score
 from dps_ray.tasks.arithmetic import LEVELS, demonstration, distinct_problems
-from pipelines import builtin, start_policy
-from pipelines.start_policy import EOS, VOCABULARY, encode, success_rates
+from pipelines.data import builtin, start_policy
+from pipelines.data.start_policy import EOS, VOCABULARY, encode, success_rates
 
 MAKERS = [builtin.ensure_arithmetic, builtin.ensure_countdown]
 

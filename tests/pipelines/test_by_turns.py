@@ -6,9 +6,9 @@ is shown is that both are told at the right time, and that nothing is lost on th
 
 import pytest
 
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import ConfigError
-from pipelines.run_log import read_metrics
+from pipelines.monitoring.run_log import read_metrics
 from tests.runs import TWO_OF_EVERYTHING, assert_same_end, run
 
 PAIR = ("resources.rollout.gpus_per_engine=0.5", "resources.learner.gpus_per_rank=0.5")

@@ -8,12 +8,12 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import ModelError
-from dps_ray.prompt_files import write_prompts
-from dps_ray.prompts import PromptTable
-from pipelines.pool import PromptPool, load_tokenizer
-from pipelines.start_policy import BOS, VOCABULARY, build_tokenizer
+from dps_ray.prompts.dataset import PromptTable
+from dps_ray.prompts.files import write_prompts
+from pipelines.data.start_policy import BOS, VOCABULARY, build_tokenizer
+from pipelines.rollout.pool import PromptPool, load_tokenizer
 
 QUESTION = "6+6="
 TOKENS = [VOCABULARY[character] for character in QUESTION]

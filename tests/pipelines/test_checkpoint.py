@@ -1,8 +1,8 @@
 """Which checkpoint a run goes back to."""
 
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.durable import Manifest, Segment, Storage, claim_epoch, commit
-from pipelines.checkpoint import Checkpoints
+from pipelines.training.checkpoint import Checkpoints
 
 
 def checkpoint(storage, epoch, step):

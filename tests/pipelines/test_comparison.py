@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dps_ray import hmm, methods, settings
+from dps_ray.beliefs import hmm
+from dps_ray.beliefs.priors import initial_belief, prior_counts
+from dps_ray.beliefs.states import PARTIAL, SOLVED, UNSOLVED, Observation
+from dps_ray.config import settings
 from dps_ray.durable import Manifest, ObservationLog, Segment, Storage, claim_epoch, commit
 from dps_ray.errors import ConfigError
-from dps_ray.pooled import number_within
-from dps_ray.priors import initial_belief, prior_counts
-from dps_ray.states import PARTIAL, SOLVED, UNSOLVED, Observation
+from dps_ray.selection import methods
+from dps_ray.selection.pooled import number_within
+from pipelines.command.config_files import CONFIGS
 from pipelines.compare import main
 from pipelines.comparison.measures import Point, brier, calibration, confusions, measure
 from pipelines.comparison.page import build, words
@@ -21,8 +24,7 @@ from pipelines.comparison.plan import entry, plan
 from pipelines.comparison.replay import Forecast, replayed
 from pipelines.comparison.runner import Done, carry_out, seconds_left
 from pipelines.comparison.table import NUMBERS, Line, Mean, mean_curve, rollouts_to, table
-from pipelines.config_files import CONFIGS
-from pipelines.run_log import RunLog
+from pipelines.monitoring.run_log import RunLog
 
 ARITHMETIC = CONFIGS / "arithmetic.yaml"
 POOL, STEPS, BATCH, K, PROBE_EVERY = 60, 12, 10, 4, 4

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from dps_ray.accuracy import measures
 from pipelines import evaluate as program
-from pipelines import json_lines
 from pipelines.evaluate import main
+from pipelines.monitoring import json_lines
+from pipelines.rollout.accuracy import measures
 from tests.warm.cluster import joined
 
 

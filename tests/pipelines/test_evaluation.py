@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipelines.evaluation.answers import Answered, metrics_of
 from pipelines.evaluation.results import result_of, tables
-from pipelines.run_log import held_out_accuracy
+from pipelines.monitoring.metrics import held_out_accuracy
+from pipelines.rollout.answers import Answered, metrics_of
 
 
 def answers(source, *accuracies):

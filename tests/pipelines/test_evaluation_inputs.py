@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dps_ray import settings
+from dps_ray.config import settings
+from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.durable import Manifest, Segment, Storage, checkpoint_folder, claim_epoch, commit
 from dps_ray.errors import CheckpointError, ModelError
-from dps_ray.evaluation_config import EvaluationConfig
-from dps_ray.prompt_files import write_prompts
+from dps_ray.prompts.files import write_prompts
 from pipelines.evaluation.inputs import find_benchmarks, find_models
 
 

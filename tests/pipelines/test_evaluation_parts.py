@@ -4,12 +4,12 @@ from contextlib import nullcontext
 
 import pytest
 
-from dps_ray import settings
-from dps_ray.evaluation_config import EvaluationConfig
-from pipelines import json_lines
-from pipelines.evaluation.answers import Answered
+from dps_ray.config import settings
+from dps_ray.config.evaluation import EvaluationConfig
 from pipelines.evaluation.inputs import find_benchmarks, find_models
 from pipelines.evaluation.parts import parts_of
+from pipelines.monitoring import json_lines
+from pipelines.rollout.answers import Answered
 
 
 def unseen(title):

@@ -4,8 +4,8 @@ import pytest
 from huggingface_hub import constants
 
 from dps_ray.errors import ModelError
-from pipelines import hub
-from pipelines.hub import check_model
+from pipelines.data import hub
+from pipelines.data.hub import check_model
 from tests.network import closed_port, silent_port
 
 

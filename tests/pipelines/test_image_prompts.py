@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from actors.images import load_image_inputs
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import DataError
-from dps_ray.prompt_files import write_prompts
-from dps_ray.prompts import PromptTable
-from pipelines.pool import PromptPool, load_tokenizer
+from dps_ray.prompts.dataset import PromptTable
+from dps_ray.prompts.files import write_prompts
+from pipelines.rollout.pool import PromptPool, load_tokenizer
 from tests.squares import row, square
 
 

@@ -9,10 +9,17 @@ import pytest
 import ray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import ConfigError
-from pipelines import loggers
-from pipelines.loggers import MLflow, RayGauges, TensorBoard, WandB, check_installed, make_loggers
+from pipelines.monitoring import loggers
+from pipelines.monitoring.loggers import (
+    MLflow,
+    RayGauges,
+    TensorBoard,
+    WandB,
+    check_installed,
+    make_loggers,
+)
 
 SETTINGS = {"method": "dps", "loop": {"steps": 60}, "eval": {}}
 EXPORTED_WITHIN = 60.0  # seconds; Ray's agents collect every ten
@@ -178,7 +185,7 @@ def test_ray_exports_the_gauges_and_no_other_metric(local_ray):
 
 def test_gauges_may_be_set_where_no_ray_is_started():
     code = (
-        "from pipelines.loggers import RayGauges; gauges = RayGauges(); "
+        "from pipelines.monitoring.loggers import RayGauges; gauges = RayGauges(); "
         "gauges.scalars(1, 0.0, {'perf/throughput': 1.0}); gauges.close()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -295,7 +302,7 @@ def test_mlflow_goes_on_with_the_same_run(mlflow, run):
 
 @pytest.mark.slow
 def test_mlflow_takes_the_name_of_every_metric_and_every_setting(mlflow, run):
-    from pipelines.run_log import read_metrics
+    from pipelines.monitoring.run_log import read_metrics
     from tests.pipelines.test_report import RECORDED
 
     recorded = read_metrics(RECORDED)[0] | read_metrics(RECORDED)[-1]

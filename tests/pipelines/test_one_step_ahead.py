@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dps_ray.durable import ObservationLog
-from pipelines.run_log import read_metrics, read_summary
+from pipelines.monitoring.run_log import read_metrics, read_summary
 from tests.runs import arguments, newest, run
 from tests.warm.cluster import joined
 

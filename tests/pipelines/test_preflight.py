@@ -8,8 +8,7 @@ import pytest
 
 from dps_ray.durable import local_files
 from dps_ray.errors import CheckpointError, ConfigError, DPSError, ResourceError, mendable
-from pipelines import builtin, start_policy
-from pipelines.preflight import (
+from pipelines.command.preflight import (
     check_file,
     check_folder,
     check_machine,
@@ -18,6 +17,7 @@ from pipelines.preflight import (
     check_storage,
     check_user,
 )
+from pipelines.data import builtin, start_policy
 
 NOBODY = 65534
 _NEW_MOUNTS, _PRIVATE, _READ_ONLY = 0x20000, 0x44000, 1  # of unshare(2) and mount(2)

@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 
 from dps_ray.errors import DataError, ResourceError
-from pipelines.report import build_report
-from pipelines.report.browser import headless_browser, open_report
-from pipelines.report.build import confusions, key_numbers, pick_samples
-from pipelines.report.charts import batch_states, effective_ratio, phase_times, times_sampled
-from pipelines.report.pools import when_pools_worked
-from pipelines.run_log import RunLog, read_metrics, read_samples, read_summary
-from pipelines.summary import details, headline
-from pipelines.timeline import Span, Timeline
+from pipelines.monitoring.report import build_report
+from pipelines.monitoring.report.browser import headless_browser, open_report
+from pipelines.monitoring.report.build import confusions, key_numbers, pick_samples
+from pipelines.monitoring.report.charts import (
+    batch_states,
+    effective_ratio,
+    phase_times,
+    times_sampled,
+)
+from pipelines.monitoring.report.pools import when_pools_worked
+from pipelines.monitoring.run_log import RunLog, read_metrics, read_samples, read_summary
+from pipelines.monitoring.summary import details, headline
+from pipelines.monitoring.timeline import Span, Timeline
 
 RECORDED = Path(__file__).parents[1] / "data" / "run"
 ATTACK = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'>"

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dps_ray import PARTIAL, BeliefStore
 from dps_ray.durable import Storage, committed, load, manifests, reshard
-from dps_ray.pooled import PooledStore, number_within
-from dps_ray.prompts import PromptTable
-from pipelines.checkpoint import model_folder
+from dps_ray.prompts.dataset import PromptTable
+from dps_ray.selection.pooled import PooledStore, number_within
 from pipelines.comparison.replay import read_probes
-from pipelines.run_log import read_metrics
+from pipelines.monitoring.run_log import read_metrics
+from pipelines.training.checkpoint import model_folder
 from tests.faults.beliefs_run import beliefs_in
 from tests.runs import TWO_OF_EVERYTHING, newest, run
 

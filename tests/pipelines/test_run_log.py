@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 from dps_ray.errors import DataError
-from pipelines.run_log import (
-    Accuracy,
-    RunLog,
-    held_out_accuracy,
-    read_metrics,
-    read_samples,
-    read_summary,
-)
+from pipelines.monitoring.metrics import Accuracy, held_out_accuracy
+from pipelines.monitoring.run_log import RunLog, read_metrics, read_samples, read_summary
 
 
 @pytest.fixture

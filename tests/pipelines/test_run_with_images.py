@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from pipelines.checkpoint import model_folder
-from pipelines.run_log import read_metrics
+from pipelines.monitoring.run_log import read_metrics
+from pipelines.training.checkpoint import model_folder
 from tests.runs import TWO_OF_EVERYTHING, newest, run
 from tests.squares import write_squares
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore
-from dps_ray.methods.partitions import PartitionedHMM
+from dps_ray.selection.methods.partitions import PartitionedHMM
 from pipelines.simulate import main
-from pipelines.simulation import REAL, Student, World, simulate
-from pipelines.simulation_entries import ABLATIONS, ENTRIES
-from pipelines.simulation_fit import RATES, loss, measure
+from pipelines.simulation.entries import ABLATIONS, ENTRIES
+from pipelines.simulation.fit import RATES, loss, measure
+from pipelines.simulation.model import REAL, Student, World, simulate
 
 POOL, STEPS, BATCH, K = 1_000, 40, 32, 8
 

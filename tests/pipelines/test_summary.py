@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.summary import duration, headline, summarize
+from pipelines.monitoring.summary import duration, headline, summarize
 
 
 def interval(mean, margin=0.04):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from dps_ray.errors import DataError
-from pipelines.timeline import (
+from pipelines.monitoring.timeline import (
     Span,
     Timeline,
     busy_share,

@@ -7,9 +7,9 @@ import pytest
 
 from actors.learner_rank import Trained
 from actors.member import Recoveries
-from dps_ray import settings
+from dps_ray.config import settings
 from dps_ray.errors import EngineError
-from pipelines.trainer import Learning, Trainer
+from pipelines.training.trainer import Learning, Trainer
 
 
 class Learner:

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pipelines.view import LineView, PanelView, RunSoFar, make_view, sparkline
+from pipelines.monitoring.view import LineView, PanelView, RunSoFar, make_view, sparkline
 
 
 class Clock:

@@ -1,0 +1,87 @@
+"""What the learner calls of the rollout engines while it sends them weights."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferInitRequest,
+    WeightTransferUpdateRequest,
+)
+
+from actors.calls import collect
+from dps_ray.errors import StaleError, TransferError
+
+
+class EngineClient:
+    """vLLM's `VLLMWeightSyncClient` protocol over several engine actors, with a deadline.
+
+    vLLM's own Ray client gives every engine the same rank offset, which suits the replicas of one
+    deployment; ours are separate engines, so each gets ranks of its own in the transfer group.
+
+    Every method raises TransferError when an engine died, failed or gave no answer in time, and
+    StaleError when one has seen a later epoch.
+
+    Args:
+        timeout: seconds that a transfer may take, opening the group included.
+    """
+
+    def __init__(self, engines: list[Any], workers_per_engine: int, timeout: float):
+        self.version = ""  # the name of the weights that are sent next
+        self.epoch = 0  # of the sender
+        # Called with the error before a method raises it: whoever called that method may be blocked elsewhere.
+        self.on_failure: Callable[[Exception], None] = lambda error: None
+        # Whoever waits for the transfer as a whole is to hear of the engine first.
+        self.timeout = 0.8 * timeout
+        self._engines = engines
+        self._workers = workers_per_engine
+        self._deadline = 0.0
+
+    def begin(self) -> None:
+        """From now on the time of one transfer runs."""
+        self._deadline = time.monotonic() + self.timeout
+
+    @property
+    def seconds_left(self) -> float:
+        return max(self._deadline - time.monotonic(), 0.01)
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        calls = []
+        for index, engine in enumerate(self._engines):
+            info = dict(init_info)
+            if "rank_offset" in info:
+                info["rank_offset"] += index * self._workers
+            request = WeightTransferInitRequest(init_info=info)
+            calls.append(engine.init_weight_transfer_engine.remote(request, self.epoch))
+        self._wait(calls, "open the transfer")
+
+    def start_weight_update(self) -> None:
+        self._wait(
+            [e.start_weight_update.remote(self.version, self.epoch) for e in self._engines],
+            "start an update",
+        )
+
+    def update_weights(self, update_info: Any) -> None:
+        request = ray.put(WeightTransferUpdateRequest(update_info=update_info))
+        self._wait([e.update_weights.remote(request) for e in self._engines], "take in weights")
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        weights = weight_version or self.version
+        self._wait(
+            [e.finish_weight_update.remote(weights) for e in self._engines], "finish an update"
+        )
+
+    def _wait(self, calls: list[Any], what: str) -> None:
+        try:
+            collect(calls, self.seconds_left, "receiver", what)
+        except (StaleError, TransferError) as error:
+            self.on_failure(error)
+            raise
+        except Exception as error:
+            failure = self.failed(error)
+            self.on_failure(failure)
+            raise failure from error
+
+    def failed(self, error: BaseException) -> TransferError:
+        return TransferError(f"weights {self.version} did not reach the engines: {error}")

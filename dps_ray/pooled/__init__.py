@@ -1,6 +1,0 @@
-"""Pooled beliefs (`method=dps_pooled`): what clusters of prompts tell of those never tried."""
-
-from dps_ray.pooled.clusters import Clusters, number_within
-from dps_ray.pooled.store import PooledStore
-
-__all__ = ["Clusters", "PooledStore", "number_within"]

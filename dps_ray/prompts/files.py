@@ -1,0 +1,348 @@
+"""Parquet files of prompts in verl's schema: checking them, reading rows at random, writing them.
+
+    data_source   string
+    prompt        list of {role, content}   or a string; for these forms see `prompt_messages`
+    reward_model  {style, ground_truth}     ground_truth of any type
+    extra_info    {split, index, ...}       optional
+    images        list of {bytes, path}     optional, one for each `<image>` in the contents
+    ability       string                    written, not read
+
+An optional column of type null, which pandas and polars write where no row has a value, counts as absent. All
+Arrow types of text, bytes and lists are read: see `arrow_types`.
+
+Files are memory-mapped and decoded batch by batch, so that memory is bounded by a batch and not by
+the file. To read one row its whole row group is decoded: small row groups (`write_prompts` makes
+them of 1,024 rows, and with images some dozens are enough) keep random reads fast; large ones, as
+pandas writes them, only make them slower.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dps_ray.errors import DataError
+from dps_ray.prompts.arrow_types import NotTextError, batches, cast, is_text, one_type
+from dps_ray.prompts.messages import (
+    FIELD,
+    as_messages,
+    holds_any,
+    is_prompt,
+    marked_messages,
+    message_texts,
+    other_part,
+)
+
+REQUIRED = ("data_source", "prompt", "reward_model")
+OPTIONAL = ("extra_info", "images")
+
+_BATCH = 16_384  # rows decoded at a time
+_BATCH_WITH_IMAGES = 256
+# How the text of a list of messages begins, in JSON or as Python prints it.
+_PRINTED_MESSAGES = r"""^\s*\[\s*\{\s*['"](role|content)['"]\s*:"""
+
+
+class PromptFile:
+    """One Parquet file whose columns are those of the schema; DataError when they are not."""
+
+    def __init__(self, path: Path, id_column: str | None) -> None:
+        self.path = path
+        self._id_column = id_column
+        self._parquet = _open(path)
+        self._check_schema(self._parquet.schema_arrow)
+        metadata = self._parquet.metadata
+        sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+        self._group_ends = np.cumsum(sizes, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self._parquet.metadata.num_rows
+
+    def checked_keys(self) -> Iterator[NDArray[np.int64]]:
+        """Checks every row, and yields batch by batch its id, or the hash of its content.
+
+        The hash covers what a reward depends on: data source, roles and contents, ground truth.
+        """
+        columns = ["data_source", "prompt", "reward_model.ground_truth"]
+        first = 0
+        for batch in self._batches(columns + ([self._id_column] if self._id_column else [])):
+            sources, truths = self._checked_fields(batch, first)
+            messages = self._checked_messages(batch["prompt"], first)
+            if self._id_column:
+                yield self._checked_ids(batch[self._id_column], first)
+            else:
+                yield _hashes(pc.binary_join_element_wise(sources, messages, truths, FIELD))
+            first += len(batch)
+
+    def texts(self) -> Iterator[pa.StringArray]:
+        """The text of every prompt, batch by batch."""
+        for batch in self._batches(["prompt"]):
+            yield message_texts(batch["prompt"])
+
+    def values(self, column: str) -> Iterator[pa.DictionaryArray]:
+        """A column of strings or integers, or a field of a struct by its path, as strings, dictionary-encoded,
+        batch by batch.
+
+        Raises:
+            DataError: there is none, it is of another type, or a value is missing.
+        """
+        kind: pa.DataType = pa.struct(list(self._parquet.schema_arrow))
+        for name in column.split("."):
+            if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+                known = (
+                    ", ".join(field.name for field in kind) if pa.types.is_struct(kind) else "none"
+                )
+                raise DataError(
+                    f"{self.path} has no column {column!r}: there is no {name!r} (there is: {known}); name "
+                    "another as selector.cluster_column"
+                )
+            kind = kind.field(name).type
+        read = one_type(pa.field(column, kind))
+        if not (is_text(read) or pa.types.is_integer(read)):
+            raise DataError(
+                f"{self.path}, column {column!r}: the type is {kind}; make it strings or integers"
+            )
+        first, (top, *fields) = 0, column.split(".")
+        for batch in self._batches([column]):
+            values = batch[top]
+            for field in fields:
+                values = pc.struct_field(values, field)
+            hint = "is null; give every row one, for it is selector.cluster_column"
+            self._refuse(pc.is_null(values), first, column, hint)
+            yield self._cast(values, pa.string(), first, column).dictionary_encode()
+            first += len(batch)
+
+    def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """These columns of the given rows, which are ascending and unique; prompts as lists of messages."""
+        wanted_groups = np.unique(np.searchsorted(self._group_ends, rows, side="right"))
+        sizes = np.diff(self._group_ends, prepend=0)[wanted_groups]
+        # Where the wanted rows lie in the sequence of the wanted groups alone:
+        skipped = self._group_ends[wanted_groups] - np.cumsum(sizes)
+        places = rows - skipped[np.searchsorted(self._group_ends[wanted_groups], rows, "right")]
+
+        taken, start = [], 0
+        for batch in self._batches(columns, wanted_groups.tolist()):
+            here = slice(*np.searchsorted(places, (start, start + len(batch))))
+            taken.append(batch.take(pa.array(places[here] - start)))
+            start += len(batch)
+            if here.stop == len(places):
+                break
+        table = pa.Table.from_batches(taken)
+        if "prompt" not in table.column_names:
+            return table
+        messages = as_messages(table["prompt"].combine_chunks())
+        return table.set_column(table.column_names.index("prompt"), "prompt", messages)
+
+    def columns(self) -> list[str]:
+        """The columns a `Prompt` is made from, as far as this file has them."""
+        return [*REQUIRED, *(name for name in OPTIONAL if self._has(name))]
+
+    @property
+    def holds_strings(self) -> bool:
+        """Whether each prompt is a string, and not a list of messages."""
+        return pa.types.is_string(one_type(self._parquet.schema_arrow.field("prompt")))
+
+    def digest(self) -> bytes:
+        """SHA-256 of the file's bytes."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    def _batches(
+        self, columns: Sequence[str], groups: list[int] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        size = _BATCH_WITH_IMAGES if "images" in columns else _BATCH
+        first = 0
+        # Threads would decode columns in parallel, but cost more to start than small groups take.
+        try:
+            for batch in batches(
+                self._parquet, size, list(columns), groups, threads=groups is None
+            ):
+                yield self._in_one_form(batch, first)
+                first += len(batch)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path} cannot be read: {error}; make the file again") from error
+
+    def _in_one_form(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+        for place, field in enumerate(batch.schema):
+            kind = one_type(field)
+            if kind != field.type:
+                column = self._cast(batch[place], kind, first, field.name)
+                batch = batch.set_column(place, field.with_type(kind), column)
+        return batch
+
+    def _cast(self, values: pa.Array, kind: pa.DataType, first: int, column: str) -> pa.Array:
+        try:
+            return cast(values, kind)
+        except NotTextError as error:
+            row = first + error.row
+            raise DataError(f"{self.path}, row {row}, column {column!r}: {error}") from None
+
+    def _has(self, optional: str) -> bool:
+        schema = self._parquet.schema_arrow
+        return optional in schema.names and not pa.types.is_null(schema.field(optional).type)
+
+    def _check_schema(self, schema: pa.Schema) -> None:
+        required = [*REQUIRED, *([self._id_column] if self._id_column else [])]
+        for name in required:
+            if name not in schema.names:
+                raise DataError(
+                    f"{self.path} has no column {name!r} (it has: {', '.join(schema.names)}); "
+                    f"needed are {', '.join(required)}, in verl's schema"
+                )
+        wants = [
+            ("data_source", pa.types.is_string, "strings"),
+            (
+                "prompt",
+                is_prompt,
+                "lists of {role: string, content: string}, contents that are lists of "
+                "{type: string, text: string}, or strings",
+            ),
+            ("reward_model", _has_ground_truth, "{style, ground_truth}"),
+            ("extra_info", pa.types.is_struct, "{split, index, ...}"),
+            ("images", pa.types.is_list, "lists"),
+        ]
+        if self._id_column:
+            wants.append(
+                (self._id_column, pa.types.is_integer, "64-bit integers, for it is id_column")
+            )
+        for name, holds, what in wants:
+            there = name in required or self._has(name)
+            if there and not holds(one_type(schema.field(name))):
+                raise DataError(
+                    f"{self.path}, column {name!r}: the type is {schema.field(name).type}; "
+                    f"make it {what}"
+                )
+
+    def _checked_fields(self, batch: pa.RecordBatch, first: int) -> tuple[pa.Array, pa.Array]:
+        sources = batch["data_source"]
+        missing = pc.fill_null(pc.equal(sources, ""), True)
+        self._refuse(missing, first, "data_source", "is empty; name the task it is scored by")
+        truths = pc.struct_field(batch["reward_model"], "ground_truth")
+        hint = "is null; give what the reward function compares responses with ('' if nothing)"
+        self._refuse(pc.is_null(truths), first, "reward_model.ground_truth", hint)
+        return sources, _as_text(truths)
+
+    def _checked_messages(self, prompts: pa.Array, first: int) -> pa.StringArray:
+        if self.holds_strings:
+            hint = "is the text of a list of messages; write the list itself, not its JSON"
+            printed = pc.match_substring_regex(prompts, _PRINTED_MESSAGES)
+            self._refuse(printed, first, "prompt", hint)
+        part = other_part(prompts)
+        if part is not None:
+            raise DataError(
+                f"{self.path}, row {first + part.row}, column 'prompt.content': holds a part of {part.what}; "
+                "write texts only, with `<image>` where an image belongs, and the image in the column 'images'"
+            )
+        messages = as_messages(prompts)
+        hint = "is empty; give at least one message {role, content}"
+        lengths = pc.fill_null(pc.list_value_length(messages), 0)
+        self._refuse(pc.equal(lengths, 0), first, "prompt", hint)
+        for name in ("role", "content"):
+            holes = pc.is_null(pc.struct_field(messages.flatten(), name))
+            if pc.any(holes).as_py():
+                hint = f"is null; give each message a {name}"
+                self._refuse(holds_any(messages, holes), first, f"prompt.{name}", hint)
+        texts = message_texts(messages)
+        blank = pc.or_(pc.equal(texts, ""), pc.utf8_is_space(texts))
+        self._refuse(blank, first, "prompt", "holds no text; give its messages a content")
+        return marked_messages(messages)
+
+    def _checked_ids(self, ids: pa.Array, first: int) -> NDArray[np.int64]:
+        column = self._id_column or ""
+        self._refuse(pc.is_null(ids), first, column, "is null; give every row an id of its own")
+        try:
+            return pc.cast(ids, pa.int64()).to_numpy()
+        except pa.ArrowInvalid:
+            too_large = pc.greater(ids, pa.scalar(2**63 - 1, pa.uint64()))
+            self._refuse(too_large, first, column, "does not fit into a signed 64-bit integer")
+            raise
+
+    def _refuse(self, wrong: pa.BooleanArray, first: int, column: str, what: str) -> None:
+        """DataError for the first row where `wrong` is true; `first` is the batch's first row."""
+        row = pc.index(wrong, True).as_py()
+        if row >= 0:
+            raise DataError(f"{self.path}, row {first + row}, column {column!r}: {what}")
+
+
+def write_prompts(
+    path: str | Path,
+    rows: Iterable[Mapping[str, Any]],
+    row_group_size: int = 1024,
+    schema: pa.Schema | None = None,
+) -> int:
+    """Writes rows of verl's schema to a Parquet file made for random reads; returns their number.
+
+    Without a schema the types are those of the first row group. The file appears under its name only when it is
+    complete. DataError when there are no rows, or a later row is of another type.
+    """
+    path, remaining = Path(path), iter(rows)
+    groups = iter(lambda: list(islice(remaining, row_group_size)), [])
+    first = next(groups, None)
+    if first is None:
+        raise DataError(f"there are no prompts to write to {path}")
+    schema = _table(first, schema, 0, path).schema
+    aside, written = path.with_name(f".{path.name}.{os.getpid()}"), 0
+    try:
+        with pq.ParquetWriter(aside, schema) as writer:
+            for group in chain([first], groups):
+                writer.write_table(_table(group, schema, written, path))
+                written += len(group)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return written
+
+
+def _table(
+    group: list[Mapping[str, Any]], schema: pa.Schema | None, first: int, path: Path
+) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(group, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        last = first + len(group) - 1
+        raise DataError(
+            f"rows {first} to {last} for {path} are not all of one type: {error}"
+        ) from error
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; name a Parquet file, or a folder of them")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes); write it again")
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a Parquet file: {error}") from error
+
+
+def _has_ground_truth(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and kind.get_field_index("ground_truth") >= 0
+
+
+def _as_text(values: pa.Array) -> pa.Array:
+    """Ground truths of any type as strings, to be hashed."""
+    try:
+        return pc.cast(values, pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return pa.array([json.dumps(v, sort_keys=True, default=repr) for v in values.to_pylist()])
+
+
+def _hashes(texts: pa.StringArray) -> NDArray[np.int64]:
+    """Stable hashes in [0, 2^63) of strings: the first 8 bytes of BLAKE2b."""
+    _, offset_buffer, data = texts.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32, len(texts) + 1, 4 * texts.offset)
+    view = memoryview(data)
+    digests = b"".join(
+        hashlib.blake2b(view[start:end], digest_size=8).digest()
+        for start, end in pairwise(offsets.tolist())
+    )
+    return np.frombuffer(digests, "<i8") & (2**63 - 1)

@@ -1,0 +1,67 @@
+"""A Beta distribution over each prompt's success rate, and what it says of a group of responses."""
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dps_ray.selection.methods.scored import Floats, ScoredSelector
+from dps_ray.selection.outcomes import Outcomes
+from dps_ray.selection.pool.index import Positions
+
+
+def group_states(a: Floats, b: Floats, size: int) -> Floats:
+    """P(all wrong), P(mixed), P(all right) of `size` responses, whose rate is Beta(a, b): float64 (n, 3).
+
+    P(all right) = B(a + k, b) / B(a, b) = prod over i < k of (a + i) / (a + b + i), and likewise all wrong.
+    """
+    wrong, right = np.ones_like(a), np.ones_like(a)
+    for i in range(size):
+        wrong *= (b + i) / (a + b + i)
+        right *= (a + i) / (a + b + i)
+    return np.stack([wrong, 1 - (wrong + right), right], axis=-1)
+
+
+class BetaSelector(ScoredSelector):
+    """Beta(a, b) by prompt, from Beta(1, 1); a prompt that is not rolled out keeps its own.
+
+        a <- l a + (1 - l) + successes,  b <- l b + (1 - l) + failures     (rolled out only)
+
+    Args:
+        ids, seed: see `ScoredSelector`.
+        decay: l in [0, 1]; 1 forgets nothing.
+        group_size: k, responses to a prompt, for what is predicted of it.
+    """
+
+    _settings: ClassVar[tuple[str, ...]] = ("seed", "decay", "group_size")
+    _by_prompt = ("times", "a", "b")
+    _learns_from_counts = True
+
+    def __init__(
+        self, ids: ArrayLike, seed: int = 0, decay: float = 0.5, group_size: int = 8
+    ) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay must lie between 0 and 1, not {decay!r}")
+        if group_size < 2:
+            raise ValueError(
+                f"a group of {group_size} is never mixed: group_size must be 2 or more"
+            )
+        super().__init__(ids, seed)
+        self.decay, self.group_size = float(decay), int(group_size)
+        self._a, self._b = np.ones(len(self)), np.ones(len(self))
+
+    def _learn(self, seen: Outcomes) -> None:
+        for parameter, count in (
+            (self._a, seen.successes),
+            (self._b, seen.responses - seen.successes),
+        ):
+            kept = self.decay * parameter[seen.positions]
+            parameter[seen.positions] = kept + (1 - self.decay) + count
+
+    def parameters(self, ids: ArrayLike) -> NDArray[np.float64]:
+        """a and b of each id: float64 (n, 2)."""
+        positions = self._index.positions(ids)
+        return np.stack([self._a[positions], self._b[positions]], axis=-1)
+
+    def _predicted(self, positions: Positions) -> Floats:
+        return group_states(self._a[positions], self._b[positions], self.group_size)

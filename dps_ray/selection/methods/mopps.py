@@ -1,0 +1,33 @@
+"""MoPPS: Thompson sampling for success rates near one half."""
+
+import numpy as np
+
+from dps_ray.hashing import hash_key
+from dps_ray.selection.draws import betas, uniforms
+from dps_ray.selection.methods.beta import BetaSelector
+from dps_ray.selection.methods.scored import Floats
+
+TARGET = 0.5
+
+
+class MoPPS(BetaSelector):
+    """Model Predictive Prompt Selection (arXiv 2507.04632): draw each rate, take those nearest to 0.5.
+
+        p ~ Beta(a, b) for every prompt,  score = -|p - 0.5|      (its posterior sampling and top-B)
+
+    Update and state as `BetaSelector`: a and b (16 bytes a prompt). decay 0.5; 1 on MATH in the paper. The
+    draw is keyed by (seed, step, id) and exact. The published code ranks a random 8 to 16 batches of
+    candidates; here all of the pool. So the more prompts were never seen, whose p is uniform, the more of the
+    batch is theirs: in a pool of N such a batch comes from rates within about B / 2N of 0.5.
+
+    Cost: O(N) a step; 10^6 prompts of which 30,000 were seen: 12 ms.
+    """
+
+    def _scores(self) -> Floats:
+        key = hash_key(self.seed, self.step)
+        drawn = uniforms(self._ties, hash_key(key, 0, 1))
+        seen = np.flatnonzero(self._times)
+        drawn[seen] = betas(self._a[seen], self._b[seen], self._ties[seen], key)
+        drawn -= TARGET
+        np.abs(drawn, out=drawn)
+        return np.negative(drawn, out=drawn)

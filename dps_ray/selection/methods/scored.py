@@ -1,0 +1,194 @@
+"""What the methods share that give each prompt of the pool a score: the top of it, the checks, the snapshot.
+
+A method is a score by prompt. It is dense, one number for each prompt of the shard, so choosing costs
+O(N) a step (3 to 35 ms with 10^6 prompts); what is learned costs O(batch).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from math import isqrt
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dps_ray.beliefs.states import Observation
+from dps_ray.hashing import hash_key
+from dps_ray.selection.choice import Selection, check_size
+from dps_ray.selection.draws import tempered
+from dps_ray.selection.outcomes import Outcomes, checked
+from dps_ray.selection.pool.index import Positions, PromptIndex
+from dps_ray.selection.pool.ranking import keys
+
+Floats = NDArray[np.float64]
+
+_TEMPERED = 0x74656D70  # keeps this draw apart from a method's own
+
+
+class ScoredSelector(ABC):
+    """Selects by (score descending, times sampled, seeded hash of the id); see `Selector`.
+
+    A subclass says how a prompt is scored (`_scores`) and what is learned (`_learn`). To be bit-equal for
+    any number of shards, both may use what is known of the prompt itself, the step, and what the whole step found.
+
+    Args:
+        ids: int64 (N,), unique, in any order.
+        seed: orders equals, and keys all draws.
+
+    Raises:
+        ValueError: an id is not a 64-bit integer or stands twice.
+    """
+
+    # What a snapshot holds, by the names of attributes: arguments of the constructor, numbers alike in
+    # all shards, and arrays by position (there with a leading underscore) of the prompts seen.
+    _settings: ClassVar[tuple[str, ...]] = ("seed",)
+    _shared: ClassVar[tuple[str, ...]] = ("step",)
+    _by_prompt: ClassVar[tuple[str, ...]] = ("times",)
+    _learns_from_counts: ClassVar[bool] = False
+    # Draws without replacement by weight score^(1 / temperature), for a score that is a probability; None
+    # takes the best.
+    temperature: float | None = None
+
+    def __init__(self, ids: ArrayLike, seed: int = 0) -> None:
+        self.seed = int(seed)
+        self.step = 0  # observes so far
+        self._index = PromptIndex(ids, self.seed)
+        self._ties = self._index.ties(np.arange(len(self)))
+        self._times = np.zeros(len(self), dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    # --- what a method is -------------------------------------------------------------------------
+
+    @abstractmethod
+    def _scores(self) -> Floats:
+        """The score of every prompt at this step, by position: float64 (N,), finite, not to be written in."""
+
+    @abstractmethod
+    def _learn(self, seen: Outcomes) -> None:
+        """Takes in one step; `self.step` is its number, from 1; `self._times` counts it not yet."""
+
+    def _check(self, seen: Outcomes) -> None:  # noqa: B027, states and counts were checked
+        """Raises ValueError when something is missing that the method learns from."""
+
+    def _rescore(self, positions: Positions) -> None:  # noqa: B027, a method may keep no scores
+        """Brings scores that are kept from step to step up to date: the state of these prompts is new."""
+
+    def _predicted(self, positions: Positions) -> Floats:
+        """P(unsolved), P(partial), P(solved) of these prompts: float64 (n, 3); NaN: predicts nothing."""
+        return np.full((len(positions), 3), np.nan)
+
+    # --- the protocol -----------------------------------------------------------------------------
+
+    def select(self, size: int, exclude: ArrayLike | None = None) -> Selection:
+        """The `size` prompts with the largest score, best first, none of them in `exclude`.
+
+        Raises ValueError when fewer than `size` are left to choose from, and for an id in `exclude` that
+        is unknown or given twice.
+        """
+        excluded = self._index.distinct_positions([] if exclude is None else exclude)
+        check_size(size, len(self), len(excluded))
+        score = self._scores()
+        if self.temperature is not None:
+            key = hash_key(self.seed, self.step, _TEMPERED)
+            score = tempered(score, self.temperature, self._ties, key)
+        if len(excluded):
+            score = score.copy()
+            score[excluded] = -np.inf
+        best = self._best(score, size)
+        return Selection(
+            ids=self._index.ids(best),
+            predicted=self._predicted(best),
+            score=score[best],
+            times_sampled=self._times[best].astype(np.int64),
+            tie=self._ties[best],
+            behind=np.zeros(len(best)),
+        ).ranked()
+
+    def _best(self, score: Floats, size: int) -> Positions:
+        """Positions of the `size` best, in no order."""
+        if not size:
+            return np.empty(0, dtype=np.int64)
+        least = _largest(score, size)
+        better, equal = np.flatnonzero(score > least), np.flatnonzero(score == least)
+        missing = size - len(better)
+        if missing < len(equal):  # positions are in the order of the hash
+            equal = equal[np.argpartition(keys(self._times[equal], equal), missing - 1)[:missing]]
+        return np.concatenate([better, equal])
+
+    def observe(
+        self,
+        ids: ArrayLike,
+        states: ArrayLike,
+        successes: ArrayLike | None = None,
+        responses: ArrayLike | None = None,
+        everywhere: Observation | None = None,
+    ) -> None:
+        """One step of the whole pool: these prompts were rolled out and found in these solve states.
+
+        ids: int64 (n,), without duplicates; states: int (n,) in {0, 1, 2}; n may be 0.
+        successes, responses: int (n,), right and scored responses of each group.
+        everywhere: what the whole step found, over all shards, these prompts among them; None: these are all.
+
+        Raises ValueError, and changes nothing, when one of them cannot be right, or something is missing
+        that the method learns from.
+        """
+        needs_counts = type(self).__name__ if self._learns_from_counts else None
+        seen = checked(self._index, ids, states, successes, responses, everywhere, needs_counts)
+        self._check(seen)
+        self.step += 1
+        self._learn(seen)
+        self._times[seen.positions] += 1
+        self._rescore(seen.positions)
+
+    def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """At how many steps each id was observed: int64 (n,)."""
+        return self._times[self._index.positions(ids)].astype(np.int64)
+
+    def metrics(self) -> dict[str, float]:
+        """How many prompts were ever sampled; shards may add theirs up."""
+        return {"beliefs/prompts_seen": float(np.count_nonzero(self._times))}
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole state: settings, and what is known of the prompts ever observed."""
+        seen = np.flatnonzero(self._times)
+        return {
+            **{name: getattr(self, name) for name in (*self._settings, *self._shared)},
+            **({} if self.temperature is None else {"temperature": self.temperature}),
+            "seen_ids": self._index.ids(seen),
+            **{f"seen_{name}": getattr(self, f"_{name}")[seen] for name in self._by_prompt},
+        }
+
+    @classmethod
+    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> Self:
+        """The selector that `snapshot()` was taken of, over the same ids: it goes on bit-equal.
+
+        Raises ValueError when an id of the snapshot is not among these.
+        """
+        selector = cls(ids, **{name: snapshot[name] for name in cls._settings})
+        if "temperature" in snapshot:
+            selector.temperature = float(snapshot["temperature"])
+        for name in cls._shared:
+            setattr(selector, name, snapshot[name])
+        seen = selector._index.distinct_positions(snapshot["seen_ids"])
+        for name in cls._by_prompt:
+            getattr(selector, f"_{name}")[seen] = snapshot[f"seen_{name}"]
+        selector._rescore(seen)
+        return selector
+
+
+def _largest(values: Floats, rank: int) -> np.float64:
+    """The `rank`-th largest value, counted from 1.
+
+    The `rank`-th largest of the maxima of blocks is no larger than it, and fewer than `rank` blocks hold
+    anything above that, so few values are left to look at. `np.partition` on all of them takes 15 times as
+    long where many are equal, as prompts never seen are.
+    """
+    block = isqrt(len(values) // rank)
+    maxima = np.maximum.reduceat(values, np.arange(0, len(values), block))
+    least = np.partition(maxima, len(maxima) - rank)[len(maxima) - rank]
+    above = values[values > least]
+    if len(above) < rank:
+        return least
+    return np.partition(above, len(above) - rank)[len(above) - rank]

@@ -1,0 +1,47 @@
+"""A control: the running mean of the variance of rewards."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dps_ray.selection.methods.scored import Floats, ScoredSelector
+from dps_ray.selection.outcomes import Outcomes
+
+UNSEEN = 2 / 3
+
+
+class VarianceEMA(ScoredSelector):
+    """The B prompts with the largest running mean of 4p(1 - p), p the share of right responses.
+
+        v <- keep v + (1 - keep) 4p(1 - p)      (rolled out only),   keep = 0.7,  score = v
+
+    A prompt never seen has v = 2/3, the mean of 4p(1 - p) over a uniform p: what Beta(1, 1) and DPS's 1/3
+    say of it too, nothing. Then a prompt seen with p between 0.21 and 0.79 comes before new ones, any other
+    after. At 1 none would ever come before a new one, and the method would be uniform until the pool has
+    been seen once.
+
+    State: v (8 bytes a prompt). Cost: O(N) a step; 10^6 prompts: 3 to 20 ms, by how many tie for the last
+    place.
+    """
+
+    _settings = ("seed", "keep")
+    _by_prompt = ("times", "variance")
+    _learns_from_counts = True
+
+    def __init__(self, ids: ArrayLike, seed: int = 0, keep: float = 0.7) -> None:
+        if not 0 <= keep <= 1:
+            raise ValueError(f"keep must lie between 0 and 1, not {keep!r}")
+        super().__init__(ids, seed)
+        self.keep = float(keep)
+        self._variance = np.full(len(self), UNSEEN)
+
+    def variances(self, ids: ArrayLike) -> Floats:
+        """v of each id: float64 (n,)."""
+        return self._variance[self._index.positions(ids)]
+
+    def _learn(self, seen: Outcomes) -> None:
+        rate = seen.successes / seen.responses
+        past = self.keep * self._variance[seen.positions]
+        self._variance[seen.positions] = past + (1 - self.keep) * 4 * rate * (1 - rate)
+
+    def _scores(self) -> Floats:
+        return self._variance

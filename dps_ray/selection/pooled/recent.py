@@ -1,0 +1,75 @@
+"""Prompts tried lately, of the whole pool: every shard keeps the rows of all, for all of them move the clusters."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dps_ray.beliefs.hmm import Floats
+
+
+class Recent(NamedTuple):
+    """Ascending by id.
+
+    ids:     int64 (n,)
+    labels:  int32 (n,), the cluster of each
+    ranks:   int32 (n,), its number there
+    seen_at: int64 (n,), the step at which it was last observed
+    uses:    int64 (n,), how often it was since it last waited
+    lap:     int64 (n,), the lap of its ring that it waited in then
+    numbers: float64 (R, n), what is believed of it
+    """
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    ranks: NDArray[np.int32]
+    seen_at: NDArray[np.int64]
+    uses: NDArray[np.int64]
+    lap: NDArray[np.int64]
+    numbers: Floats
+
+    @classmethod
+    def nobody(cls, width: int) -> "Recent":
+        nothing = np.empty(0, dtype=np.int64)
+        small = nothing.astype(np.int32)
+        return cls(nothing, small, small, nothing, nothing, nothing, np.empty((width, 0)))
+
+    def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """In which rows these ids stand: int64 (n,), -1 for those that do not."""
+        if not len(self.ids):
+            return np.full(len(ids), -1)
+        rows = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return np.where(self.ids[rows] == ids, rows, -1)
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Recent":
+        return Recent._make(column[..., rows] for column in self)
+
+    def rounds(self, max_uses: int) -> NDArray[np.int64]:
+        """How often each was used up: int64 (n,)."""
+        return self.lap + self.uses // max_uses
+
+    def tried_again(self, rows: NDArray[np.integer], step: int, numbers: Floats) -> "Recent":
+        """After a step in which these rows were tried, by which the numbers of all became those given."""
+        seen_at, uses = self.seen_at.copy(), self.uses.copy()
+        seen_at[rows] = step
+        uses[rows] += 1
+        return self._replace(seen_at=seen_at, uses=uses, numbers=numbers)
+
+    def joined(self, other: "Recent") -> "Recent":
+        """With these too, ascending by id again."""
+        pairs: zip[tuple[NDArray, NDArray]] = zip(self, other, strict=True)
+        both = Recent._make(np.concatenate(pair, axis=-1) for pair in pairs)
+        return both.take(np.argsort(both.ids, kind="stable"))
+
+    def snapshot(self) -> dict[str, NDArray]:
+        """By names that do not say `ids`: they are alike in all shards, and not split as prompts are."""
+        return {_saved(name): column.copy() for name, column in self._asdict().items()}
+
+    @classmethod
+    def restore(cls, snapshot: Mapping[str, Any]) -> "Recent":
+        return cls(*(np.array(snapshot[_saved(name)]) for name in cls._fields))
+
+
+def _saved(name: str) -> str:
+    return "recent_prompts" if name == "ids" else f"recent_{name}"

@@ -1,0 +1,332 @@
+"""Beliefs over prompts that were never seen: a pool, its clusters, their prompts.
+
+    waiting   never tried, or long ago: their cluster's belief, in a random order      O(clusters + batch)
+    recent    tried in the last few dozen steps: a row of its own                      O(recent)
+
+The next batch is drawn from both, by weight P(partial)^(1/T) without replacement: a prompt seen partial lately
+comes again when its own belief says so, but most are new ones, of the clusters that are partial now.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dps_ray.beliefs.states import PARTIAL, Observation
+from dps_ray.hashing import as_ids, hash_key
+from dps_ray.selection.choice import Selection, check_size, merge
+from dps_ray.selection.coverage import REST, ROUND
+from dps_ray.selection.draws import log_weights, tempered
+from dps_ray.selection.outcomes import checked
+from dps_ray.selection.pool.index import PromptIndex
+from dps_ray.selection.pooled.clusters import Clusters, number_within
+from dps_ray.selection.pooled.race import first_waiting
+from dps_ray.selection.pooled.rate_dynamics import RateDynamics
+from dps_ray.selection.pooled.recent import Recent
+from dps_ray.selection.pooled.state_dynamics import Found, StateDynamics
+from dps_ray.selection.pooled.waiting import Waiting, keys_of
+from dps_ray.selection.pooled.whole_step import clustered
+
+_USUAL_REST = 20  # steps, unless it is set
+_RECENT = 50  # steps after which a prompt waits again
+_OF_CLUSTERS, _OF_PROMPTS = 1, 2  # keep the draws of the two apart
+
+
+class PooledStore:
+    """Pooled beliefs: see `dps_ray.selection.selector.Selector`, and `StateDynamics` for what is believed.
+
+    Bit-equal for any split of the ids over several stores, given `dps_ray.merge` and what the whole step found.
+
+    Args:
+        ids: int64 (N,), unique, in any order.
+        clusters: of each id, from `number_within` of the whole pool; None: these ids are the pool, and all
+            are of one cluster.
+        seed: decides the order in which prompts are tried, and keys all draws.
+        observation: what a prompt shows: its state, or how many responses were right.
+        group_size: k, responses of the next group.
+        memory: gamma in [0, 1], the part of the clusters' counts kept from step to step.
+        decay: lambda in [0, 1], the part of a prompt's own evidence kept.
+        strength: kappa, how many moves its cluster's transitions are worth to a prompt.
+        temperature: T > 0; small is greedy, large uniform.
+        rest: steps for which a prompt is left alone once it was tried, as far as others are left. None: 20,
+            but that half of the pool is left at least.
+        max_uses: a prompt is not tried more often than that until all of the pool were, once more than before;
+            None: no limit.
+
+    Raises:
+        ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice, or there is
+            not one cluster for each.
+    """
+
+    _settings = (
+        "seed",
+        "observation",
+        "group_size",
+        "memory",
+        "decay",
+        "strength",
+        "temperature",
+    )
+
+    def __init__(
+        self,
+        ids: ArrayLike,
+        clusters: Clusters | None = None,
+        seed: int = 0,
+        *,
+        observation: Literal["states", "counts"] = "states",
+        group_size: int = 8,
+        memory: float = 0.9,
+        decay: float = 0.7,
+        strength: float = 10.0,
+        temperature: float = 0.25,
+        rest: int | None = None,
+        max_uses: int | None = None,
+    ) -> None:
+        self.seed, self.step = int(seed), 0
+        self.observation, self.group_size = observation, int(group_size)
+        self.memory, self.decay, self.strength = float(memory), float(decay), float(strength)
+        self.temperature, self.rest, self.max_uses = float(temperature), rest, max_uses
+        for name, value, good, wanted in (
+            ("observation", observation, observation in ("states", "counts"), "states or counts"),
+            ("group_size", group_size, group_size >= 2, "2 or more"),
+            ("memory", memory, 0 <= memory <= 1, "between 0 and 1"),
+            ("decay", decay, 0 <= decay <= 1, "between 0 and 1"),
+            ("strength", strength, strength > 0, "above 0"),
+            ("temperature", temperature, temperature > 0, "above 0"),
+            ("rest", rest, rest is None or rest >= 0, "None, or 0 or more"),
+            ("max_uses", max_uses, max_uses is None or max_uses >= 1, "None, or 1 or more"),
+        ):
+            if not good:
+                raise ValueError(f"{name}={value!r}: it must be {wanted}")
+        known = as_ids(ids)
+        clusters = number_within(known, None, seed) if clusters is None else clusters
+        if len(clusters.labels) != len(known):
+            raise ValueError(f"{len(known)} ids came with the clusters of {len(clusters.labels)}")
+        self._index = PromptIndex(known, self.seed)
+        by_position = np.empty(len(known), dtype=np.int64)
+        by_position[self._index.positions(known)] = np.arange(len(known))
+        self._waiting = Waiting(clusters.take(by_position))
+        self._dynamics: StateDynamics | RateDynamics = (
+            RateDynamics(len(clusters.sizes), self.memory, self.group_size)
+            if observation == "counts"
+            else StateDynamics(len(clusters.sizes), self.memory, self.decay, self.strength)
+        )
+        self._recent = Recent.nobody(self._dynamics.width)
+        self._mine = np.empty(0, dtype=np.int64)  # positions of the recent, -1 of another shard's
+        self._times = np.zeros(len(known), dtype=np.int32)
+        self._seen = 0  # prompts ever observed
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    # --- choosing ---------------------------------------------------------------------------------
+
+    def select(self, size: int, exclude: ArrayLike | None = None) -> Selection:
+        """The first `size` of a draw without replacement, by weight P(partial)^(1/T); none in `exclude`.
+
+        The draw belongs to (seed, step): asked again with others excluded, the rest come in the same order.
+
+        Raises ValueError when fewer than `size` are left to choose from, and for an id in `exclude` that is
+        unknown or given twice.
+        """
+        excluded = self._index.distinct_positions([] if exclude is None else exclude)
+        check_size(size, len(self), len(excluded))
+        rows = np.flatnonzero((self._mine >= 0) & ~np.isin(self._mine, excluded))
+        waiting, waiting_score = first_waiting(
+            self._waiting,
+            log_weights(self._dynamics.waiting[PARTIAL], self.temperature),
+            size,
+            hash_key(self.seed, self.step, _OF_CLUSTERS),
+            excluded,
+            laps=self.max_uses is not None,
+        )
+        score = np.concatenate([self._scores(rows), waiting_score])
+        best = _largest(score, size)
+        rows, waiting = rows[best[best < len(rows)]], waiting[best[best >= len(rows)] - len(rows)]
+        positions = np.concatenate([self._mine[rows], waiting])
+        predicted = [
+            self._dynamics.predicted(self._recent.numbers[:, rows]),
+            self._dynamics.waiting.take(self._waiting.labels[waiting], axis=1),
+        ]
+        selection = Selection(
+            ids=self._index.ids(positions),
+            predicted=np.ascontiguousarray(np.concatenate(predicted, axis=1).T),
+            score=score[best],
+            times_sampled=self._times[positions].astype(np.int64),
+            tie=self._index.ties(positions),
+            behind=np.zeros(len(positions)),
+        )
+        return merge([selection], size)
+
+    def _scores(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Of recent prompts of this shard: those that rest come last, those that were used up before them."""
+        recent = self._recent.take(rows)
+        ties = self._index.ties(self._mine[rows])
+        partial = self._dynamics.predicted(recent.numbers)[PARTIAL]
+        score = tempered(
+            partial, self.temperature, ties, hash_key(self.seed, self.step, _OF_PROMPTS)
+        )
+        if self.max_uses is not None:
+            score -= ROUND * recent.rounds(self.max_uses)
+        return score - REST * np.maximum(self._rest() - (self.step - recent.seen_at), 0)
+
+    def _rest(self) -> int:
+        """Steps of rest at present."""
+        if self.rest is not None:
+            return self.rest
+        age = np.minimum(self.step - self._recent.seen_at, _USUAL_REST)
+        # In the last step, the last two, and so on:
+        tried = np.bincount(age, minlength=_USUAL_REST + 1)[:_USUAL_REST].cumsum()
+        return int(np.count_nonzero(2 * tried <= self._waiting.sizes.sum()))
+
+    # --- learning ---------------------------------------------------------------------------------
+
+    def observe(
+        self,
+        ids: ArrayLike,
+        states: ArrayLike,
+        successes: ArrayLike | None = None,
+        responses: ArrayLike | None = None,
+        everywhere: Observation | None = None,
+    ) -> None:
+        """One step of the whole pool; see `Selector.observe`.
+
+        everywhere: with clusters and ranks, of prompts of other shards at least.
+
+        Raises ValueError, and changes nothing, when one of them cannot be right.
+        """
+        needs_counts = "PooledStore" if self.observation == "counts" else None
+        seen = checked(self._index, ids, states, successes, responses, everywhere, needs_counts)
+        whole = clustered(seen.whole, self._index, self._waiting)
+        labels, ranks = whole.clusters, whole.ranks
+        assert labels is not None
+        assert ranks is not None
+        rows = self._recent.find(whole.ids)
+        again, first = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
+        self.step += 1
+        numbers, new_numbers = self._dynamics.step(
+            self._recent.numbers,
+            self._recent.labels,
+            rows[again],
+            _found(whole, again),
+            labels[first],
+            _found(whole, first),
+        )
+        self._seen += int(np.count_nonzero(self._times[seen.positions] == 0))
+        self._times[seen.positions] += 1
+        lap = self._waiting.take(keys_of(labels[first], ranks[first]))
+        recent = self._recent.tried_again(rows[again], self.step, numbers)
+        one = np.ones(len(first), dtype=np.int64)
+        new = Recent(
+            whole.ids[first],
+            labels[first],
+            ranks[first],
+            self.step * one,
+            one,
+            lap,
+            new_numbers,
+        )
+        self._forget_the_oldest(recent.joined(new))
+
+    def _forget_the_oldest(self, recent: Recent) -> None:
+        """Takes up these recent prompts but those tried too long ago, who wait again."""
+        positions, here = self._index.find(recent.ids)
+        keys = keys_of(recent.labels, recent.ranks)
+        old = recent.seen_at <= self.step - max(_RECENT, self.rest or 0)
+        if (
+            self.max_uses is not None
+        ):  # used up again, it is not to wait in a lap that it was used in
+            old &= recent.rounds(self.max_uses) <= self._waiting.laps_of(keys)
+        self._waiting.put_back(keys[old])
+        self._recent = recent.take(~old)
+        self._mine = np.where(here, positions, -1)[~old]
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def predicted(self, ids: ArrayLike) -> NDArray[np.float64]:
+        """Beliefs for the next step: float64 (n, 3), P(unsolved), P(partial), P(solved) of each id."""
+        positions = self._index.positions(ids)
+        rows = self._recent.find(self._index.ids(positions))
+        found = self._dynamics.waiting.take(self._waiting.labels[positions], axis=1)
+        here = rows >= 0
+        found[:, here] = self._dynamics.predicted(self._recent.numbers).take(rows[here], axis=1)
+        return np.ascontiguousarray(found.T)
+
+    def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """At how many steps each id was observed: int64 (n,)."""
+        return self._times[self._index.positions(ids)].astype(np.int64)
+
+    def metrics(self) -> dict[str, float]:
+        """How many prompts have a row, and were ever seen; shards may add theirs up."""
+        return {
+            "beliefs/active_rows": float(np.count_nonzero(self._mine >= 0)),
+            "beliefs/prompts_seen": float(self._seen),
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all that is held by prompt, the recent's rows included."""
+        parts = (self._index, self._waiting, self._times, self._mine, *self._recent)
+        return sum(part.nbytes for part in parts)
+
+    # --- keeping ----------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole state: settings, clusters and recent prompts, alike in all shards, and who was seen here."""
+        seen = np.flatnonzero(self._times)
+        return {
+            **{name: getattr(self, name) for name in self._settings},
+            "rest": -1 if self.rest is None else self.rest,
+            "max_uses": self.max_uses or 0,
+            "step": self.step,
+            **{f"waiting_{name}": value for name, value in self._waiting.snapshot().items()},
+            **{f"dynamics_{name}": value for name, value in self._dynamics.snapshot().items()},
+            **self._recent.snapshot(),
+            "seen_ids": self._index.ids(seen),
+            "seen_times": self._times[seen],
+        }
+
+    @classmethod
+    def restore(
+        cls, snapshot: Mapping[str, Any], ids: ArrayLike, clusters: Clusters | None = None
+    ) -> Self:
+        """The store that `snapshot()` was taken of, over the same ids and clusters: it goes on bit-equal.
+
+        Raises ValueError when an id of the snapshot is not among these.
+        """
+        settings = {name: snapshot[name] for name in cls._settings}
+        rest = int(snapshot["rest"])
+        store = cls(
+            ids,
+            clusters,
+            **settings,
+            rest=None if rest < 0 else rest,
+            max_uses=int(snapshot["max_uses"]) or None,
+        )
+        store.step = int(snapshot["step"])
+        prefix = "dynamics_"
+        store._dynamics.take_up(
+            {name[len(prefix) :]: snapshot[name] for name in snapshot if name.startswith(prefix)}
+        )
+        store._recent = Recent.restore(snapshot)
+        positions, here = store._index.find(store._recent.ids)
+        store._mine = np.where(here, positions, -1)
+        seen = store._index.distinct_positions(snapshot["seen_ids"])
+        store._times[seen], store._seen = snapshot["seen_times"], len(seen)
+        store._waiting.take_up(
+            **{name: snapshot[f"waiting_{name}"] for name in store._waiting.snapshot()}
+        )
+        return store
+
+
+def _found(whole: Observation, rows: NDArray[np.integer]) -> Found:
+    return Found(whole.states[rows], whole.successes[rows], whole.responses[rows])
+
+
+def _largest(score: NDArray[np.float64], size: int) -> NDArray[np.intp]:
+    """Where the `size` largest scores stand, ascending, with all that equal the least of them."""
+    if not 0 < size < len(score):
+        return np.arange(len(score) if size else 0)
+    return np.flatnonzero(score >= np.partition(score, len(score) - size)[len(score) - size])

@@ -1,9 +1,0 @@
-"""A run folder becomes one HTML page that needs no network.
-
-metrics.jsonl, samples.jsonl, summary.json, config.yaml ─> charts.py ─┐
-timeline.jsonl                                          ─> pools.py ──┴> build.py + report.html ─> report.html
-"""
-
-from pipelines.report.build import build_report
-
-__all__ = ["build_report"]

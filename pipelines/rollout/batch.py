@@ -1,0 +1,129 @@
+"""What one step rolled out, and what follows from it: the observation, the trajectories, the metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dps_ray import PARTIAL, SOLVED, UNSOLVED, Selection
+from dps_ray.beliefs.prediction import prediction_metrics
+from dps_ray.beliefs.states import Observation, observed
+from dps_ray.config import ObjectiveSettings
+from dps_ray.errors import DPSError
+from dps_ray.groups import ScoredGroup, weights_version
+from dps_ray.objective.advantages import carries_gradient, group_advantages
+from dps_ray.objective.trajectories import Trajectories, concatenate, pack_images
+
+
+@dataclass
+class Batch:
+    """Every group of a step, in the order of selection, refills included."""
+
+    scored: list[ScoredGroup] = field(default_factory=list)
+    errors: list[DPSError] = field(default_factory=list)  # one for each group that was dropped
+    rollouts: int = 0  # responses generated, those of failed groups included
+    tokens: int = 0
+    distinct: int = 0  # prompts never observed before this step
+    _selected: list[np.ndarray] = field(default_factory=list)
+    _predicted: list[np.ndarray] = field(default_factory=list)  # (3,) for each of `scored`
+
+    def add(self, selection: Selection, answers: Sequence[ScoredGroup | DPSError], k: int) -> None:
+        """Take in the answers to a selection, one for each of its prompts."""
+        self._selected.append(selection.ids)
+        self.rollouts += k * len(answers)
+        for row, answer in enumerate(answers):
+            if isinstance(answer, DPSError):
+                self.errors.append(answer)
+                continue
+            self.scored.append(answer)
+            self.tokens += sum(len(r.tokens) for r in answer.group.responses)
+            self._predicted.append(selection.predicted[row])
+            self.distinct += int(selection.times_sampled[row] == 0)
+
+    @property
+    def tried(self) -> np.ndarray:
+        """int64 ids selected in this step so far."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *self._selected])
+
+    @property
+    def partial(self) -> int:
+        return sum(group.state == PARTIAL for group in self.scored)
+
+    @property
+    def effective(self) -> float:
+        """Share of partial groups among those scored."""
+        return self.partial / len(self.scored)
+
+    def staleness(self, version: int) -> NDArray[np.int64]:
+        """(groups scored,) weight versions between the one that sampled a group and this one.
+
+        Args:
+            version: of the weights that are about to be trained.
+        """
+        sampled = [weights_version(scored.group.weights) for scored in self.scored]
+        return version - np.array(sampled, dtype=np.int64)
+
+    def useful(self, only_partial: bool, limit: int) -> list[ScoredGroup]:
+        """The groups to train on, at most `limit`: those whose rewards differ."""
+        groups = [
+            scored
+            for scored in self.scored
+            if carries_gradient(scored.scores) and (scored.state == PARTIAL or not only_partial)
+        ]
+        return groups[:limit]
+
+    def metrics(self) -> dict[str, float]:
+        """Rewards, solve states, lengths and the quality of the prediction, by verl's and DPS's names;
+        of a batch with at least one scored group."""
+        scores = np.concatenate([scored.scores for scored in self.scored])
+        accuracies = np.concatenate([scored.accuracies for scored in self.scored])
+        states = np.array([scored.state for scored in self.scored], dtype=np.int8)
+        responses = [r for scored in self.scored for r in scored.group.responses]
+        lengths = np.array([len(r.tokens) for r in responses])
+        return {
+            "critic/rewards/mean": float(scores.mean()),
+            "critic/rewards/max": float(scores.max()),
+            "critic/rewards/min": float(scores.min()),
+            "acc/mean": float(accuracies.mean()),
+            "batch/solve_none": float((states == UNSOLVED).mean()),
+            "batch/solve_all": float((states == SOLVED).mean()),
+            "tasksample/partial_solve_ratio": self.effective,
+            "response_length/mean": float(lengths.mean()),
+            "response_length/max": float(lengths.max()),
+            "response_length/clip_ratio": float(np.mean([r.truncated for r in responses])),
+            "rollouts/skipped": float(len(self.errors)),
+            **prediction_metrics(np.stack(self._predicted), states),
+        }
+
+
+def observation_of(scored: Sequence[ScoredGroup], with_rewards: bool = False) -> Observation:
+    """What these groups say of their prompts; with mean and deviation of the scores, if asked for."""
+    scores = [each.scores for each in scored]
+    return observed(
+        np.array([each.group.prompt_id for each in scored], dtype=np.int64),
+        [each.successes for each in scored],
+        [len(group) for group in scores],
+        means=[group.mean() for group in scores] if with_rewards else None,
+        deviations=[group.std(ddof=1) for group in scores] if with_rewards else None,
+    )
+
+
+def to_trajectories(
+    groups: Sequence[ScoredGroup], objective: ObjectiveSettings, batch_size: int
+) -> Trajectories:
+    """The groups' responses with their advantages, for the learner; empty responses are left out.
+
+    The learner takes the mean over what it is given. The policy's loss is linear in the advantages, so
+    scaled by the share of groups that carry gradient it is the mean over `batch_size` groups.
+    """
+    share = len(groups) / batch_size if objective.normalize_by == "batch_size" else 1.0
+    sequences, images = [], []
+    for scored in groups:
+        advantages = share * group_advantages(scored.scores, norm_by_std=objective.norm_by_std)
+        for response, advantage in zip(scored.group.responses, advantages, strict=True):
+            if len(response.tokens):
+                prompt = scored.group.prompt_tokens
+                sequences.append((prompt, response.tokens, response.logprobs, float(advantage)))
+                images.append(scored.images)
+    return concatenate(sequences)._replace(images=pack_images(images))

@@ -1,0 +1,164 @@
+"""The prompts of a run as the rollout engines take them: token ids, none longer than allowed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+
+from actors.images import ImageInputs
+from actors.rollout import Request
+from dps_ray.config import Config
+from dps_ray.errors import DataError, ModelError
+from dps_ray.hashing import hash_ids, hash_key
+from dps_ray.prompts.dataset import Prompt, PromptTable
+from pipelines.rollout.image_prompts import check_images, expanded, messages_with_images
+
+Progress = Callable[[int, int, str], None]
+_KEEP = 0x6B656570  # keeps this draw apart from others of the same seed
+# Prompts tokenized at a time while their lengths are checked.
+_CHUNK = 4096
+_CHUNK_WITH_IMAGES = 512
+
+
+class PromptPool:
+    """A `PromptTable` and a tokenizer, and for a vision-language model its image processor.
+
+    `ids`, int64, are those of the prompts that fit the length limit, in file order; `skipped` did not fit.
+
+    Raises:
+        DataError: an image is not whole, or not where its text says; or a prompt is too long.
+        ModelError: the chat template is malformed, or refuses a prompt.
+    """
+
+    def __init__(
+        self,
+        table: PromptTable,
+        tokenizer: Any,
+        images: ImageInputs | None,
+        config: Config,
+        progress: Progress,
+    ):
+        self.table = table
+        self._tokenizer = tokenizer
+        self._images = images
+        self._model = config.model.path
+        self.ids, self.skipped = self._within_the_limit(config, progress)
+
+    def prompts(self, ids: NDArray[np.int64]) -> list[Prompt]:
+        return self.table.rows(ids)
+
+    def samples(self, count: int) -> Iterator[Prompt]:
+        """At most so many prompts, from all over the files, the first of them first; each is read when it is asked for."""
+        places = np.linspace(0, len(self.ids), count, endpoint=False, dtype=int)
+        for id_ in self.ids[np.unique(places)]:
+            yield from self.prompts(np.array([id_]))
+
+    def requests(self, prompts: Sequence[Prompt]) -> list[Request]:
+        """The prompts through the chat template, as tokens, and their images."""
+        texts = [self._text(prompt) for prompt in prompts]
+        if not texts:
+            return []
+        tokens = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [self._request(prompt, row) for prompt, row in zip(prompts, tokens, strict=True)]
+
+    def _text(self, prompt: Prompt) -> str:
+        messages = messages_with_images(prompt) if prompt.images else prompt.messages
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                )
+            )
+        except TemplateError as error:
+            raise ModelError(
+                f"the chat template of {self._model} cannot write {self.table.place(prompt.id)}: {error}; "
+                "give as model.chat_template a file with one that can"
+            ) from None
+
+    def _request(self, prompt: Prompt, tokens: list[int]) -> Request:
+        if not prompt.images and self._images is None:
+            return Request(prompt.id, np.array(tokens, dtype=np.int32))
+        place = self.table.place(prompt.id)
+        whole = expanded(tokens, prompt, self._images, self._model, place)
+        return Request(prompt.id, whole, tuple(prompt.images))
+
+    def keep(self, size: int, seed: int) -> None:
+        """Only `size` of the prompts, if there are more; which ones depends on the seed and their ids."""
+        if size < len(self.ids):
+            hashes = hash_ids(self.ids, hash_key(seed, _KEEP))
+            self.ids = self.ids[np.sort(np.argsort(hashes)[:size])]
+
+    def _within_the_limit(
+        self, config: Config, progress: Progress
+    ) -> tuple[NDArray[np.int64], int]:
+        limit = config.data.max_prompt_length
+        everything = self.table.ids
+        fits = np.ones(len(everything), dtype=bool)
+        size = _CHUNK_WITH_IMAGES if self.table.has_images else _CHUNK
+        for start in range(0, len(everything), size):
+            chunk = everything[start : start + size]
+            prompts = self.prompts(chunk)
+            lengths = [len(r.tokens) for r in self.requests(prompts)]
+            fits[start : start + size] = np.array(lengths) <= limit
+            for prompt in prompts:
+                if prompt.images:
+                    check_images(prompt, self.table.place(prompt.id))
+            progress(start + len(chunk), len(everything), "prompts measured")
+            if config.data.overlong_prompts == "error" and not fits.all():
+                row = int(np.argmin(fits))
+                raise DataError(
+                    f"prompt {everything[row]} has {lengths[row - start]} tokens, more than "
+                    f"data.max_prompt_length={limit}; raise it, or set data.overlong_prompts=skip"
+                )
+        return everything[fits], int((~fits).sum())
+
+
+def load_tokenizer(model: str, chat_template: str | None) -> Any:
+    """The model's tokenizer, with a chat template.
+
+    Raises:
+        ModelError: the model is missing, or its tokenizer has no chat template and none is given, or what is
+            given is none.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    # What is no path may be the name of a model on the hub.
+    if model.startswith((".", "/", "~")) and not Path(model).is_dir():
+        raise ModelError(f"model.path={model}: there is no such folder")
+    try:
+        AutoConfig.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"model.path={model} is no model: {reason}; write the path of a Hugging Face folder "
+            "(config.json, weights, tokenizer) or the name of a model on the hub"
+        ) from None
+    if chat_template is not None:
+        tokenizer.chat_template = _template(chat_template)
+    if not tokenizer.chat_template:
+        # Prompts are tokenized as the template writes them, so a bos token has to come from there.
+        begin = "{{ bos_token }}" if tokenizer.bos_token else ""
+        after = " after the bos token" if begin else ""
+        template = begin + "{% for m in messages %}{{ m.content }}{% endfor %}"
+        raise ModelError(
+            f"the tokenizer of {model} has no chat template, and prompts are messages; give a file with one as "
+            f"model.chat_template=FILE, or one itself, such as this, which joins their contents{after}: "
+            f"""'model.chat_template="{template}"'"""
+        )
+    return tokenizer
+
+
+def _template(given: str) -> str:
+    """The chat template that is given, itself or as a file."""
+    if len(given) < 256 and Path(given).is_file():
+        return Path(given).read_text()
+    if "{{" not in given and "{%" not in given:
+        raise ModelError(
+            f"model.chat_template={given}: there is no such file, and a Jinja template it is not, in which "
+            "{{ }} and {% %} write the messages"
+        )
+    return given

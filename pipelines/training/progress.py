@@ -1,0 +1,49 @@
+"""How far a run has come: its counters, kept in every checkpoint."""
+
+from dataclasses import dataclass, field
+
+from pipelines.rollout.batch import Batch
+from pipelines.rollout.probe import Probe
+
+
+@dataclass
+class Progress:
+    step: int = 0  # the last one completed
+    evaluated: int = -1  # the step after which accuracy was last measured
+    seconds: float = 0.0  # spent in completed steps, probes and evaluations
+    rollouts: int = 0  # responses generated for training and probes: what selection is charged
+    tokens: int = 0  # generated for the same
+    training_rollouts: int = 0
+    trained_rollouts: int = 0  # of those, in groups that were sent to the learner
+    distinct_prompts: int = 0
+    effective: list[float] = field(default_factory=list)  # effective ratio of each step's batch
+    uniform: list[float] = field(default_factory=list)  # and of each probe
+    # step, mean, low, high of evaluations
+    accuracy: list[dict[str, float]] = field(default_factory=list)
+
+    def accuracy_at(self, step: int) -> float | None:
+        """Mean accuracy on held-out prompts after this step; None if it was not measured."""
+        found = [each["mean"] for each in self.accuracy if each.get("step") == step]
+        return found[-1] if found else None
+
+    def add(
+        self, step: int, batch: Batch, probe: Probe | None, trained: int, seconds: float
+    ) -> None:
+        """A step is completed.
+
+        Args:
+            trained: responses in groups that were sent to the learner.
+            seconds: that it took, its probe included.
+        """
+        self.step = step
+        self.seconds += seconds
+        self.rollouts += batch.rollouts
+        self.tokens += batch.tokens
+        self.training_rollouts += batch.rollouts
+        self.trained_rollouts += trained
+        self.distinct_prompts += batch.distinct
+        self.effective.append(batch.effective)
+        if probe is not None:
+            self.rollouts += probe.rollouts
+            self.tokens += probe.tokens
+            self.uniform.append(probe.partial)
