@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pipelines.prepare import main
 
 from dps_ray.prompts.dataset import PromptTable
 from dps_ray.prompts.files import write_prompts
 from pipelines.data.prepare.embedding import TfidfEmbedding
+from pipelines.prepare import main
 from tests.arrow_types import write_with_types
 
 KINDS = {

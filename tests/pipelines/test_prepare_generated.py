@@ -11,13 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pipelines.prepare import main
 
 from dps_ray.prompts.dataset import PromptTable, overlap
 from dps_ray.tasks import compute_score
 from pipelines.data import builtin
 from pipelines.data.prepare import rows, sums
 from pipelines.data.prepare.distinct import Seen, by_level
+from pipelines.prepare import main
 
 GENERATED = ["arithmetic", "countdown", "countdown4", "sums"]
 SMALL = ["--train", "60", "--test", "20"]

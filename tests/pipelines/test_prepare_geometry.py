@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from pipelines.prepare import main
 
 from dps_ray.prompts.dataset import PromptTable
 from pipelines.data.prepare.drawing import PIXELS, Drawing
 from pipelines.data.prepare.exact import number, root
 from pipelines.data.prepare.figures import KINDS
+from pipelines.prepare import main
 
 
 def read(file: Path) -> list:

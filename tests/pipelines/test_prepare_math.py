@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pipelines.prepare import main
 
 from dps_ray.prompts.dataset import PromptTable, overlap
 from pipelines.data.prepare.records import Records
+from pipelines.prepare import main
 from tests.arrow_types import write_with_types
 
 MATH = Path(__file__).parents[3] / "shared" / "data" / "math"

