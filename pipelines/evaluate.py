@@ -33,7 +33,7 @@ from dps_ray.config import settings
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import RewardError
 from dps_ray.rewards.trial import TRIALS, RewardTrial
-from pipelines.command.command_line import exit_code, lasting, leave, parse
+from pipelines.command.command_line import exit_code, leave, parse, permanent
 from pipelines.command.config_files import config_file
 from pipelines.command.preflight import check_folder, check_machine
 from pipelines.command.stopping import Stopping
@@ -79,7 +79,7 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
     def tell(text: str) -> None:
         console.out(text, highlight=False)
 
-    config = config.model_copy(update={"folder": lasting(config.folder)})
+    config = config.model_copy(update={"folder": permanent(config.folder)})
     check_machine()
     check_folder("folder=", config.folder)
     with RewardTrial(config.data.reward, config.verifier, config.resources.wait, tell) as trial:

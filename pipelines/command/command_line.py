@@ -63,7 +63,7 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def lasting(folder: Path) -> Path:
+def permanent(folder: Path) -> Path:
     """The folder's absolute path.
 
     Raises:

@@ -81,7 +81,7 @@ class RunLog:
         """Writes the closing account, whole or not at all."""
         json_lines.replace(self._folder / SUMMARY, json_lines.encode(summary, indent=2).encode())
 
-    def resume_at(self, step: int) -> None:
+    def rewind(self, step: int) -> None:
         """Forgets what was recorded after `step`: the run goes on from its checkpoint at that step."""
         for name in (METRICS, SAMPLES, PROBES):
             json_lines.forget_after(self._folder / name, step)

@@ -73,10 +73,10 @@ class StepClock:
         self._write()
         return {**times, **busy}
 
-    def resume_at(self, step: int) -> None:
+    def rewind(self, step: int) -> None:
         """What was recorded after it did not happen."""
         self._spans = []
-        self.timeline.resume_at(step)
+        self.timeline.rewind(step)
 
     def _write(self) -> None:
         spans, self._spans = self._spans, []

@@ -42,7 +42,7 @@ class Timeline:
         """Appends a span; `pool` names the lane, as `rollout/0`."""
         json_lines.append(self._path, [Span(pool, name, step, began, ended)._asdict()])
 
-    def resume_at(self, step: int) -> None:
+    def rewind(self, step: int) -> None:
         """Forgets the work for later steps: the run goes on from its checkpoint at that step."""
         json_lines.forget_after(self._path, step)
 

@@ -109,7 +109,7 @@ class View(ABC):
         """What is going on from now on: "select", "generate", ..., or any other words."""
         self._phase, self._phase_began = name, self._clock()
 
-    def resume_at(self, step: int) -> None:
+    def rewind(self, step: int) -> None:
         """Counts from a checkpoint's step instead of from 0."""
         self.so_far.step = step
 

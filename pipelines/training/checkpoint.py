@@ -188,8 +188,13 @@ class Checkpoints:
 
     @property
     def newest_step(self) -> int | None:
-        """Of the newest checkpoint; None when there is none."""
+        """Step of the newest checkpoint; None when there is none."""
         return None if self.newest is None else self.newest.step
+
+    @property
+    def pending_step(self) -> int | None:
+        """Step of the checkpoint that is being written; None when there is none."""
+        return None if self._pending is None else self._pending.step
 
     def begin(
         self,

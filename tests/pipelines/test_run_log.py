@@ -92,7 +92,7 @@ def test_resuming_forgets_what_came_after_the_checkpoint(log, tmp_path):
     write_rewards(log, [1, 2, 3, 4])
     log.samples([sample(2), sample(3)])
     log.summary({"steps": 4})
-    log.resume_at(2)
+    log.rewind(2)
     assert rewards(tmp_path) == [(1, 0.125), (2, 0.25)]
     assert read_samples(tmp_path) == [sample(2)]
     assert read_summary(tmp_path) is None
@@ -102,13 +102,13 @@ def test_resuming_forgets_what_came_after_the_checkpoint(log, tmp_path):
 
 def test_resuming_before_the_first_step_starts_afresh(log, tmp_path):
     write_rewards(log, [0, 1])
-    log.resume_at(-1)
+    log.rewind(-1)
     assert read_metrics(tmp_path) == []
 
 
 def test_rewriting_leaves_nothing_aside(log, tmp_path):
     write_rewards(log, [1, 2])
-    log.resume_at(1)
+    log.rewind(1)
     log.summary({"steps": 1})
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "summary.json"}
 
@@ -139,7 +139,7 @@ def test_every_logger_hears_of_steps_of_going_back_and_of_the_end(tmp_path):
     listeners = [Listener(), Listener()]
     log = RunLog(tmp_path, listeners)
     log.step(1, {"good": np.float32(0.5), "nan": float("nan")})
-    log.resume_at(0)
+    log.rewind(0)
     log.close()
     for listener in listeners:
         assert listener.heard == [(1, {"good": 0.5}), ("restart after", 0), "close"]

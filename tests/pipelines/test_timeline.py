@@ -43,10 +43,10 @@ def test_a_torn_last_line_is_dropped_and_does_not_spoil_the_next(tmp_path):
 
 def test_resuming_forgets_the_work_for_later_steps(tmp_path):
     timeline = Timeline(tmp_path)
-    timeline.resume_at(-1)
+    timeline.rewind(-1)
     for step in (1, 2, 3, 2):
         timeline.add(*TRAIN._replace(step=step))
-    timeline.resume_at(2)
+    timeline.rewind(2)
     assert [span.step for span in read_timeline(tmp_path)] == [1, 2, 2]
 
 

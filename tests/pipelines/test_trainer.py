@@ -7,9 +7,9 @@ import pytest
 
 from actors.learner_rank import Trained
 from actors.member import Recoveries
-from dps_ray.config import settings
 from dps_ray.errors import EngineError
-from pipelines.training.trainer import Learning, Trainer
+from pipelines.monitoring.step_clock import StepClock
+from pipelines.training.phases import Learning, Phases
 
 
 class Learner:
@@ -27,33 +27,26 @@ class Learner:
 
 
 @pytest.fixture
-def trainer(tmp_path):
-    unused = ("pool", "test", "storage", "checkpoints", "coordinator", "rollouts", "verifiers")
-    unused += ("make_learner", "quarantine", "log", "stopping")
-    made = Trainer(
-        settings.load(None, [f"folder={tmp_path}"]),
-        recoveries=Recoveries(limit=1),
-        view=SimpleNamespace(phase=lambda name: None),
-        **dict.fromkeys(unused),
-    )
-    made.learner = Learner()
-    return made
+def phases(tmp_path):
+    clock = StepClock(tmp_path, lambda phase: None)
+    run = SimpleNamespace(learner=Learner(), recoveries=Recoveries(limit=1), clock=clock)
+    return Phases(run)
 
 
-def lost(trainer):
-    trainer.recoveries.lost("learner", "the learner", "was lost")
+def lost(phases):
+    phases._run.recoveries.lost("learner", "the learner", "was lost")
 
 
-def test_a_learner_that_breaks_at_the_same_step_every_time_is_given_up(trainer):
+def test_a_learner_that_breaks_at_the_same_step_every_time_is_given_up(phases):
     for step in (1, 2):
-        trainer.learn(trainer.learner.train(step))
-    lost(trainer)  # at step 3
-    trainer.learn(trainer.learner.train(2))  # again, after the checkpoint of step 1
+        phases.learn(phases._run.learner.train(step))
+    lost(phases)  # at step 3
+    phases.learn(phases._run.learner.train(2))  # again, after the checkpoint of step 1
     with pytest.raises(EngineError, match="the learner was lost 2 times in a row"):
-        lost(trainer)
+        lost(phases)
 
 
-def test_one_that_gets_further_than_before_starts_with_a_clean_slate(trainer):
+def test_one_that_gets_further_than_before_starts_with_a_clean_slate(phases):
     for step in (1, 2, 3, 4):
-        trainer.learn(trainer.learner.train(step))
-        lost(trainer)
+        phases.learn(phases._run.learner.train(step))
+        lost(phases)

@@ -140,7 +140,7 @@ def test_the_time_left_follows_the_median_of_the_recent_steps():
 
 def test_a_resumed_run_counts_from_its_checkpoint():
     view = make_view(60, terminal(), Clock())
-    view.resume_at(40)
+    view.rewind(40)
     assert "step 40/60" in drawn(view)[1]
 
 

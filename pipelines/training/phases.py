@@ -1,0 +1,159 @@
+"""The phases of a training step: what each consumes and produces.
+
+    probe, gather ──Batch──> observe ──> begin_to_learn ──Learning──> learn ──> metrics
+
+A phase replaces the actors that are lost in it. Only a lost learner is the caller's to replace.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from actors.learner import Training
+from actors.rollout import Sampling
+from dps_ray.errors import DPSError, EngineError, RewardError, StaleError
+from dps_ray.failpoints import failpoint
+from dps_ray.groups import ScoredGroup
+from pipelines.rollout.batch import Batch, observation_of, to_trajectories
+from pipelines.rollout.probe import Probe, drawn, probe_of
+from pipelines.rollout.roll_out import roll_out
+from pipelines.training.history import is_due
+from pipelines.training.run import Run
+
+
+class Learning(NamedTuple):
+    """What the learner was given."""
+
+    staleness: np.ndarray
+    """(groups scored,): weight versions between sampling and training."""
+    training: Training | None
+    """None when no group carries gradient."""
+
+
+class Phases:
+    """The phases of one run's steps."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._furthest = 0  # the last step that a learner was trained on, lost steps included
+
+    def probe(self, step: int) -> Probe | None:
+        """Rolls out a uniform sample of the pool, when that is due, with the weights of the step's own batch.
+
+        The cost is charged to the run. Neither beliefs nor learner see the sample, so it stays a measurement.
+        """
+        run, settings = self._run, self._run.config.probe
+        if settings.every == 0 or not (step == 1 or is_due(step, settings.every)):
+            return None
+        with run.clock.only("probe"):
+            ids = drawn(run.pool.ids, settings.prompts, seed=run.config.seed, step=step)
+            answers = self._roll_out("probe", step, np.setdiff1d(ids, run.set_aside()))
+        return probe_of(answers, run.config.rollout.group_size)
+
+    def gather(self, step: int) -> Batch:
+        """Selects prompts, rolls them out and scores the responses.
+
+        With `loop.filter_groups` this is repeated with other prompts until the batch has B partial groups (Dynamic
+        Sampling), the pool is used up, or `loop.max_gen_batches` is reached.
+
+        Raises:
+            RewardError, EngineError: every group failed.
+        """
+        run, loop = self._run, self._run.config.loop
+        batch = Batch()
+        for _ in range(loop.max_gen_batches if loop.filter_groups else 1):
+            run.coordinator.excluded = run.set_aside()
+            left = len(run.pool.ids) - len(np.union1d(batch.tried, run.set_aside()))
+            with run.clock.timed("select"):
+                selection = run.coordinator.select(min(loop.batch_size, left), batch.tried)
+            answers = self._roll_out("generate", step, selection.ids)
+            batch.add(selection, answers, run.config.rollout.group_size)
+            if batch.partial >= loop.batch_size or left <= loop.batch_size:
+                break
+        if not batch.scored:
+            kind = RewardError if isinstance(batch.errors[0], RewardError) else EngineError
+            raise kind(f"step {step}: all {len(batch.errors)} groups failed; {batch.errors[0]}")
+        return batch
+
+    def observe(self, step: int, batch: Batch) -> None:
+        """Updates the beliefs with every group that was scored, before any filter."""
+        run = self._run
+        with_rewards = run.config.selector.observation == "rewards"
+        observation = observation_of(batch.scored, with_rewards)
+        run.coordinator.excluded = run.set_aside()
+        with run.clock.timed("observe"):
+            failpoint("driver.observe.before", step=step)
+            run.coordinator.observe(step, observation)
+            failpoint("driver.observe.after", step=step)
+
+    def begin_to_learn(self, step: int, batch: Batch) -> Learning:
+        """Has the learner train on the groups that carry gradient, if there are any.
+
+        Raises:
+            StaleError: a group was sampled with weights that are too old.
+        """
+        run, loop, groups = self._run, self._run.config.loop, self.useful(batch)
+        staleness = batch.staleness(run.learner.version)
+        if staleness.max() > loop.max_staleness:
+            raise StaleError(
+                f"step {step}: a group was sampled {staleness.max()} weight versions ago, and "
+                f"loop.max_staleness={loop.max_staleness}"
+            )
+        if not groups:
+            run.view.message(f"step {step}: no group carries gradient; the weights stay")
+            return Learning(staleness, None)
+        with run.clock.timed("train"):
+            if run.config.resources.colocate:
+                run.rollouts.sleep()
+            trajectories = to_trajectories(groups, run.config.objective, loop.batch_size)
+            return Learning(staleness, run.learner.train(trajectories, step))
+
+    def learn(self, learning: Learning) -> dict[str, float]:
+        """Waits for the learner, and returns its metrics.
+
+        Raises:
+            LearnerLostError: it died or did not answer.
+        """
+        run = self._run
+        metrics = {
+            "staleness/mean": float(learning.staleness.mean()),
+            "staleness/max": float(learning.staleness.max()),
+        }
+        if learning.training is None:
+            return metrics
+        with run.clock.timed("train"):
+            trained = learning.training.result()
+        # A step that is done again is no success: a step that breaks the learner would be repeated for ever.
+        if run.learner.version > self._furthest:
+            self._furthest = run.learner.version
+            run.recoveries.well("learner", "the learner")
+        run.clock.worked("learner", "train", run.learner.version, [(trained.began, trained.ended)])
+        return {**metrics, **trained.metrics}
+
+    def useful(self, batch: Batch) -> list[ScoredGroup]:
+        """The groups to train on."""
+        loop = self._run.config.loop
+        return batch.useful(only_partial=loop.filter_groups, limit=loop.batch_size)
+
+    def note_rollouts(self, what: str, step: int) -> None:
+        """Records in the timeline when each engine worked."""
+        for index, spans in self._run.rollouts.worked().items():
+            self._run.clock.worked(f"rollout/{index}", what, step, spans)
+
+    def _roll_out(self, what: str, step: int, ids: np.ndarray) -> list[ScoredGroup | DPSError]:
+        """A scored group for each prompt, or the reason why there is none.
+
+        Args:
+            what: "generate" for a batch, or "probe".
+        """
+        run, rollout = self._run, self._run.config.rollout
+        sampling = Sampling(
+            responses=rollout.group_size,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            max_tokens=rollout.max_response_length,
+            seed=f"{run.config.seed}/{'step' if what == 'generate' else what}-{step}",
+        )
+        answers = roll_out(run.pool, ids, sampling, run.rollouts, run.verifiers, run.clock.timed)
+        self.note_rollouts(what, step)
+        return answers

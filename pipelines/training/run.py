@@ -1,0 +1,148 @@
+"""Everything a run is made of, started and connected, and how far the run has come."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actors.coordinator import Coordinator
+from actors.health import Quarantine
+from actors.learner import Learner
+from actors.member import Recoveries
+from actors.rollout import Rollouts
+from actors.verifier import Verifiers
+from cluster.placement import Placement
+from dps_ray.config import Config
+from dps_ray.durable import DEEPSPEED_TAG, Storage
+from pipelines.monitoring.run_log import RunLog
+from pipelines.monitoring.step_clock import StepClock
+from pipelines.monitoring.view import View
+from pipelines.rollout.pool import PromptPool
+from pipelines.training.checkpoint import Checkpoints
+from pipelines.training.fit import check_fit
+from pipelines.training.inputs import Inputs
+from pipelines.training.opening import Opening
+from pipelines.training.progress import Progress
+
+
+@dataclass
+class Run:
+    """The parts of a run. `learner` and `progress` change when the run goes back to a checkpoint."""
+
+    config: Config
+    model: str
+    """Folder of the start policy."""
+    pool: PromptPool
+    test: PromptPool | None
+    storage: Storage
+    checkpoints: Checkpoints
+    coordinator: Coordinator
+    rollouts: Rollouts
+    verifiers: Verifiers
+    make_learner: Callable[[int], Learner]
+    """Starts the learner of an epoch."""
+    quarantine: Quarantine
+    recoveries: Recoveries
+    log: RunLog
+    view: View
+    clock: StepClock
+    learner: Learner = field(init=False)
+    """Set by `History.load_state`."""
+    progress: Progress = field(default_factory=Progress)
+    steps_lost: int = 0
+    """Steps that were done again after the learner was lost."""
+
+    def set_aside(self) -> np.ndarray:
+        """Prompts of the training pool that are in quarantine: int64 (n,)."""
+        ids = self.quarantine.ids
+        return ids if self.test is None else np.setdiff1d(ids, self.test.ids)
+
+    def metrics(self) -> dict[str, float]:
+        """What the parts say of themselves, and the run's counters."""
+        return {
+            **self.coordinator.metrics,
+            **self.verifiers.metrics(),
+            **self.recoveries.metrics(),
+            "recovery/steps_lost": float(self.steps_lost),
+            "recovery/failed_checkpoints": float(self.checkpoints.failed),
+            "recovery/quarantined_prompts": float(self.quarantine.count),
+            **self.rollouts.metrics(),
+            "coverage/distinct_prompts": float(self.progress.distinct_prompts),
+            "perf/total_rollouts": float(self.progress.rollouts),
+            "perf/total_tokens": float(self.progress.tokens),
+        }
+
+
+def start_run(
+    opening: Opening, inputs: Inputs, log: RunLog, view: View, joined: bool, ends: ExitStack
+) -> Run:
+    """Claims the run, reserves what the actors ask for, and starts every actor except the learner.
+
+    Args:
+        joined: whether Ray was connected before, and stays after the run: then `ends` gets what ends each actor.
+
+    Raises:
+        ResourceError: the cluster lacks what the configuration asks for.
+        EngineError: an actor did not start.
+    """
+    config, model = opening.config, inputs.model
+
+    def at_the_end(stop: Callable[[], None]) -> None:
+        if joined:
+            ends.callback(stop)
+
+    checkpoints = Checkpoints(
+        config,
+        opening.storage,
+        opening.base,
+        fingerprint=inputs.pool.table.fingerprint,
+        deepspeed_tag=DEEPSPEED_TAG,
+        tell=view.message,
+    )
+    # Reserved after the claim, at which a driver that had the run before gives up its resources.
+    placement = Placement.reserve(config, tell=view.message)
+    at_the_end(placement.release)
+    for line in (*placement.describe(), *check_fit(config, model, placement.learner(0))):
+        view.message("  " + line)
+    recoveries = Recoveries(view.message, log.event, config.recovery.restarts)
+    quarantine = Quarantine(config.recovery.prompt_failures)
+    transfer = _transfer(config.resources.rollout.gpus_per_engine)
+
+    def make_learner(epoch: int) -> Learner:
+        learner = Learner(config, model, transfer, epoch, placement.learner)
+        at_the_end(learner.kill)
+        return learner
+
+    coordinator = Coordinator(
+        config, opening.storage, inputs.pool.ids, recoveries, placement.beliefs, inputs.clusters
+    )
+    at_the_end(coordinator.stop)
+    rollouts = Rollouts(config, model, transfer, recoveries, quarantine, placement.rollout)
+    at_the_end(rollouts.stop)
+    verifiers = Verifiers(config, recoveries, quarantine, placement.verifiers)
+    at_the_end(verifiers.stop)
+    return Run(
+        config,
+        model,
+        pool=inputs.pool,
+        test=inputs.test,
+        storage=opening.storage,
+        checkpoints=checkpoints,
+        coordinator=coordinator,
+        rollouts=rollouts,
+        verifiers=verifiers,
+        make_learner=make_learner,
+        quarantine=quarantine,
+        recoveries=recoveries,
+        log=log,
+        view=view,
+        clock=StepClock(config.folder, view.phase),
+    )
+
+
+def _transfer(gpus_per_engine: float) -> str:
+    """The backend that carries weights to the engines. NCCL does not work between processes that share a card."""
+    if gpus_per_engine == 0:
+        return "gloo"
+    return "nccl" if gpus_per_engine >= 1 else "ipc"
