@@ -59,8 +59,6 @@ class Health:
     def __init__(self, name: str, deadlines: Deadlines, wanted: str, now: float) -> None:
         self.name = name
         self.state = State.STARTING
-        self.incarnation = 0
-        """How often it was restarted. Replies of an earlier incarnation are to be dropped."""
         self.weights: str | None = None
         """The weights it is known to have; None while that is not known."""
         self.deadlines = deadlines
@@ -126,7 +124,6 @@ class Health:
     def restarted(self, now: float) -> None:
         """A new process was asked for in its place."""
         self._only("be restarted", State.DEAD)
-        self.incarnation += 1
         self._enter(State.STARTING, now)
 
     # --- what the holder asks ---------------------------------------------------------------------

@@ -133,7 +133,7 @@ class RolloutEngine:
     def generate(
         self, requests: list[Request], sampling: Sampling, weights: str, call: int
     ) -> Iterator[list[Group]]:
-        """Groups as they are done, some at a time, for these requests and those handed in by `also`.
+        """Groups as they are done, some at a time, for these requests and those handed in by `add_requests`.
 
         Every response decodes beside all others that there is room for, whichever prompt it answers.
 
@@ -163,7 +163,7 @@ class RolloutEngine:
         failpoint("engine.generate.after", seed=sampling.seed, engine=self._index)
 
     @ray.method(concurrency_group="intake")
-    def also(self, requests: list[Request], call: int) -> None:
+    def add_requests(self, requests: list[Request], call: int) -> None:
         """Answer these as well, in this call to `generate`. If it has ended nothing happens: what it did not
         answer is to be asked for again."""
         self._intake.add(call, requests)

@@ -16,7 +16,7 @@ from typing import Any
 from actors.coordinator import Coordinator
 from actors.health import Quarantine
 from actors.learner import Learner
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from cluster.placement import Placement
@@ -141,7 +141,7 @@ def assemble(
     at_the_end(placement.release)
     for line in (*placement.describe(), *check_fit(config, inputs.model, placement.learner(0))):
         view.message("  " + line)
-    recoveries = Recoveries(view.message, log.event, config.recovery.restarts)
+    recoveries = RestartTracker(view.message, log.event, config.recovery.restarts)
     quarantine = Quarantine(config.recovery.prompt_failures)
     transfer = _transfer(config.resources.rollout.gpus_per_engine)
 

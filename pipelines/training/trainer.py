@@ -26,7 +26,7 @@ from actors.belief_shard import Moment
 from actors.coordinator import Coordinator
 from actors.health import Quarantine
 from actors.learner import Learner, Training
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts, Sampling
 from actors.verifier import Verifiers
 from dps_ray.config import Config
@@ -88,7 +88,7 @@ class Trainer:
         verifiers: Verifiers,
         make_learner: Callable[[int], Learner],
         quarantine: Quarantine,
-        recoveries: Recoveries,
+        recoveries: RestartTracker,
         log: RunLog,
         view: View,
         stopping: Stopping,
@@ -277,7 +277,7 @@ class Trainer:
         # replaced for ever.
         if self.learner.version > self.furthest:
             self.furthest = self.learner.version
-            self.recoveries.well("learner", "the learner")
+            self.recoveries.record_success("learner", "the learner")
         self.clock.worked(
             "learner", "train", self.learner.version, [(trained.began, trained.ended)]
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actors.health import Quarantine
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.verifier import Verifiers
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
@@ -40,7 +40,7 @@ def verifiers(local_ray, tmp_path):
     told: list[str] = []
     started = Verifiers(
         config,
-        Recoveries(told.append, lambda record: None, limit=1),
+        RestartTracker(told.append, lambda record: None, limit=1),
         Quarantine(limit=2),
         Placement(plan(config)).verifiers,
     )

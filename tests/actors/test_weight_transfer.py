@@ -5,7 +5,7 @@ import pytest
 
 from actors.health import Quarantine
 from actors.learner import Learner
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.rollout import Request, Rollouts, Sampling
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
@@ -38,7 +38,12 @@ def config(folder, zero_stage=1, ranks=1, engines=1, lora="null"):
 
 def start_rollouts(settings_, model):
     rollouts = Rollouts(
-        settings_, model, "gloo", Recoveries(), Quarantine(3), Placement(plan(settings_)).rollout
+        settings_,
+        model,
+        "gloo",
+        RestartTracker(),
+        Quarantine(3),
+        Placement(plan(settings_)).rollout,
     )
     rollouts.wait_until_ready()
     return rollouts

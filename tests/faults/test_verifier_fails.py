@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actors.health import Quarantine
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.verifier import Answer, Verifiers
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
@@ -39,7 +39,7 @@ class Run:
         self.told: list[str] = []
         self.records: list[dict[str, Any]] = []
         self.quarantine = Quarantine(limit=2)
-        self.recoveries = Recoveries(self.told.append, self.records.append, limit=1)
+        self.recoveries = RestartTracker(self.told.append, self.records.append, limit=1)
         self.verifiers = Verifiers(
             config, self.recoveries, self.quarantine, Placement(plan(config)).verifiers
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actors.learner_rank import Trained
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from dps_ray.config import settings
 from dps_ray.errors import EngineError
 from pipelines.training.trainer import Learning, Trainer
@@ -32,7 +32,7 @@ def trainer(tmp_path):
     unused += ("make_learner", "quarantine", "log", "stopping")
     made = Trainer(
         settings.load(None, [f"folder={tmp_path}"]),
-        recoveries=Recoveries(limit=1),
+        recoveries=RestartTracker(limit=1),
         view=SimpleNamespace(phase=lambda name: None),
         **dict.fromkeys(unused),
     )

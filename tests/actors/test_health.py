@@ -177,16 +177,6 @@ def test_waiting_for_the_holder_has_no_deadline(state):
     assert not health.check(1e9)
 
 
-def test_each_restart_is_another_incarnation():
-    health = engine(State.DEAD)
-    assert health.incarnation == 0
-    health.restarted(1)
-    health.died(2)
-    health.died(2)
-    health.restarted(3)
-    assert health.incarnation == 2
-
-
 # --- quarantine -----------------------------------------------------------------------------------
 
 
