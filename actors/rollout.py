@@ -19,10 +19,11 @@ from actors.health import Deadlines, Health, Quarantine, State
 from actors.learner import Learner
 from actors.managed_actor import ManagedActor, RestartTracker
 from actors.process import environment
-from actors.rollout_engine import START, Request, RolloutEngine, Sampling
+from actors.rollout_engine import Request, RolloutEngine, Sampling
 from dps_ray.config import Config
 from dps_ray.errors import TransferError
 from dps_ray.groups import Group
+from dps_ray.weights import START
 
 __all__ = ["Request", "Rollouts", "Sampling"]
 

@@ -14,6 +14,7 @@ from cluster.placement import Placement, plan
 from dps_ray.durable import DEEPSPEED_TAG, Manifest, Storage, checkpoint_folder, verify
 from dps_ray.errors import CheckpointError, LearnerLostError
 from dps_ray.failpoints import VARIABLE, fail_at
+from dps_ray.weights import WeightsId
 from tests.faults.learner_alone import batch, config
 
 pytestmark = pytest.mark.slow
@@ -78,7 +79,7 @@ def test_state_survives_another_number_of_ranks(
             with pytest.raises(CheckpointError, match="rank 0: KeyError"):
                 learner.save(storage, checkpoint_folder(1, 1)).result()
             assert failed.went_off
-        assert learner.weights == f"e{epoch:04}.00000001"
+        assert learner.weights == WeightsId(epoch, 1)
         assert learner.logprobs(FIXED) == pytest.approx(logprobs, abs=1e-5)
         saving = learner.save(storage, checkpoint_folder(epoch, 1))
         metrics = learner.train(batch(seed=2), 2).result().metrics  # while the files are hashed

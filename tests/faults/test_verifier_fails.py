@@ -16,6 +16,7 @@ from dps_ray.config import settings
 from dps_ray.errors import EngineError, NonFiniteError, RewardError
 from dps_ray.groups import Group, Response, ScoredGroup
 from dps_ray.prompts.dataset import Prompt
+from dps_ray.weights import START
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ def start(local_ray: None, tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 def group(prompt_id: int, texts: list[str]) -> Group:
     tokens, logprobs = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
-    return Group(prompt_id, tokens, [Response(tokens, logprobs, t, False) for t in texts], 0)
+    return Group(prompt_id, tokens, [Response(tokens, logprobs, t, False) for t in texts], START)
 
 
 def rewards(answers: list[Answer]) -> list[tuple[int, list[float]] | str]:
