@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from actors.belief_shard import BeliefShard, Moment, Proposal
 from actors.calls import Lost, outcomes
-from actors.member import Member, Recoveries
+from actors.managed_actor import ManagedActor, RestartTracker
 from actors.process import environment
 from dps_ray import Selection, hashing, merge
 from dps_ray.beliefs.states import Observation
@@ -45,7 +45,7 @@ class Coordinator:
         config: Config,
         storage: Storage,
         ids: NDArray[np.int64],
-        recoveries: Recoveries,
+        recoveries: RestartTracker,
         place: Callable[[int], dict[str, Any]],
         clusters: Clusters | None = None,
     ):
@@ -69,7 +69,8 @@ class Coordinator:
             )
 
         self.members = [
-            Member("belief_shard", index, start(index), recoveries) for index in range(self._count)
+            ManagedActor("belief_shard", index, start(index), recoveries)
+            for index in range(self._count)
         ]
         self.excluded = _NONE  # int64 ids that are never selected
         self.metrics: dict[
@@ -154,7 +155,7 @@ class Coordinator:
         """Call every shard about the present moment, each with its own arguments."""
         step, given = self._at.step, arguments or [()] * self._count
 
-        def send(member: Member) -> Any:
+        def send(member: ManagedActor) -> Any:
             at = self._at._replace(step=step)  # with a base that is still there when asked again
             return getattr(member.actor, method).remote(at, *given[member.index])
 
@@ -178,7 +179,7 @@ class Coordinator:
                     member.replace(answers[member.index].why)
                 asked.calls[member.index] = _Call(member.incarnation, asked.send(member))
         for member in self.members:
-            member.well()
+            member.record_success()
         return [answers[member.index] for member in self.members]
 
 
@@ -202,6 +203,6 @@ class _Call(NamedTuple):
 class _Asked:
     """A call to every shard, which can be made again to one that was replaced."""
 
-    send: Callable[[Member], Any]
+    send: Callable[[ManagedActor], Any]
     calls: list[_Call]
     about: tuple[int, bytes] | None = None  # of proposals: size and excluded

@@ -12,6 +12,7 @@ from vllm.distributed.weight_transfer.base import (
 
 from actors.calls import collect
 from dps_ray.errors import StaleError, TransferError
+from dps_ray.weights import START, WeightsId
 
 
 class EngineClient:
@@ -28,8 +29,7 @@ class EngineClient:
     """
 
     def __init__(self, engines: list[Any], workers_per_engine: int, timeout: float):
-        self.version = ""  # the name of the weights that are sent next
-        self.epoch = 0  # of the sender
+        self.weights = START  # those that are sent next
         # Called with the error before a method raises it: whoever called that method may be blocked elsewhere.
         self.on_failure: Callable[[Exception], None] = lambda error: None
         # Whoever waits for the transfer as a whole is to hear of the engine first.
@@ -53,13 +53,12 @@ class EngineClient:
             if "rank_offset" in info:
                 info["rank_offset"] += index * self._workers
             request = WeightTransferInitRequest(init_info=info)
-            calls.append(engine.init_weight_transfer_engine.remote(request, self.epoch))
+            calls.append(engine.init_weight_transfer_engine.remote(request, self.weights.epoch))
         self._wait(calls, "open the transfer")
 
     def start_weight_update(self) -> None:
         self._wait(
-            [e.start_weight_update.remote(self.version, self.epoch) for e in self._engines],
-            "start an update",
+            [e.start_weight_update.remote(self.weights) for e in self._engines], "start an update"
         )
 
     def update_weights(self, update_info: Any) -> None:
@@ -67,7 +66,7 @@ class EngineClient:
         self._wait([e.update_weights.remote(request) for e in self._engines], "take in weights")
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        weights = weight_version or self.version
+        weights = self.weights if weight_version is None else WeightsId.parse(weight_version)
         self._wait(
             [e.finish_weight_update.remote(weights) for e in self._engines], "finish an update"
         )
@@ -84,4 +83,4 @@ class EngineClient:
             raise failure from error
 
     def failed(self, error: BaseException) -> TransferError:
-        return TransferError(f"weights {self.version} did not reach the engines: {error}")
+        return TransferError(f"weights {self.weights} did not reach the engines: {error}")

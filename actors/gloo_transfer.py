@@ -201,7 +201,7 @@ class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
         theirs = GlooInitInfo(*where, rank_offset=1, world_size=info.world_size, timeout=left)
         with ThreadPoolExecutor(1) as pool:
             joining = pool.submit(self.client.init_weight_transfer_engine, asdict(theirs))
-            failpoint("transfer.open", weights=self.client.version)
+            failpoint("transfer.open", weights=str(self.client.weights))
             group = _Group(*where, rank=0, size=info.world_size, timeout=left)
             joining.result()
         return group
@@ -233,7 +233,7 @@ class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
         weights = iter(self.source)
         for bucket in _buckets(metadata):
             parts = [next(weights)[1].reshape(-1) for _ in bucket]
-            failpoint("transfer.broadcast", weights=self.client.version)
+            failpoint("transfer.broadcast", weights=str(self.client.weights))
             self._group.broadcast(torch.cat(parts), self.client.seconds_left)
 
     def shutdown(self) -> None:

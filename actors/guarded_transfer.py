@@ -29,6 +29,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 
 from actors.engine_client import EngineClient
 from dps_ray.errors import StaleError, TransferError
+from dps_ray.weights import WeightsId
 
 _GRACE = 1.0  # seconds for the engine's thread to end by itself
 _PATIENCE = 5.0  # seconds for the group to close, and for Ray to say which engine died
@@ -49,15 +50,15 @@ class GuardedTransfer:
         self._outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
         client.on_failure = self._outcomes.put
 
-    def send(self, name: str) -> None:
-        """Send the weights to every engine, under this name. Only rank 0 raises.
+    def send(self, weights: WeightsId) -> None:
+        """Send the weights, which have this identity, to every engine. Only rank 0 raises.
 
         Raises:
             TransferError: they did not arrive at all engines, for whatever reason.
             StaleError: an engine has seen weights of a later epoch.
             Exception: what the source of the weights itself raised; the learner is at fault, not an engine.
         """
-        self._client.version = name
+        self._client.weights = weights
         self._client.begin()
         self._weights.begin()
         if self._info.is_sender:

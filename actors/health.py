@@ -22,6 +22,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from dps_ray.weights import WeightsId
+
 
 class State(Enum):
     STARTING = "starting"  # its process was asked for and has not answered yet
@@ -51,17 +53,14 @@ class Health:
 
     Args:
         name: for errors.
-        wanted: the weights it is to have. A name that is never used again: after a rollback a step
-            comes again with other weights, so the step alone will not do; epoch and step will.
+        wanted: the weights it is to have.
         now: seconds on any clock that only goes forward, as in all other methods.
     """
 
-    def __init__(self, name: str, deadlines: Deadlines, wanted: str, now: float) -> None:
+    def __init__(self, name: str, deadlines: Deadlines, wanted: WeightsId, now: float) -> None:
         self.name = name
         self.state = State.STARTING
-        self.incarnation = 0
-        """How often it was restarted. Replies of an earlier incarnation are to be dropped."""
-        self.weights: str | None = None
+        self.weights: WeightsId | None = None
         """The weights it is known to have; None while that is not known."""
         self.deadlines = deadlines
         self._wanted = wanted
@@ -69,13 +68,13 @@ class Health:
 
     # --- what the holder reports ------------------------------------------------------------------
 
-    def started(self, weights: str, now: float) -> None:
+    def started(self, weights: WeightsId, now: float) -> None:
         """It answered for the first time, and has these weights."""
         self._only("start", State.STARTING)
         self.weights = weights
         self._enter(self._rested, now)
 
-    def wants(self, weights: str, now: float) -> None:
+    def wants(self, weights: WeightsId, now: float) -> None:
         """The learner has new weights, or was set back to old ones: work with others is over."""
         self._wanted = weights
         if self.state in (State.FRESH, State.STALE):
@@ -92,7 +91,7 @@ class Health:
         self._only("be spoiled", State.UPDATING)
         self._enter(self._rested, now)
 
-    def refreshed(self, weights: str, now: float) -> None:
+    def refreshed(self, weights: WeightsId, now: float) -> None:
         """It says that it now has these weights."""
         self._only("be refreshed", State.UPDATING)
         self.weights = weights
@@ -126,7 +125,6 @@ class Health:
     def restarted(self, now: float) -> None:
         """A new process was asked for in its place."""
         self._only("be restarted", State.DEAD)
-        self.incarnation += 1
         self._enter(State.STARTING, now)
 
     # --- what the holder asks ---------------------------------------------------------------------

@@ -20,8 +20,8 @@ from actors.process import environment
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage, Stored
 from dps_ray.errors import DPSError, EngineError, LearnerLostError, NonFiniteError, TransferError
-from dps_ray.groups import weights_name
 from dps_ray.objective.trajectories import Trajectories
+from dps_ray.weights import WeightsId
 
 # Seconds for Ray to notice that a rank died, once another has failed for want of it.
 _NOTICE = 5.0
@@ -111,9 +111,9 @@ class Learner:
         self.version = 0  # of the weights: the training step that made them
 
     @property
-    def weights(self) -> str:
-        """The name of the current weights, which no others ever have."""
-        return weights_name(self._epoch, self.version)
+    def weights(self) -> WeightsId:
+        """The identity of the current weights."""
+        return WeightsId(self._epoch, self.version)
 
     def start(self, storage: Storage, manifest: Manifest | None) -> None:
         """Start the ranks with a checkpoint's state, or with the start policy if there is none.
@@ -145,7 +145,7 @@ class Learner:
         return self.training
 
     def send(self, engines: list[Any]) -> None:
-        """Give these engines the current weights, under the name `weights`: once trained, if it is training.
+        """Give these engines the current weights. If the learner is training, wait for that first.
 
         Raises:
             TransferError: they did not reach all engines.

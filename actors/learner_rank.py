@@ -19,6 +19,7 @@ from dps_ray.durable import Manifest, Storage, Stored, checkpoint_folder
 from dps_ray.errors import DPSError, NonFiniteError
 from dps_ray.failpoints import failpoint
 from dps_ray.objective.trajectories import Trajectories, micro_batches, minibatches, unpad
+from dps_ray.weights import WeightsId
 
 if TYPE_CHECKING:
     from actors.policy import Inputs  # imports torch
@@ -346,8 +347,8 @@ class LearnerRank:
     # Weights.
 
     @_logged
-    def send(self, engines: list[Any] | None, address: str, port: int, name: str) -> None:
-        """Send the weights to every engine, under this name.
+    def send(self, engines: list[Any] | None, address: str, port: int, weights: WeightsId) -> None:
+        """Send the weights, which have this identity, to every engine.
 
         Args:
             engines: when they are others than before, for which the ranks meet them at `address:port`.
@@ -355,10 +356,10 @@ class LearnerRank:
         Raises:
             TransferError: they did not arrive at all engines.
         """
-        failpoint("learner.send", weights=name, rank=self._rank)
+        failpoint("learner.send", weights=str(weights), rank=self._rank)
         if engines is not None:
             self._connect(engines, address, port)
-        self._transfer.send(name)
+        self._transfer.send(weights)
 
     def _connect(self, engines: list[Any], address: str, port: int) -> None:
         """Have the next transfer go to these engines."""
@@ -371,7 +372,6 @@ class LearnerRank:
             self._transfer.close()
         workers = max(int(self._config.resources.rollout.gpus_per_engine), 1)
         client = EngineClient(engines, workers, self._config.timeouts.publish)
-        client.epoch = self._epoch
         info = trainer_init_info(
             self._transfer_backend,
             address=address,

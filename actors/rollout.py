@@ -17,12 +17,13 @@ from typing import Any
 from actors.calls import Lost, answer, outcomes, wait
 from actors.health import Deadlines, Health, Quarantine, State
 from actors.learner import Learner
-from actors.member import Member, Recoveries
+from actors.managed_actor import ManagedActor, RestartTracker
 from actors.process import environment
-from actors.rollout_engine import START, Request, RolloutEngine, Sampling
+from actors.rollout_engine import Request, RolloutEngine, Sampling
 from dps_ray.config import Config
 from dps_ray.errors import TransferError
 from dps_ray.groups import Group
+from dps_ray.weights import START
 
 __all__ = ["Request", "Rollouts", "Sampling"]
 
@@ -33,12 +34,12 @@ _LOOK_UP = 0.5
 class _Engine:
     """An engine as the driver sees it."""
 
-    def __init__(self, member: Member, health: Health) -> None:
-        self.member = member
+    def __init__(self, managed: ManagedActor, health: Health) -> None:
+        self.managed = managed
         self.health = health
         # What it is to answer: to its start, to work, or to a probe. An answer to any other call, as of an
         # earlier incarnation, is not looked at.
-        self.call: Any = member.actor.weights.remote()
+        self.call: Any = managed.actor.weights.remote()
         self.work: dict[int, Request] = {}  # by prompt id, what it has not answered yet
         self.number = 0  # of its call to `generate`
         self.began = 0.0  # that call, in Unix seconds
@@ -63,11 +64,11 @@ class Rollouts:
         config: Config,
         model: str,
         transfer: str,
-        recoveries: Recoveries,
+        restarts: RestartTracker,
         quarantine: Quarantine,
         place: Callable[[int], dict[str, Any]],
     ):
-        self._recoveries = recoveries
+        self._restarts = restarts
         self._quarantine = quarantine
         self._limit = config.recovery.prompt_failures
         self._probe_timeout = config.timeouts.probe
@@ -94,9 +95,9 @@ class Rollouts:
         self.engines = []
         for index in range(config.resources.rollout.engines):
             start = _starter(config, model, transfer, index, place)
-            member = Member("rollout_engine", index, start, recoveries)
-            health = Health(member.name, deadlines, START, time.monotonic())
-            self.engines.append(_Engine(member, health))
+            managed = ManagedActor("rollout_engine", index, start, restarts)
+            health = Health(managed.name, deadlines, START, time.monotonic())
+            self.engines.append(_Engine(managed, health))
 
     def wait_until_ready(self) -> None:
         """Until every engine has started, or started again."""
@@ -106,7 +107,7 @@ class Rollouts:
     def sleep(self) -> None:
         """Have every engine that is up leave its card to the learner, until it is needed again."""
         engines = self._in(State.FRESH, State.STALE)
-        calls = [engine.member.actor.sleep.remote() for engine in engines]
+        calls = [engine.managed.actor.sleep.remote() for engine in engines]
         for engine, found in zip(engines, outcomes(calls, self._probe_timeout), strict=True):
             if isinstance(found, Lost):
                 self._replace(engine, found.why)
@@ -177,7 +178,7 @@ class Rollouts:
     def stop(self) -> None:
         """End every engine."""
         for engine in self.engines:
-            engine.member.kill()
+            engine.managed.kill()
 
     @property
     def waiting(self) -> int:
@@ -211,7 +212,7 @@ class Rollouts:
             if engine.takes_more and self._waiting and room > self._most // 4:
                 more = self._next(room)
                 engine.work |= {request.prompt_id: request for request in more}
-                engine.member.actor.also.remote(more, engine.number)
+                engine.managed.actor.add_requests.remote(more, engine.number)
 
     @property
     def _most(self) -> int:
@@ -245,7 +246,7 @@ class Rollouts:
         engine.takes_more = takes_more
         engine.number += 1
         engine.began = time.time()
-        engine.call = engine.member.actor.generate.remote(
+        engine.call = engine.managed.actor.generate.remote(
             requests, self._sampling, self._weights, engine.number
         )
 
@@ -278,7 +279,7 @@ class Rollouts:
         elif health.state is State.STARTING:
             engine.call = None
             health.started(found, now)
-            self._recoveries.back(engine.member.kind, engine.member.name)
+            self._restarts.back(engine.managed.kind, engine.managed.name)
         else:
             engine.call = None
             health.answered(now)
@@ -292,9 +293,9 @@ class Rollouts:
     def _finished(self, engine: _Engine) -> None:
         """What was added too late for it to take is dealt again."""
         engine.call = None
-        self._worked.setdefault(engine.member.index, []).append((engine.began, time.time()))
+        self._worked.setdefault(engine.managed.index, []).append((engine.began, time.time()))
         engine.health.finished(time.monotonic())
-        engine.member.well()
+        engine.managed.record_success()
         self._put_back(engine.work.values())
         engine.work = {}
 
@@ -304,15 +305,15 @@ class Rollouts:
             self._replace(engine, "did not answer in time")
         else:
             self._take_back(engine)
-            engine.call = engine.member.actor.probe.remote()
+            engine.call = engine.managed.actor.probe.remote()
 
     def _replace(self, engine: _Engine, why: str) -> None:
         engine.health.died(time.monotonic())
         self._take_back(engine)
         engine.call = None
-        engine.member.replace(why)
+        engine.managed.replace(why)
         engine.health.restarted(time.monotonic())
-        engine.call = engine.member.actor.weights.remote()
+        engine.call = engine.managed.actor.weights.remote()
 
     def _take_back(self, engine: _Engine) -> None:
         """Its work failed: it is dealt again, without the prompts that failed too often."""
@@ -341,7 +342,7 @@ class Rollouts:
         for engine in stale:
             engine.health.updating(time.monotonic())
         try:
-            self._learner.send([engine.member.actor for engine in stale])
+            self._learner.send([engine.managed.actor for engine in stale])
         except TransferError as error:
             self._after_failed_transfer(stale, error)
             return
@@ -357,7 +358,7 @@ class Rollouts:
         """Replace the engines that were lost in it; the others are given all the weights once more. If none was
         lost, and the same happens again, something else is wrong with them, and all are replaced."""
         for engine in engines:
-            engine.member.actor.leave_transfer.remote()  # if that fails, so does the next call
+            engine.managed.actor.leave_transfer.remote()  # if that fails, so does the next call
         self._ask_for_weights(engines)
         if any(engine.health.state is State.STARTING for engine in engines):
             return
@@ -369,7 +370,7 @@ class Rollouts:
 
     def _ask_for_weights(self, engines: Sequence[_Engine]) -> None:
         """Believe of idle engines what they say themselves that they serve, and replace those that are gone."""
-        calls = [engine.member.actor.weights.remote() for engine in engines]
+        calls = [engine.managed.actor.weights.remote() for engine in engines]
         answers = outcomes(calls, self._probe_timeout, _answer)
         for engine, found in zip(engines, answers, strict=True):
             if isinstance(found, Lost):

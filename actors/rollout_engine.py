@@ -20,8 +20,7 @@ from dps_ray.config import Config
 from dps_ray.errors import EngineError, StaleError, TransferError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import Group, Response
-
-START = "start"  # the name of the start model's weights, until there are others
+from dps_ray.weights import START, WeightsId
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Request:
 # One call at a time, as vLLM wants it; but more work may be handed in meanwhile.
 @ray.remote(concurrency_groups={"intake": 1})
 class RolloutEngine:
-    """One vLLM engine. It starts with the weights of the start model, under the name `START`.
+    """One vLLM engine. It starts with the weights of the start model, `START`.
 
     The four weight-update methods are what vLLM's trainer engines call through `EngineClient`.
     """
@@ -59,7 +58,7 @@ class RolloutEngine:
         self._index = index
         self._name = f"rollout engine {index}, incarnation {incarnation}"
         self._epoch = 0  # the latest that weights came from
-        self._incoming: str | None = None  # the weights of an update that has begun
+        self._incoming: WeightsId | None = None  # the weights of an update that has begun
         self._updating = False  # vLLM is in an update, and does nothing else until that ends
         self._joining: SimpleQueue[BaseException | None] | None = None  # how that ends
         self._intake = _Intake()
@@ -72,7 +71,7 @@ class RolloutEngine:
         self._images = load_image_inputs(model, config.data.max_pixels)
         self._llm = LLM(**self._llm_arguments(config, model, transfer))
         self._tokenizer = self._llm.get_tokenizer()
-        self._llm.update_weight_version(START)
+        self._llm.update_weight_version(str(START))
 
     def _llm_arguments(self, config: Config, model: str, transfer: str) -> dict[str, Any]:
         from vllm.config import WeightTransferConfig
@@ -102,10 +101,12 @@ class RolloutEngine:
             **(engine_arguments(self._images, gpus > 0) if self._images else {}),
         }
 
-    def weights(self) -> str | None:
-        """The name of the weights that vLLM itself says it serves; None when it may hold parts of two."""
+    def weights(self) -> WeightsId | None:
+        """Return the weights that vLLM itself says it serves; None when it may hold parts of two."""
         failpoint("engine.weights", engine=self._index)
-        return None if self._incoming is not None else str(self._llm.get_weight_version())
+        if self._incoming is not None:
+            return None
+        return WeightsId.parse(self._llm.get_weight_version())
 
     def sleep(self) -> None:
         """Leave the card to the learner; whatever needs the model wakes it. On a CPU vLLM takes no notice."""
@@ -131,9 +132,9 @@ class RolloutEngine:
 
     @ray.method(num_returns="streaming")
     def generate(
-        self, requests: list[Request], sampling: Sampling, weights: str, call: int
+        self, requests: list[Request], sampling: Sampling, weights: WeightsId, call: int
     ) -> Iterator[list[Group]]:
-        """Groups as they are done, some at a time, for these requests and those handed in by `also`.
+        """Groups as they are done, some at a time, for these requests and those handed in by `add_requests`.
 
         Every response decodes beside all others that there is room for, whichever prompt it answers.
 
@@ -141,7 +142,7 @@ class RolloutEngine:
             call: a number that no other call to this actor has.
 
         Raises:
-            StaleError: it does not serve the weights of this name.
+            StaleError: it serves other weights.
         """
         if self.weights() != weights:
             raise StaleError(
@@ -163,7 +164,7 @@ class RolloutEngine:
         failpoint("engine.generate.after", seed=sampling.seed, engine=self._index)
 
     @ray.method(concurrency_group="intake")
-    def also(self, requests: list[Request], call: int) -> None:
+    def add_requests(self, requests: list[Request], call: int) -> None:
         """Answer these as well, in this call to `generate`. If it has ended nothing happens: what it did not
         answer is to be asked for again."""
         self._intake.add(call, requests)
@@ -199,7 +200,7 @@ class RolloutEngine:
         )
         return name
 
-    def _group(self, request: Request, output: Any, weights: str) -> Group:
+    def _group(self, request: Request, output: Any, weights: WeightsId) -> Group:
         if request.images and not np.array_equal(output.prompt_token_ids, request.tokens):
             raise EngineError(
                 f"{self._name} answered other tokens than those of prompt {request.prompt_id}, which the "
@@ -255,13 +256,13 @@ class RolloutEngine:
         if error is not None:
             raise error
 
-    def start_weight_update(self, weights: str, epoch: int) -> None:
+    def start_weight_update(self, weights: WeightsId) -> None:
         """From now on it serves nothing, until `finish_weight_update` names the same weights.
 
         Raises:
             StaleError: it has had weights of a later epoch.
         """
-        self._refuse_older_than(epoch)
+        self._refuse_older_than(weights.epoch)
         self._wake()
         self._end_broken_update()
         self._incoming = weights
@@ -269,12 +270,12 @@ class RolloutEngine:
         self._updating = True
 
     def update_weights(self, request: Any) -> None:
-        failpoint("engine.update", weights=self._incoming, engine=self._index)
+        failpoint("engine.update", weights=str(self._incoming), engine=self._index)
         self._updating = False  # vLLM ends an update in which it failed
         self._llm.update_weights(request)
         self._updating = True
 
-    def finish_weight_update(self, weights: str) -> None:
+    def finish_weight_update(self, weights: WeightsId) -> None:
         """
         Raises:
             StaleError: the update that has begun is of other weights.
@@ -283,7 +284,7 @@ class RolloutEngine:
             raise StaleError(
                 f"{self._name} was to finish an update to weights {weights} and is in one to {self._incoming}"
             )
-        self._llm.finish_weight_update(weight_version=weights)
+        self._llm.finish_weight_update(weight_version=str(weights))
         self._updating = False
         # An update leaves the cached prefixes as they were computed with the old weights.
         self._llm.reset_prefix_cache()
@@ -308,7 +309,7 @@ class RolloutEngine:
             return
         if not self._updating:
             self._llm.start_weight_update()  # which leaves layers that are half loaded as they are
-        self._llm.finish_weight_update(weight_version=self._incoming)
+        self._llm.finish_weight_update(weight_version=str(self._incoming))
         self._updating = False
 
     def _refuse_older_than(self, epoch: int) -> None:

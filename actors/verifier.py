@@ -14,7 +14,7 @@ import ray
 
 from actors.calls import Lost, answer, outcomes, wait
 from actors.health import Quarantine
-from actors.member import Member, Recoveries
+from actors.managed_actor import ManagedActor, RestartTracker
 from actors.process import environment, log_to
 from dps_ray.beliefs.state_rules import successes
 from dps_ray.beliefs.states import states_of
@@ -85,7 +85,7 @@ class Verifiers:
     def __init__(
         self,
         config: Config,
-        recoveries: Recoveries,
+        restarts: RestartTracker,
         quarantine: Quarantine,
         place: Callable[[int], dict[str, Any]],
     ):
@@ -113,7 +113,7 @@ class Verifiers:
             return make
 
         self.members = [
-            Member("verifier", index, start(index), recoveries)
+            ManagedActor("verifier", index, start(index), restarts)
             for index in range(config.resources.verifiers.workers)
         ]
 
@@ -223,7 +223,7 @@ class Scoring:
                     self._replace(index, found.why)
                     break
                 self._take(asked.pop(call), found)
-                self._verifiers.members[index].well()
+                self._verifiers.members[index].record_success()
         return bool(done)
 
     def _take(self, place: int, found: Scores | RewardError) -> None:

@@ -16,7 +16,7 @@ import ray
 
 from actors.belief_shard import Moment
 from actors.coordinator import Coordinator
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from benchmarks.belief_methods import DriftingLearner
 from cluster.placement import Placement, plan
 from dps_ray.beliefs.states import Observation
@@ -65,7 +65,7 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
         config = settings.load(None, overrides)
         place = Placement(plan(config)).beliefs
         coordinator = Coordinator(
-            config, Storage.at(folder), np.arange(prompts), Recoveries(), place
+            config, Storage.at(folder), np.arange(prompts), RestartTracker(), place
         )
         coordinator.go_to(Moment(1, 0, None))
         actors = [member.actor for member in coordinator.members]

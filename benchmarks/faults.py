@@ -40,7 +40,7 @@ from rich.table import Table
 
 from actors.belief_shard import make_selector
 from actors.health import Quarantine
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts
 from cluster.placement import Placement
 from cluster.start import connect
@@ -384,7 +384,7 @@ def start_up_of_an_engine(folder: Path, overrides: Sequence[str], console: Conso
     with connect(config):
         place = Placement.reserve(config).rollout
         began = time.monotonic()
-        Rollouts(config, model, "gloo", Recoveries(), Quarantine(1), place).wait_until_ready()
+        Rollouts(config, model, "gloo", RestartTracker(), Quarantine(1), place).wait_until_ready()
         return time.monotonic() - began
 
 

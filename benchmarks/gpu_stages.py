@@ -277,12 +277,12 @@ def _requests(setup: Setup) -> list[Any]:
 def _rollouts(setup: Setup, config: Config, placement: Any) -> tuple[Any, list[Any], Any]:
     """One engine that is ready, what to ask of it, and how."""
     from actors.health import Quarantine
-    from actors.member import Recoveries
+    from actors.managed_actor import RestartTracker
     from actors.rollout import Rollouts, Sampling
 
     transfer = "gloo" if setup.tiny else "ipc"
     rollouts = Rollouts(
-        config, str(setup.model), transfer, Recoveries(), Quarantine(3), placement.rollout
+        config, str(setup.model), transfer, RestartTracker(), Quarantine(3), placement.rollout
     )
     rollouts.wait_until_ready()
     return rollouts, _requests(setup), Sampling(8, 1.0, 1.0, setup.response, "benchmark")
@@ -341,7 +341,7 @@ def recover(setup: Setup) -> dict[str, Any]:
         learner.start(Storage.at(config.folder), None)
         rollouts.publish(learner)
         rollouts.generate(requests[:1], sampling)
-        ray.kill(rollouts.engines[0].member.actor)
+        ray.kill(rollouts.engines[0].managed.actor)
         began = time.perf_counter()
         rollouts.generate(requests[:1], replace(sampling, seed="again"))
         return {"seconds": time.perf_counter() - began}

@@ -5,20 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-
-def weights_name(epoch: int, version: int) -> str:
-    """The name of a learner's weights, which no others ever have: `e0007.00000040`.
-
-    Args:
-        epoch: of the driver: one more after every resume and every rollback.
-        version: the training step that made them.
-    """
-    return f"e{epoch:04}.{version:08}"
-
-
-def weights_version(name: str) -> int:
-    """The version in a name made by `weights_name`."""
-    return int(name.rpartition(".")[2])
+from dps_ray.weights import WeightsId
 
 
 class Response(NamedTuple):
@@ -32,7 +19,7 @@ class Group(NamedTuple):
     prompt_id: int
     prompt_tokens: NDArray[np.int32]  # (p,)
     responses: list[Response]  # k
-    weights: str  # name of the weights that sampled
+    weights: WeightsId  # the weights that sampled the responses
 
 
 class Scores(NamedTuple):

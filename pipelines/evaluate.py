@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from actors.health import Quarantine
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from cluster.placement import Placement
@@ -146,7 +146,7 @@ class Engines:
         self._ends = ends
         self._config = config
         self._tell = tell
-        self._recoveries = Recoveries(tell, limit=config.recovery.restarts)
+        self._recoveries = RestartTracker(tell, limit=config.recovery.restarts)
         self._quarantine = Quarantine(config.recovery.prompt_failures)
         self._placement: Placement | None = None
 

@@ -11,7 +11,7 @@ from dps_ray.beliefs.prediction import prediction_metrics
 from dps_ray.beliefs.states import Observation, observed
 from dps_ray.config import ObjectiveSettings
 from dps_ray.errors import DPSError
-from dps_ray.groups import ScoredGroup, weights_version
+from dps_ray.groups import ScoredGroup
 from dps_ray.objective.advantages import carries_gradient, group_advantages
 from dps_ray.objective.trajectories import Trajectories, concatenate, pack_images
 
@@ -61,7 +61,7 @@ class Batch:
         Args:
             version: of the weights that are about to be trained.
         """
-        sampled = [weights_version(scored.group.weights) for scored in self.scored]
+        sampled = [scored.group.weights.version for scored in self.scored]
         return version - np.array(sampled, dtype=np.int64)
 
     def useful(self, only_partial: bool, limit: int) -> list[ScoredGroup]:

@@ -130,7 +130,7 @@ class History:
         """
         run, reached = self._run, self._run.progress.step
         while True:
-            run.recoveries.lost("learner", "the learner", f"was lost: {error}")
+            run.restarts.lost("learner", "the learner", f"was lost: {error}")
             run.learner.kill()
             try:
                 self.load_state(run.checkpoints.go_back())
@@ -138,7 +138,7 @@ class History:
             except LearnerLostError as again:
                 error = again
         run.steps_lost += reached - run.progress.step
-        run.recoveries.back("learner", "the learner")
+        run.restarts.back("learner", "the learner")
         run.view.message(f"the run goes on after step {run.progress.step}")
 
 

@@ -8,9 +8,9 @@ A phase replaces the actors that are lost in it. Only a lost learner is the call
 from typing import NamedTuple
 
 import numpy as np
+from actors.requests import Sampling
 
 from actors.learner import Training
-from actors.rollout import Sampling
 from dps_ray.errors import DPSError, EngineError, RewardError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import ScoredGroup
@@ -126,7 +126,7 @@ class Phases:
         # A step that is done again is no success: a step that breaks the learner would be repeated for ever.
         if run.learner.version > self._furthest:
             self._furthest = run.learner.version
-            run.recoveries.well("learner", "the learner")
+            run.restarts.record_success("learner", "the learner")
         run.clock.worked("learner", "train", run.learner.version, [(trained.began, trained.ended)])
         return {**metrics, **trained.metrics}
 

@@ -9,7 +9,7 @@ import numpy as np
 from actors.coordinator import Coordinator
 from actors.health import Quarantine
 from actors.learner import Learner
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from cluster.placement import Placement
@@ -43,7 +43,7 @@ class Run:
     make_learner: Callable[[int], Learner]
     """Starts the learner of an epoch."""
     quarantine: Quarantine
-    recoveries: Recoveries
+    restarts: RestartTracker
     log: RunLog
     view: View
     clock: StepClock
@@ -63,7 +63,7 @@ class Run:
         return {
             **self.coordinator.metrics,
             **self.verifiers.metrics(),
-            **self.recoveries.metrics(),
+            **self.restarts.metrics(),
             "recovery/steps_lost": float(self.steps_lost),
             "recovery/failed_checkpoints": float(self.checkpoints.failed),
             "recovery/quarantined_prompts": float(self.quarantine.count),
@@ -105,7 +105,7 @@ def start_run(
     at_the_end(placement.release)
     for line in (*placement.describe(), *check_fit(config, model, placement.learner(0))):
         view.message("  " + line)
-    recoveries = Recoveries(view.message, log.event, config.recovery.restarts)
+    restarts = RestartTracker(view.message, log.event, config.recovery.restarts)
     quarantine = Quarantine(config.recovery.prompt_failures)
     transfer = _transfer(config.resources.rollout.gpus_per_engine)
 
@@ -115,12 +115,12 @@ def start_run(
         return learner
 
     coordinator = Coordinator(
-        config, opening.storage, inputs.pool.ids, recoveries, placement.beliefs, inputs.clusters
+        config, opening.storage, inputs.pool.ids, restarts, placement.beliefs, inputs.clusters
     )
     at_the_end(coordinator.stop)
-    rollouts = Rollouts(config, model, transfer, recoveries, quarantine, placement.rollout)
+    rollouts = Rollouts(config, model, transfer, restarts, quarantine, placement.rollout)
     at_the_end(rollouts.stop)
-    verifiers = Verifiers(config, recoveries, quarantine, placement.verifiers)
+    verifiers = Verifiers(config, restarts, quarantine, placement.verifiers)
     at_the_end(verifiers.stop)
     return Run(
         config,
@@ -134,7 +134,7 @@ def start_run(
         verifiers=verifiers,
         make_learner=make_learner,
         quarantine=quarantine,
-        recoveries=recoveries,
+        restarts=restarts,
         log=log,
         view=view,
         clock=StepClock(config.folder, view.phase),

@@ -5,7 +5,7 @@ import pytest
 
 from actors.belief_shard import Moment, make_selector
 from actors.coordinator import Coordinator
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from cluster.placement import Placement, plan
 from dps_ray.beliefs.states import Observation
 from dps_ray.config import settings
@@ -24,7 +24,7 @@ def coordinator(folder, shards=1, method="dps", *overrides):
         config,
         Storage.at(folder),
         IDS,
-        Recoveries(),
+        RestartTracker(),
         Placement(plan(config)).beliefs,
         clusters_of(config),
     )

@@ -19,6 +19,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from actors.engine_client import EngineClient
 from actors.guarded_transfer import GuardedTransfer
 from dps_ray.errors import StaleError, TransferError
+from dps_ray.weights import WeightsId
 
 NAMES = ["embedding", "layer", "head"]
 
@@ -97,8 +98,8 @@ def lost(client: EngineClient) -> None:
 def test_the_group_is_opened_once_and_every_send_takes_all_weights():
     opened = []
     guarded, weights = transfer(open=opened.append)
-    guarded.send("e0001.00000001")
-    guarded.send("e0001.00000002")
+    guarded.send(WeightsId(1, 1))
+    guarded.send(WeightsId(1, 2))
     assert len(opened) == 1
     assert weights.taken == NAMES * 2
 
@@ -111,7 +112,7 @@ def test_the_last_weight_is_let_go_on_every_rank(rank):
             next(left)
 
     guarded, weights = transfer(rank=rank, send=send)
-    guarded.send("e0001.00000001")
+    guarded.send(WeightsId(1, 1))
     assert weights.passes == 1
 
 
@@ -126,7 +127,7 @@ def test_an_engine_lost_while_the_group_blocks_fails_the_transfer_at_once(blocke
     guarded, weights = transfer(**{blocked_in: block})
     began = time.monotonic()
     with pytest.raises(TransferError, match="receiver 0 died"):
-        guarded.send("e0001.00000001")
+        guarded.send(WeightsId(1, 1))
     assert time.monotonic() - began < 10.0  # of 80 s until the deadline
     assert weights.taken == NAMES
 
@@ -135,7 +136,7 @@ def test_a_transfer_that_blocks_without_a_word_ends_at_its_deadline(monkeypatch)
     monkeypatch.setattr("actors.guarded_transfer._PATIENCE", 0.1)
     guarded, weights = transfer(timeout=0.5, send=forever)
     with pytest.raises(TransferError, match=r"weights e0001\.00000001 did not reach the engines"):
-        guarded.send("e0001.00000001")
+        guarded.send(WeightsId(1, 1))
     assert weights.taken == NAMES
 
 
@@ -148,7 +149,7 @@ def test_a_group_that_does_not_close_holds_nothing_up(monkeypatch):
 
     guarded, weights = transfer(send=send, close=forever)
     with pytest.raises(TransferError, match="receiver 0 died"):
-        guarded.send("e0001.00000001")
+        guarded.send(WeightsId(1, 1))
     guarded.close()
     assert weights.taken == NAMES
 
@@ -160,7 +161,7 @@ def test_a_broken_connection_is_told_as_the_engine_that_was_lost():
 
     guarded, _ = transfer(send=send)
     with pytest.raises(TransferError, match="receiver 0 died"):
-        guarded.send("e0001.00000001")
+        guarded.send(WeightsId(1, 1))
 
 
 def test_a_later_epoch_is_told_as_such():
@@ -169,7 +170,7 @@ def test_a_later_epoch_is_told_as_such():
 
     guarded, weights = transfer(send=send)
     with pytest.raises(StaleError, match="epoch 2"):
-        guarded.send("e0001.00000001")
+        guarded.send(WeightsId(1, 1))
     assert weights.taken == NAMES
 
 
@@ -189,7 +190,7 @@ def test_a_thread_that_wakes_up_after_it_was_left_gets_no_more_weights():
 
     guarded, weights = transfer(send=send, close=lambda engine: closed.set())
     with pytest.raises(TransferError, match="receiver 0 died"):
-        guarded.send("e0001.00000001")
+        guarded.send(WeightsId(1, 1))
     assert ended.wait(10.0)
     assert got == NAMES[:1]
     assert weights.taken == NAMES
@@ -204,7 +205,7 @@ def test_a_group_that_opens_after_it_was_left_is_closed_and_nothing_is_sent():
 
     guarded, _ = transfer(open=late, send=sent.append, close=lambda engine: closed.set())
     with pytest.raises(TransferError, match="receiver 0 died"):
-        guarded.send("e0001.00000001")
+        guarded.send(WeightsId(1, 1))
     left.set()
     assert closed.wait(10.0)
     assert sent == []
@@ -213,7 +214,7 @@ def test_a_group_that_opens_after_it_was_left_is_closed_and_nothing_is_sent():
 def test_weights_that_cannot_be_made_whole_are_the_learners_own_error():
     guarded, _ = transfer(breaks_at="layer")
     with pytest.raises(torch.OutOfMemoryError):
-        guarded.send("e0001.00000001")
+        guarded.send(WeightsId(1, 1))
 
 
 def test_other_ranks_take_all_weights_in_their_own_thread():
@@ -224,5 +225,5 @@ def test_other_ranks_take_all_weights_in_their_own_thread():
         assert [name for name, _ in engine.source] == NAMES
 
     guarded, _ = transfer(rank=1, send=send)
-    guarded.send("e0001.00000001")
+    guarded.send(WeightsId(1, 1))
     assert threads == [threading.main_thread()]

@@ -6,7 +6,7 @@ import pytest
 from actors.health import Quarantine
 from actors.images import load_image_inputs
 from actors.learner import Learner
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.rollout import Request, Rollouts, Sampling
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
@@ -57,7 +57,7 @@ def test_engine_and_learner_agree_about_images_after_every_publish(
     )
     placement = Placement(plan(config))
     learner = Learner(config, policy, "gloo", 1, placement.learner)
-    rollouts = Rollouts(config, policy, "gloo", Recoveries(), Quarantine(3), placement.rollout)
+    rollouts = Rollouts(config, policy, "gloo", RestartTracker(), Quarantine(3), placement.rollout)
     rollouts.wait_until_ready()
     learner.start(Storage.at(tmp_path), None)
     rollouts.publish(learner)

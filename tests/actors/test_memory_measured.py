@@ -6,8 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from actors.memory import learner_room
+from tests.actors.test_memory import CARD, LARGE, SMALL, config
 from tests.allocated import Allocated
-from tests.dps_ray.test_memory import CARD, LARGE, SMALL, config
 
 SEQUENCES, TOKENS = 3, 5_120
 HEADS = {SMALL: 12, LARGE: 28}

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from actors.health import Quarantine
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.verifier import Verifiers
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
 from dps_ray.errors import ResponseError
 from dps_ray.groups import Group, Response, ScoredGroup
 from dps_ray.prompts.dataset import Prompt
+from dps_ray.weights import START
 from tests.dps_ray.hostile_responses import ENDLESS, WRONG
 
 pytestmark = pytest.mark.slow
@@ -40,7 +41,7 @@ def verifiers(local_ray, tmp_path):
     told: list[str] = []
     started = Verifiers(
         config,
-        Recoveries(told.append, lambda record: None, limit=1),
+        RestartTracker(told.append, lambda record: None, limit=1),
         Quarantine(limit=2),
         Placement(plan(config)).verifiers,
     )
@@ -68,7 +69,7 @@ def group(number: int) -> tuple[Prompt, Group, list[float] | None]:
     tokens, logprobs = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
     responses = [Response(tokens, logprobs, text, False) for text in texts]
     prompt = Prompt(number, [], source, truth, {}, [])
-    return prompt, Group(number, tokens, responses, 0), None if number == 101 else accuracies
+    return prompt, Group(number, tokens, responses, START), None if number == 101 else accuracies
 
 
 def test_2048_responses_some_of_them_hostile_are_scored_in_parallel(verifiers):

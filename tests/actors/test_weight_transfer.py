@@ -5,12 +5,13 @@ import pytest
 
 from actors.health import Quarantine
 from actors.learner import Learner
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.rollout import Request, Rollouts, Sampling
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
 from dps_ray.durable import Storage
 from dps_ray.objective.trajectories import concatenate
+from dps_ray.weights import WeightsId
 
 SAMPLING = Sampling(responses=4, temperature=1.0, top_p=1.0, max_tokens=24, seed="test")
 # Longer than a cache block, so that a prefix cache that was not reset would show.
@@ -38,7 +39,12 @@ def config(folder, zero_stage=1, ranks=1, engines=1, lora="null"):
 
 def start_rollouts(settings_, model):
     rollouts = Rollouts(
-        settings_, model, "gloo", Recoveries(), Quarantine(3), Placement(plan(settings_)).rollout
+        settings_,
+        model,
+        "gloo",
+        RestartTracker(),
+        Quarantine(3),
+        Placement(plan(settings_)).rollout,
     )
     rollouts.wait_until_ready()
     return rollouts
@@ -84,7 +90,7 @@ def test_engine_and_learner_agree_after_every_publish(
     assert largest_difference(rollouts, learner) < 1e-5
     for step in (1, 2):
         groups = rollouts.generate(PROMPTS, SAMPLING)
-        assert {group.weights for group in groups} == {f"e0001.{step - 1:08}"}
+        assert {group.weights for group in groups} == {WeightsId(1, step - 1)}
         learner.train(trajectories(groups), step).result()
         # The policy has moved, so an engine with the old weights disagrees ...
         assert largest_difference(rollouts, learner) > 1e-2

@@ -4,7 +4,7 @@ import numpy as np
 
 from actors.belief_shard import Moment
 from actors.coordinator import Coordinator
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from cluster.placement import Placement, plan
 from dps_ray import BeliefStore
 from dps_ray.beliefs.states import Observation
@@ -50,7 +50,7 @@ class BeliefsRun:
         self.storage = Storage.at(folder)
         self.epoch = claim_epoch(self.storage)
         self.base = base
-        self.recoveries = recoveries or Recoveries()
+        self.recoveries = recoveries or RestartTracker()
         self.shards = shards
         config = config_of(folder, shards, *overrides)
         place = Placement(plan(config)).beliefs

@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from actors.belief_shard import BeliefShard, Moment
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from dps_ray import BeliefStore
 from dps_ray.durable import ObservationLog, Storage
 from dps_ray.errors import EngineError, StaleError
@@ -98,7 +98,9 @@ def test_shards_that_die_as_they_start_and_as_they_restore_come_back_too(
 def test_a_shard_that_hangs_is_replaced_when_its_time_is_up(local_ray, failpoints, tmp_path):
     armed = failpoints("shard.apply.before", "hang", step=2, shard=0)
     told = []
-    run = BeliefsRun(tmp_path / "run", 2, "timeouts.beliefs=10", recoveries=Recoveries(told.append))
+    run = BeliefsRun(
+        tmp_path / "run", 2, "timeouts.beliefs=10", recoveries=RestartTracker(told.append)
+    )
     batches = run.steps(1, 2, 3)
     assert_equal((batches, run.beliefs(3)), undisturbed(1, 2, 3))
     assert armed.went_off
@@ -110,7 +112,7 @@ def test_a_shard_that_is_lost_again_and_again_ends_the_run_and_is_named(
 ):
     for _ in range(3):
         failpoints("shard.save", step=1, shard=1)
-    run = BeliefsRun(tmp_path / "run", recoveries=Recoveries(limit=2))
+    run = BeliefsRun(tmp_path / "run", recoveries=RestartTracker(limit=2))
     run.steps(1)
     with pytest.raises(EngineError, match="belief shard 1 was lost 3 times in a row"):
         run.save(1)

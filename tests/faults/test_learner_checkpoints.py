@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from actors.learner import Learner
-from actors.learner_rank import TAG
 from cluster.placement import Placement, plan
-from dps_ray.durable import Manifest, Storage, checkpoint_folder, verify
+from dps_ray.durable import DEEPSPEED_TAG, Manifest, Storage, checkpoint_folder, verify
 from dps_ray.errors import CheckpointError, LearnerLostError
 from dps_ray.failpoints import VARIABLE, fail_at
+from dps_ray.weights import WeightsId
 from tests.faults.learner_alone import batch, config
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def manifest(stored, step, ranks, zero_stage, epoch=1) -> Manifest:
         belief_shards=1,
         learner_ranks=ranks,
         zero_stage=zero_stage,
-        deepspeed_tag=TAG,
+        deepspeed_tag=DEEPSPEED_TAG,
     )
 
 
@@ -79,7 +79,7 @@ def test_state_survives_another_number_of_ranks(
             with pytest.raises(CheckpointError, match="rank 0: KeyError"):
                 learner.save(storage, checkpoint_folder(1, 1)).result()
             assert failed.went_off
-        assert learner.weights == f"e{epoch:04}.00000001"
+        assert learner.weights == WeightsId(epoch, 1)
         assert learner.logprobs(FIXED) == pytest.approx(logprobs, abs=1e-5)
         saving = learner.save(storage, checkpoint_folder(epoch, 1))
         metrics = learner.train(batch(seed=2), 2).result().metrics  # while the files are hashed
@@ -138,7 +138,7 @@ def test_adapters_go_on_from_a_checkpoint_on_the_start_policy(
         checkpoint = tmp_path / checkpoint_folder(epoch, 1)
         assert logprobs_of(checkpoint / "model") == pytest.approx(logprobs, abs=1e-5)
         check_merged(checkpoint, tiny_policy, scaling=32 / 4)
-        for file in (checkpoint / "learner" / TAG).glob("*_model_states.pt"):
+        for file in (checkpoint / "learner" / DEEPSPEED_TAG).glob("*_model_states.pt"):
             state = torch.load(file, weights_only=False)
             assert not state.get("frozen_param_fragments")
             assert all(".lora_" in name for name in state["module"])
@@ -192,7 +192,7 @@ def test_a_learner_that_cannot_save_trains_on_and_one_that_lost_a_rank_is_restor
     with pytest.raises(CheckpointError, match=r"step=00000001 .*rank 1: .*No space left"):
         learner.save(storage, checkpoint_folder(1, 1)).result()
     assert full.went_off
-    in_the_way = tmp_path / checkpoint_folder(1, 1) / "learner" / TAG
+    in_the_way = tmp_path / checkpoint_folder(1, 1) / "learner" / DEEPSPEED_TAG
     (in_the_way / "zero_pp_rank_1_mp_rank_00_optim_states.pt").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"rank 1: .*directory"):
         learner.save(storage, checkpoint_folder(1, 1)).result()

@@ -12,8 +12,9 @@ import ray
 
 from actors.calls import Lost, answer
 from actors.rollout import engine_environment
-from actors.rollout_engine import START, Request, RolloutEngine, Sampling
+from actors.rollout_engine import Request, RolloutEngine, Sampling
 from dps_ray.config import settings
+from dps_ray.weights import START
 
 pytestmark = pytest.mark.slow
 

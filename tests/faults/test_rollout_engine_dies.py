@@ -13,15 +13,15 @@ import ray
 from actors.calls import Lost, answer
 from actors.health import Quarantine, State
 from actors.learner import Learner
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.rollout import Request, Rollouts, Sampling
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
 from dps_ray.durable import Storage
 from dps_ray.errors import StaleError
 from dps_ray.failpoints import VARIABLE, fail_at
-from dps_ray.groups import weights_name
 from dps_ray.objective.trajectories import concatenate
+from dps_ray.weights import WeightsId
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ class Rig:
         )
         self.records: list[dict[str, object]] = []
         self.quarantine = Quarantine(config.recovery.prompt_failures)
-        recoveries = Recoveries(record=self.records.append, limit=config.recovery.restarts)
+        recoveries = RestartTracker(record=self.records.append, limit=config.recovery.restarts)
         place = Placement(plan(config))
         self.rollouts = Rollouts(config, model, "gloo", recoveries, self.quarantine, place.rollout)
         self.learner = Learner(config, model, "gloo", 1, place.learner)
@@ -86,7 +86,7 @@ class Rig:
         return [answer(call) for call in calls]
 
     def incarnations(self) -> list[int]:
-        return [e.member.incarnation for e in self.rollouts.engines]
+        return [e.managed.incarnation for e in self.rollouts.engines]
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +133,14 @@ def difference_to_learner(groups, learner) -> float:
 
 
 def test_an_engine_refuses_weights_it_does_not_have_and_updates_of_an_older_epoch(rig):
-    engine = rig.rollouts.engines[0].member.actor
+    engine = rig.rollouts.engines[0].managed.actor
     with pytest.raises(StaleError, match=r"serves e0001\.00000001"):
-        answer(next(engine.generate.remote(PROMPTS[:1], SAMPLING, "e0001.00000000", 0)))
+        answer(next(engine.generate.remote(PROMPTS[:1], SAMPLING, WeightsId(1, 0), 0)))
     with pytest.raises(StaleError, match="has had weights of epoch 1 and takes none of 0"):
         answer(engine.start_weight_update.remote("e0000.00000009", 0))
     with pytest.raises(StaleError, match="takes none of 0"):
         answer(engine.init_weight_transfer_engine.remote(None, 0))
-    assert answer(engine.weights.remote()) == "e0001.00000001"
+    assert answer(engine.weights.remote()) == WeightsId(1, 1)
 
 
 def test_the_prompts_of_an_engine_that_dies_go_to_the_other(rig):
@@ -164,7 +164,7 @@ def test_when_no_engine_is_left_prompts_wait_for_one_with_the_current_weights(ri
 
 
 def test_an_engine_that_dies_idle_costs_no_prompt_an_attempt(rig):
-    engine = rig.rollouts.engines[1].member
+    engine = rig.rollouts.engines[1].managed
     before = engine.incarnation
     ray.kill(engine.actor)
     while not isinstance(answer(engine.actor.weights.remote()), Lost):
@@ -188,7 +188,7 @@ def test_an_engine_that_fails_idle_is_replaced_and_so_is_a_successor_that_dies_a
 
 def test_the_work_of_a_silent_engine_goes_to_the_other_and_it_is_replaced(rig, monkeypatch):
     silent = rig.rollouts.engines[0]
-    before = silent.member.incarnation
+    before = silent.managed.incarnation
     # No others: the one that is frozen is late however long it is given.
     short = replace(silent.health.deadlines, work=0.1, probe=0.1)
     monkeypatch.setattr(silent.health, "deadlines", short)
@@ -196,7 +196,7 @@ def test_the_work_of_a_silent_engine_goes_to_the_other_and_it_is_replaced(rig, m
     assert_equal(rig.generate(), rig.undisturbed)
     assert frozen.went_off
     rig.rollouts.wait_until_ready()
-    assert silent.member.incarnation == before + 1
+    assert silent.managed.incarnation == before + 1
     assert rig.records[-1]["why"] == "did not answer in time"
 
 
@@ -227,12 +227,12 @@ def test_an_engine_that_runs_low_is_given_more_until_all_is_answered(rig, monkey
 
 def test_an_engine_that_dies_in_an_update_is_replaced_and_the_other_is_given_all_weights_again(rig):
     before = rig.incarnations()
-    died = fail_at("engine.update", engine=0, weights="e0001.00000002")
+    died = fail_at("engine.update", engine=0, weights=str(WeightsId(1, 2)))
     rig.train(step=2)
     assert died.went_off
     assert rig.incarnations() == [before[0] + 1, before[1]]
     groups = rig.generate()
-    assert {group.weights for group in groups} == {"e0001.00000002"}
+    assert {group.weights for group in groups} == {WeightsId(1, 2)}
     assert difference_to_learner(groups, rig.learner) < 1e-5
 
 
@@ -255,8 +255,8 @@ def test_a_transfer_that_fails_without_a_death_is_made_again_and_only_the_second
 def lose_an_engine_while_rank_0_blocks(rig: Rig, transfer: str, engine: str) -> None:
     """Publish the weights of another step, while rank 0 hangs at one point for ever and engine 0 dies at another."""
     step, learner = rig.learner.version + 1, rig.learner_processes()
-    name, before, began = weights_name(1, step), rig.incarnations(), time.monotonic()
-    hung, died = fail_at(transfer, "hang", weights=name), fail_at(engine, engine=0)
+    weights, before, began = WeightsId(1, step), rig.incarnations(), time.monotonic()
+    hung, died = fail_at(transfer, "hang", weights=str(weights)), fail_at(engine, engine=0)
     rig.train(step)
     assert hung.went_off
     assert died.went_off
@@ -265,7 +265,7 @@ def lose_an_engine_while_rank_0_blocks(rig: Rig, transfer: str, engine: str) -> 
     assert rig.incarnations() == [before[0] + 1, before[1]]
     assert rig.learner_processes() == learner
     groups = rig.generate()
-    assert {group.weights for group in groups} == {name}
+    assert {group.weights for group in groups} == {weights}
     assert difference_to_learner(groups, rig.learner) < 1e-5
     # Nothing is left in the way of the next transfer.
     rig.train(step + 1)
@@ -277,7 +277,7 @@ def lose_an_engine_while_the_broadcast_blocks(rig: Rig) -> None:
 
 
 def lose_an_engine_while_the_group_is_opened(rig: Rig) -> None:
-    ray.kill(rig.rollouts.engines[0].member.actor)  # its successor needs another group
+    ray.kill(rig.rollouts.engines[0].managed.actor)  # its successor needs another group
     rig.generate()
     rig.rollouts.wait_until_ready()
     lose_an_engine_while_rank_0_blocks(rig, "transfer.open", "engine.join")

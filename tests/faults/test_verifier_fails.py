@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from actors.health import Quarantine
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from actors.verifier import Answer, Verifiers
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
 from dps_ray.errors import EngineError, NonFiniteError, RewardError
 from dps_ray.groups import Group, Response, ScoredGroup
 from dps_ray.prompts.dataset import Prompt
+from dps_ray.weights import START
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ class Run:
         self.told: list[str] = []
         self.records: list[dict[str, Any]] = []
         self.quarantine = Quarantine(limit=2)
-        self.recoveries = Recoveries(self.told.append, self.records.append, limit=1)
+        self.recoveries = RestartTracker(self.told.append, self.records.append, limit=1)
         self.verifiers = Verifiers(
             config, self.recoveries, self.quarantine, Placement(plan(config)).verifiers
         )
@@ -87,7 +88,7 @@ def start(local_ray: None, tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 def group(prompt_id: int, texts: list[str]) -> Group:
     tokens, logprobs = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
-    return Group(prompt_id, tokens, [Response(tokens, logprobs, t, False) for t in texts], 0)
+    return Group(prompt_id, tokens, [Response(tokens, logprobs, t, False) for t in texts], START)
 
 
 def rewards(answers: list[Answer]) -> list[tuple[int, list[float]] | str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actors.learner_rank import Trained
-from actors.member import Recoveries
+from actors.managed_actor import RestartTracker
 from dps_ray.errors import EngineError
 from pipelines.monitoring.step_clock import StepClock
 from pipelines.training.phases import Learning, Phases
@@ -29,12 +29,12 @@ class Learner:
 @pytest.fixture
 def phases(tmp_path):
     clock = StepClock(tmp_path, lambda phase: None)
-    run = SimpleNamespace(learner=Learner(), recoveries=Recoveries(limit=1), clock=clock)
+    run = SimpleNamespace(learner=Learner(), restarts=RestartTracker(limit=1), clock=clock)
     return Phases(run)
 
 
 def lost(phases):
-    phases._run.recoveries.lost("learner", "the learner", "was lost")
+    phases._run.restarts.lost("learner", "the learner", "was lost")
 
 
 def test_a_learner_that_breaks_at_the_same_step_every_time_is_given_up(phases):

@@ -1,8 +1,8 @@
-"""An actor that can be lost and replaced, and the account of what was.
+"""An actor that the driver replaces when it is lost, and the record of all such losses.
 
-The driver replaces actors itself and does not leave it to Ray: it may then also replace one that is alive
-and silent, as on a frozen node, and every replacement has a number of its own, its *incarnation*, without
-which neither its calls nor its replies are taken.
+The driver replaces actors itself instead of leaving it to Ray. So it can also replace an actor that is alive
+but silent, as on a frozen node. Each replacement has its own number, its *incarnation*; calls to an earlier
+incarnation, and replies from one, are ignored.
 """
 
 import time
@@ -16,13 +16,13 @@ import ray
 from dps_ray.errors import EngineError
 
 
-class Recoveries:
-    """What was lost and came back: counted, told, and kept as records.
+class RestartTracker:
+    """Counts the losses of actors, reports them, and records how long each replacement took.
 
     Args:
-        tell: given a sentence for a person.
-        record: given a record `{"kind", "name", "why", "seconds"}` when something is back.
-        limit: losses in a row, without a success of the same member in between, that are borne.
+        tell: is called with a sentence for the user.
+        record: is called with a record `{"kind", "name", "why", "seconds"}` when a lost actor is back.
+        limit: how many losses in a row of the same actor, without a success in between, are tolerated.
     """
 
     def __init__(
@@ -39,9 +39,10 @@ class Recoveries:
         self._lost_at: dict[str, tuple[float, str]] = {}
 
     def lost(self, kind: str, name: str, why: str) -> None:
-        """
+        """Count and report a loss.
+
         Raises:
-            EngineError: that was once too often.
+            EngineError: this actor was lost more than `limit` times in a row.
         """
         self._counts[kind] += 1
         self._in_a_row[name] += 1
@@ -53,13 +54,13 @@ class Recoveries:
             )
         self._tell(f"{name} {why}; it is being replaced")
 
-    def well(self, kind: str, name: str) -> None:
-        """It did its work: losses are no longer in a row."""
+    def record_success(self, kind: str, name: str) -> None:
+        """Note that the actor did its work: its next loss is the first in a row again."""
         self._in_a_row.pop(name, None)
         self.back(kind, name)
 
     def back(self, kind: str, name: str) -> None:
-        """It is ready for work, if it had been lost."""
+        """Record that the actor is ready for work, if it had been lost."""
         if name in self._lost_at:
             began, why = self._lost_at.pop(name)
             seconds = time.monotonic() - began
@@ -67,44 +68,45 @@ class Recoveries:
             self._record({"kind": kind, "name": name, "why": why, "seconds": seconds})
 
     def metrics(self) -> dict[str, float]:
-        """`recovery/restarts`, and `recovery/restarts/<kind>` of those kinds that were lost."""
+        """Return `recovery/restarts`, and `recovery/restarts/<kind>` for each kind that was lost."""
         by_kind = {f"recovery/restarts/{kind}": float(n) for kind, n in self._counts.items()}
         return {"recovery/restarts": float(self._counts.total()), **by_kind}
 
 
-class Member:
-    """One actor of a kind.
+class ManagedActor:
+    """One actor of a kind, and its replacements.
 
     Args:
-        make: starts the actor of a given incarnation, 0 the first.
+        make: starts the actor of a given incarnation; the first is 0.
     """
 
     def __init__(
-        self, kind: str, index: int, make: Callable[[int], Any], recoveries: Recoveries
+        self, kind: str, index: int, make: Callable[[int], Any], restarts: RestartTracker
     ) -> None:
         self.kind = kind
         self.index = index
         self.name = f"{kind.replace('_', ' ')} {index}"
         self.incarnation = 0
         self._make = make
-        self._recoveries = recoveries
+        self._restarts = restarts
         self.actor = make(0)
 
     def replace(self, why: str) -> None:
-        """Count it as lost, end what may be left of it, and start another in its place.
+        """Count the actor as lost, end what may be left of it, and start another in its place.
 
         Raises:
-            EngineError: it was lost too often.
+            EngineError: it was lost too often in a row.
         """
-        self._recoveries.lost(self.kind, self.name, why)
+        self._restarts.lost(self.kind, self.name, why)
         self.kill()
         self.incarnation += 1
         self.actor = self._make(self.incarnation)
 
-    def well(self) -> None:
-        """It did its work."""
-        self._recoveries.well(self.kind, self.name)
+    def record_success(self) -> None:
+        """Note that the actor did its work."""
+        self._restarts.record_success(self.kind, self.name)
 
     def kill(self) -> None:
+        """End the actor's process."""
         with suppress(Exception):  # already gone
             ray.kill(self.actor)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from actors.health import Deadlines, Health, Quarantine, State
+from dps_ray.weights import START, WeightsId
 
 DEADLINES = Deadlines(start=60, update=20, work=100, idle=30, probe=5)
-OLD, NEW = "e0001.00000001", "e0001.00000002"
+OLD, NEW = WeightsId(1, 1), WeightsId(1, 2)
 
 
 def engine(state=State.FRESH):
@@ -17,7 +18,7 @@ def engine(state=State.FRESH):
         return health
     if state is State.STARTING:
         return health
-    health.started("none" if state in (State.STALE, State.UPDATING) else OLD, 0)
+    health.started(START if state in (State.STALE, State.UPDATING) else OLD, 0)
     if state is State.UPDATING:
         health.updating(0)
     if state is State.BUSY:
@@ -175,16 +176,6 @@ def test_waiting_for_the_holder_has_no_deadline(state):
     health = engine(state)
     assert health.deadline is None
     assert not health.check(1e9)
-
-
-def test_each_restart_is_another_incarnation():
-    health = engine(State.DEAD)
-    assert health.incarnation == 0
-    health.restarted(1)
-    health.died(2)
-    health.died(2)
-    health.restarted(3)
-    assert health.incarnation == 2
 
 
 # --- quarantine -----------------------------------------------------------------------------------
