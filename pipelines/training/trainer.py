@@ -27,7 +27,8 @@ from actors.coordinator import Coordinator
 from actors.health import Quarantine
 from actors.learner import Learner, Training
 from actors.managed_actor import RestartTracker
-from actors.rollout import Rollouts, Sampling
+from actors.requests import Sampling
+from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage
