@@ -188,7 +188,7 @@ class Quarantine:
             raise ValueError(
                 f"a prompt can be set aside after 1 failure or more, not after {limit}"
             )
-        self._limit = limit
+        self.limit = limit
         self.failures = dict(failures or {})
         """How often in a row each prompt failed, those with none left out."""
 
@@ -204,7 +204,7 @@ class Quarantine:
                 self.failures.pop(prompt_id, None)
 
     def __contains__(self, prompt_id: int) -> bool:
-        return self.failures.get(prompt_id, 0) >= self._limit
+        return self.failures.get(prompt_id, 0) >= self.limit
 
     @property
     def ids(self) -> NDArray[np.int64]:

@@ -10,8 +10,7 @@ collects groups. An engine may die or fall silent at any time.
 import math
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from actors.calls import Lost, answer, outcomes, wait
@@ -19,13 +18,13 @@ from actors.health import Deadlines, Health, Quarantine, State
 from actors.learner import Learner
 from actors.managed_actor import ManagedActor, RestartTracker
 from actors.process import environment
-from actors.rollout_engine import Request, RolloutEngine, Sampling
+from actors.requests import Request, Sampling
+from actors.rollout_engine import RolloutEngine
+from actors.work_queue import WorkQueue
 from dps_ray.config import Config
 from dps_ray.errors import TransferError
 from dps_ray.groups import Group
 from dps_ray.weights import START
-
-__all__ = ["Request", "Rollouts", "Sampling"]
 
 # Seconds between looks at deadlines.
 _LOOK_UP = 0.5
@@ -40,10 +39,8 @@ class _Engine:
         # What it is to answer: to its start, to work, or to a probe. An answer to any other call, as of an
         # earlier incarnation, is not looked at.
         self.call: Any = managed.actor.weights.remote()
-        self.work: dict[int, Request] = {}  # by prompt id, what it has not answered yet
         self.number = 0  # of its call to `generate`
         self.began = 0.0  # that call, in Unix seconds
-        self.takes_more = False  # work may be added to what it has
 
 
 class Rollouts:
@@ -70,14 +67,10 @@ class Rollouts:
     ):
         self._restarts = restarts
         self._quarantine = quarantine
-        self._limit = config.recovery.prompt_failures
         self._probe_timeout = config.timeouts.probe
         self._learner: Learner | None = None
         self._weights = START  # the only ones that are served
-        # What no engine has: prompts that never failed, and those that did, in pieces to be tried apart.
-        self._waiting: deque[Request] = deque()
-        self._pieces: deque[list[Request]] = deque()
-        self._answers: dict[int, Group | None] = {}  # by prompt id
+        self._queue = WorkQueue((), quarantine)  # of the call to `generate` in progress
         self._sampling: Sampling | None = None
         self._on_group: Callable[[Group], None] = lambda group: None
         self._worked: dict[int, list[tuple[float, float]]] = {}  # by index of the engine
@@ -145,20 +138,21 @@ class Rollouts:
             on_group: called with each group as soon as it is done.
         """
         self._sampling, self._on_group = sampling, on_group
-        self._answers = {r.prompt_id: None for r in requests if r.prompt_id in self._quarantine}
         try:
             self._look(0)
             self._ask_for_weights(self._in(State.FRESH, State.STALE, State.UPDATING))
-            self._put_back(r for r in requests if r.prompt_id not in self._answers)
+            self._queue = WorkQueue(
+                requests,
+                self._quarantine,
+                engines=len(self.engines) - len(self._in(State.STARTING)),
+                capacity=self._capacity(sampling),
+            )
             self._serve()
+            return self._queue.groups()
         finally:
-            # After an error or a signal an engine may go on with work that nobody wants.
-            self._waiting.clear()
-            self._pieces.clear()
-            for engine in self.engines:
-                engine.work = {}
+            # After an error or a signal an engine may go on with prompts of this call; its answers are dropped.
+            self._queue = WorkQueue((), self._quarantine)
             self._on_group = lambda group: None
-        return [self._answers[request.prompt_id] for request in requests]
 
     def worked(self) -> dict[int, list[tuple[float, float]]]:
         """From when to when each engine generated since this was last asked, by index, in Unix seconds."""
@@ -180,70 +174,33 @@ class Rollouts:
         for engine in self.engines:
             engine.managed.kill()
 
-    @property
-    def waiting(self) -> int:
-        """Prompts that no engine has yet."""
-        return len(self._waiting) + sum(map(len, self._pieces))
-
     def _serve(self) -> None:
-        """Have everything answered that is waiting, and all engines done."""
-        starting = len(self._in(State.STARTING))
-        even = math.ceil(len(self._waiting) / max(len(self.engines) - starting, 1))
-        while self.waiting or self._in(State.BUSY):
-            if self.waiting:
+        """Have all prompts of the queue answered, and all engines done."""
+        while self._queue.waiting or self._in(State.BUSY):
+            if self._queue.waiting:
                 self._refresh()
-                self._deal(even)
-                self._most_waiting = max(self._most_waiting, self.waiting)
+                self._deal()
+                self._most_waiting = max(self._most_waiting, self._queue.waiting)
             self._look()
 
-    def _deal(self, even: int) -> None:
-        """Give work to engines that have none, and more to those that will soon have none.
+    def _deal(self) -> None:
+        """Give prompts to engines that are idle, and to those that will be soon."""
+        fresh = [engine.managed.index for engine in self._in(State.FRESH)]
+        for index, requests, more in self._queue.deal(fresh):
+            engine = self.engines[index]
+            if more:
+                engine.managed.actor.add_requests.remote(requests, engine.number)
+            else:
+                self._assign(engine, requests)
 
-        Args:
-            even: prompts that each has if all are dealt at once.
-        """
-        for engine in self._in(State.FRESH):
-            if self._pieces:
-                self._assign(engine, self._pieces.popleft(), takes_more=False)
-            elif self._waiting:
-                self._assign(engine, self._next(min(even, self._most)), takes_more=True)
-        for engine in sorted(self._in(State.BUSY), key=lambda engine: len(engine.work)):
-            room = self._most - len(engine.work)
-            if engine.takes_more and self._waiting and room > self._most // 4:
-                more = self._next(room)
-                engine.work |= {request.prompt_id: request for request in more}
-                engine.managed.actor.add_requests.remote(more, engine.number)
-
-    @property
-    def _most(self) -> int:
-        """Prompts that an engine has at the same time. One that is alone has all: vLLM itself has a queue."""
+    def _capacity(self, sampling: Sampling) -> int:
+        """Prompts that an engine has at a time. One that is alone has all: vLLM itself has a queue."""
         if len(self.engines) == 1:
             return sys.maxsize
-        assert self._sampling is not None
-        return math.ceil(1.5 * self._slots / self._sampling.responses)
+        return math.ceil(1.5 * self._slots / sampling.responses)
 
-    def _next(self, count: int) -> list[Request]:
-        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
-
-    def _put_back(self, requests: Iterable[Request]) -> None:
-        """To be dealt: those that never failed; and the others apart, of s that failed f times in a row
-        ceil(s ** ((N - 1 - f) / (N - f))) together, where N sets a prompt aside: the N-th try, by this, has a
-        prompt alone."""
-        by_failures: dict[int, list[Request]] = {}
-        for request in requests:
-            failures = self._quarantine.failures.get(request.prompt_id, 0)
-            by_failures.setdefault(failures, []).append(request)
-        self._waiting.extend(by_failures.pop(0, ()))
-        for failures, group in sorted(by_failures.items()):
-            left = self._limit - failures
-            size = math.ceil(len(group) ** ((left - 1) / left) - 1e-9)
-            parts = math.ceil(len(group) / size)
-            self._pieces.extend(group[i::parts] for i in range(parts))
-
-    def _assign(self, engine: _Engine, requests: list[Request], takes_more: bool) -> None:
+    def _assign(self, engine: _Engine, requests: list[Request]) -> None:
         engine.health.assigned(time.monotonic())
-        engine.work = {request.prompt_id: request for request in requests}
-        engine.takes_more = takes_more
         engine.number += 1
         engine.began = time.time()
         engine.call = engine.managed.actor.generate.remote(
@@ -286,8 +243,7 @@ class Rollouts:
 
     def _got(self, engine: _Engine, groups: Sequence[Group]) -> None:
         for group in groups:
-            if engine.work.pop(group.prompt_id, None) is not None:
-                self._answers[group.prompt_id] = group
+            if self._queue.answered(engine.managed.index, group):
                 self._on_group(group)
 
     def _finished(self, engine: _Engine) -> None:
@@ -296,31 +252,23 @@ class Rollouts:
         self._worked.setdefault(engine.managed.index, []).append((engine.began, time.time()))
         engine.health.finished(time.monotonic())
         engine.managed.record_success()
-        self._put_back(engine.work.values())
-        engine.work = {}
+        self._queue.put_back(engine.managed.index)
 
     def _suspect(self, engine: _Engine) -> None:
         """It was silent for too long, and is now either suspected or given up."""
         if engine.health.state is State.DEAD:
             self._replace(engine, "did not answer in time")
         else:
-            self._take_back(engine)
+            self._queue.failed(engine.managed.index)
             engine.call = engine.managed.actor.probe.remote()
 
     def _replace(self, engine: _Engine, why: str) -> None:
         engine.health.died(time.monotonic())
-        self._take_back(engine)
+        self._queue.failed(engine.managed.index)
         engine.call = None
         engine.managed.replace(why)
         engine.health.restarted(time.monotonic())
         engine.call = engine.managed.actor.weights.remote()
-
-    def _take_back(self, engine: _Engine) -> None:
-        """Its work failed: it is dealt again, without the prompts that failed too often."""
-        failed, engine.work = engine.work, {}
-        aside = {prompt_id for prompt_id in failed if self._quarantine.failed(prompt_id)}
-        self._answers |= dict.fromkeys(aside)
-        self._put_back(request for prompt_id, request in failed.items() if prompt_id not in aside)
 
     def _refresh(self) -> None:
         """Give the current weights to the engines that are up and do not have them.

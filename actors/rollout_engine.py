@@ -4,43 +4,22 @@ token, and takes in new weights."""
 import hashlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import ray
-from numpy.typing import NDArray
 
 from actors.card import engine_utilization, kv_cache_bytes
 from actors.images import NEVER, load_image_inputs
 from actors.process import log_to, take_children_along
+from actors.requests import Request, Sampling
 from actors.rollout_images import engine_arguments, engine_input
 from dps_ray.config import Config
 from dps_ray.errors import EngineError, StaleError, TransferError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import Group, Response
 from dps_ray.weights import START, WeightsId
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to answer: k responses to each prompt."""
-
-    responses: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-    # With the prompt's id this seeds its responses, so that they do not depend on which engine
-    # answers, nor on a restart in between.
-    seed: str
-
-
-@dataclass(frozen=True)
-class Request:
-    prompt_id: int
-    tokens: NDArray[np.int32]  # an image's placeholder as often as the image has tokens
-    images: tuple[bytes, ...] = ()  # encoded files
 
 
 # One call at a time, as vLLM wants it; but more work may be handed in meanwhile.

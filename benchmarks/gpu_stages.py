@@ -267,7 +267,7 @@ def engine_alone(setup: Setup) -> dict[str, Any]:
 
 
 def _requests(setup: Setup) -> list[Any]:
-    from actors.rollout import Request
+    from actors.requests import Request
 
     rng = np.random.default_rng(0)
     tokens = rng.integers(4, 20, (setup.prompts, setup.prompt)).astype(np.int32)
@@ -278,7 +278,8 @@ def _rollouts(setup: Setup, config: Config, placement: Any) -> tuple[Any, list[A
     """One engine that is ready, what to ask of it, and how."""
     from actors.health import Quarantine
     from actors.managed_actor import RestartTracker
-    from actors.rollout import Rollouts, Sampling
+    from actors.requests import Sampling
+    from actors.rollout import Rollouts
 
     transfer = "gloo" if setup.tiny else "ipc"
     rollouts = Rollouts(

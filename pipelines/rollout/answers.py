@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.rollout import Rollouts, Sampling
+from actors.requests import Sampling
+from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from dps_ray.config import EvalSettings
 from dps_ray.config.evaluation import EvaluationConfig

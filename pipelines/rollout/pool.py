@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from actors.images import ImageInputs
-from actors.rollout import Request
+from actors.requests import Request
 from dps_ray.config import Config
 from dps_ray.errors import DataError, ModelError
 from dps_ray.hashing import hash_ids, hash_key

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.rollout import Request, Rollouts, Sampling
+from actors.requests import Request, Sampling
+from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from dps_ray.errors import DPSError, EngineError
 from dps_ray.groups import Group, ScoredGroup

@@ -8,9 +8,9 @@ A phase replaces the actors that are lost in it. Only a lost learner is the call
 from typing import NamedTuple
 
 import numpy as np
-from actors.requests import Sampling
 
 from actors.learner import Training
+from actors.requests import Sampling
 from dps_ray.errors import DPSError, EngineError, RewardError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import ScoredGroup

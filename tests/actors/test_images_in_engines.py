@@ -7,7 +7,8 @@ from actors.health import Quarantine
 from actors.images import load_image_inputs
 from actors.learner import Learner
 from actors.managed_actor import RestartTracker
-from actors.rollout import Request, Rollouts, Sampling
+from actors.requests import Request, Sampling
+from actors.rollout import Rollouts
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
 from dps_ray.durable import Storage

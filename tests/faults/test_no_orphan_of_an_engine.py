@@ -11,8 +11,9 @@ import pytest
 import ray
 
 from actors.calls import Lost, answer
+from actors.requests import Request, Sampling
 from actors.rollout import engine_environment
-from actors.rollout_engine import Request, RolloutEngine, Sampling
+from actors.rollout_engine import RolloutEngine
 from dps_ray.config import settings
 from dps_ray.weights import START
 

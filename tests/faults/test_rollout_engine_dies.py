@@ -14,7 +14,8 @@ from actors.calls import Lost, answer
 from actors.health import Quarantine, State
 from actors.learner import Learner
 from actors.managed_actor import RestartTracker
-from actors.rollout import Request, Rollouts, Sampling
+from actors.requests import Request, Sampling
+from actors.rollout import Rollouts
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
 from dps_ray.durable import Storage
@@ -137,7 +138,7 @@ def test_an_engine_refuses_weights_it_does_not_have_and_updates_of_an_older_epoc
     with pytest.raises(StaleError, match=r"serves e0001\.00000001"):
         answer(next(engine.generate.remote(PROMPTS[:1], SAMPLING, WeightsId(1, 0), 0)))
     with pytest.raises(StaleError, match="has had weights of epoch 1 and takes none of 0"):
-        answer(engine.start_weight_update.remote("e0000.00000009", 0))
+        answer(engine.start_weight_update.remote(WeightsId(0, 9)))
     with pytest.raises(StaleError, match="takes none of 0"):
         answer(engine.init_weight_transfer_engine.remote(None, 0))
     assert answer(engine.weights.remote()) == WeightsId(1, 1)
