@@ -45,11 +45,11 @@ from actors.rollout import Rollouts
 from cluster.placement import Placement
 from cluster.start import connect
 from dps_ray.config import Config, settings
+from dps_ray.config.files import CONFIGS
 from dps_ray.durable import Manifest, Storage, committed, newest_valid, read_shard, reshard
 from dps_ray.errors import ConfigError, DPSError, EngineError
 from dps_ray.hashing import shards
 from dps_ray.selection import methods
-from pipelines.command.config_files import CONFIGS
 from pipelines.monitoring.run_log import read_events, read_metrics
 from pipelines.monitoring.view import LineView
 from pipelines.training.checkpoint import storage_of

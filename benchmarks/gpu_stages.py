@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.peer import task_for_trl
 from dps_ray.config import Config, settings
-from pipelines.command.config_files import config_file
+from dps_ray.config.files import config_file
 
 AS_IT_IS = "in chunks, no mask"
 """How the learner makes its pass; the others are what it is compared with."""

@@ -22,9 +22,9 @@ from rich.table import Table
 
 from benchmarks.spread import spread
 from dps_ray.config import Config, settings
+from dps_ray.config.files import config_file
 from dps_ray.errors import DPSError, EngineError
 from dps_ray.paths import path_option
-from pipelines.command.config_files import config_file
 from pipelines.data import builtin
 from pipelines.data.start_policy import ensure_start_policy
 from pipelines.monitoring.run_log import read_metrics

@@ -19,9 +19,9 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from dps_ray.config.files import config_file
 from dps_ray.errors import ConfigError, DPSError
 from dps_ray.paths import path_option
-from pipelines.command.config_files import config_file
 from pipelines.command.exits import refused
 from pipelines.command.preflight import check_folder
 from pipelines.comparison.page import build

@@ -31,10 +31,10 @@ from cluster.placement import Placement
 from cluster.start import connect
 from dps_ray.config import settings
 from dps_ray.config.evaluation import EvaluationConfig
+from dps_ray.config.files import config_file
 from dps_ray.errors import RewardError
 from dps_ray.rewards.trial import TRIALS, RewardTrial
 from pipelines.command.command_line import exit_code, leave, parse, permanent
-from pipelines.command.config_files import config_file
 from pipelines.command.preflight import check_folder, check_machine
 from pipelines.command.stopping import Stopping
 from pipelines.evaluation.inputs import Model, find_benchmarks, find_models

@@ -3,7 +3,7 @@
     python -m pipelines.grpo_dps [--config FILE] [key=value ...]
     ray job submit -- python -m pipelines.grpo_dps key=value ...
 
-Without --config it runs the built-in task (pipelines/configs/arithmetic.yaml); with data.train=..., the settings
+Without --config it runs the built-in task (dps_ray/configs/arithmetic.yaml); with data.train=..., the settings
 below hold.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dps_ray.config import Config, settings
+from dps_ray.config.files import file_of_run
 from pipelines.command.command_line import exit_code, leave, parse
-from pipelines.command.config_files import file_of_run
 from pipelines.command.stopping import Stopping
 from pipelines.monitoring.view import View, make_view
 from pipelines.training.opening import open_run

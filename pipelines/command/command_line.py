@@ -30,7 +30,7 @@ def parse(
         epilog="settings:\n" + "\n".join(_help_lines(kind)),
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file, or the name of one in pipelines/configs"
+        "--config", metavar="FILE", help="YAML file, or the name of one in dps_ray/configs"
     )
     parser.add_argument(
         "--print-config", action="store_true", help="show the resulting configuration and exit"

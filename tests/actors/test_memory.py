@@ -13,8 +13,8 @@ from actors.memory import (
     sequences_at_a_time,
 )
 from dps_ray.config import settings
+from dps_ray.config.files import CONFIGS
 from dps_ray.errors import ResourceError
-from pipelines.command.config_files import CONFIGS
 
 CARD = 80e9
 SMALL = ModelShape(1_543_714_304, 28, 1_536, 8_960, 151_936, kv_heads=2, head_dim=128)  # 1.5B

@@ -10,7 +10,7 @@ from ray.scripts.scripts import start as ray_start
 
 from cluster.start import HEALTH_CHECKS
 from dps_ray.config import Config, settings
-from pipelines.command.config_files import file_of_run
+from dps_ray.config.files import file_of_run
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "clusters.md"

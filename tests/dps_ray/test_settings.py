@@ -275,7 +275,7 @@ def test_every_setting_is_documented():
 
 
 @pytest.mark.parametrize(
-    "file", sorted(Path("pipelines/configs").glob("*.yaml")), ids=lambda f: f.stem
+    "file", sorted(Path("dps_ray/configs").glob("*.yaml")), ids=lambda f: f.stem
 )
 def test_the_shipped_configurations_are_valid(file: Path):
     settings.load(file)

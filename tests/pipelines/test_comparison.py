@@ -12,11 +12,11 @@ from dps_ray.beliefs import hmm
 from dps_ray.beliefs.priors import initial_belief, prior_counts
 from dps_ray.beliefs.states import PARTIAL, SOLVED, UNSOLVED, Observation
 from dps_ray.config import settings
+from dps_ray.config.files import CONFIGS
 from dps_ray.durable import Manifest, ObservationLog, Segment, Storage, claim_epoch, commit
 from dps_ray.errors import ConfigError
 from dps_ray.selection import methods
 from dps_ray.selection.pooled import number_within
-from pipelines.command.config_files import CONFIGS
 from pipelines.compare import main
 from pipelines.comparison.measures import Point, brier, calibration, confusions, measure
 from pipelines.comparison.page import build, words
