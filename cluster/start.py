@@ -87,8 +87,13 @@ def start(cpus: int, **options: Any) -> None:
         options: more of `ray.init`.
 
     Raises:
-        ResourceError: it did not start; nothing is left of it.
+        ResourceError: it did not start, and nothing is left of it; or this process is connected to a Ray already, which
+            stays as it is.
     """
+    if ray.is_initialized():
+        raise ResourceError(
+            "this process is connected to Ray already: call ray.shutdown() before another Ray is started here"
+        )
     allow_slow_starts()
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     for left in reversed(range(_STARTS)):
