@@ -102,12 +102,6 @@ class ObservationLog:
                 )
             yield here, self.read(here)
 
-    def prune_before(self, step: int) -> None:
-        """Delete the steps before this one."""
-        for each in self.steps():
-            if each < step:
-                self._storage.delete(self._path(each))
-
     def _path(self, step: int) -> str:
         return f"{self._folder}/step={step:08}.arrow"
 

@@ -22,7 +22,21 @@ from typing import Any, NamedTuple, Protocol
 from dps_ray.deadline import within
 from dps_ray.errors import ConfigError
 from pipelines.monitoring import json_lines
-from pipelines.monitoring.metrics import PHASES, held_out_accuracy
+from pipelines.monitoring.metrics import (
+    BUSY_SHARE,
+    EFFECTIVE_RATIO,
+    PHASE_SECONDS,
+    QUEUE_ROLLOUT,
+    QUEUE_SCORE,
+    RESTARTS_OF_KIND,
+    REWARD_MEAN,
+    STALENESS_MAX,
+    STALENESS_MEAN,
+    STEP_SECONDS,
+    THROUGHPUT,
+    describe,
+    held_out_accuracy,
+)
 
 _PARAMETERS_AT_ONCE = 100  # MLflow's own limit
 
@@ -112,33 +126,36 @@ class TensorBoard:
 class _Gauge(NamedTuple):
     name: str
     says: str
-    tag: str = ""
-    values: frozenset[str] | None = None  # that the tag may take; None is any
+    tag: str = ""  # its value is the last part of the metric's name
 
 
-# What of a step's metrics becomes a gauge: a metric, or all that begin with a prefix ending in "/", whose rest is the
-# tag. A fixed and small set, as every series costs the whole cluster: never one a prompt.
+_STEP_PHASES = _Gauge(
+    "dps_ray_step_seconds",
+    "Seconds of the last step by phase; the phase `step` is the whole of it",
+    "phase",
+)
+_QUEUES = _Gauge("dps_ray_queue_length", "Items waiting", "queue")
+_STALENESS = _Gauge(
+    "dps_ray_staleness",
+    "Updates that the weights were behind when they sampled the batch",
+    "stat",
+)
+# The rows of the metrics' table that become gauges. A fixed and small set, as every series costs the whole cluster:
+# never one a prompt.
 GAUGES = {
-    "tasksample/partial_solve_ratio": _Gauge(
+    EFFECTIVE_RATIO: _Gauge(
         "dps_ray_effective_ratio", "Share of the batch's groups that carry gradient"
     ),
-    "perf/throughput": _Gauge("dps_ray_tokens_per_second", "Tokens generated, over the whole step"),
-    "critic/rewards/mean": _Gauge("dps_ray_reward_mean", "Mean reward of the batch"),
-    "timing_s/": _Gauge(
-        "dps_ray_step_seconds",
-        "Seconds of the last step by phase; the phase `step` is the whole of it",
-        "phase",
-        frozenset({*PHASES, "step"}),
-    ),
-    "queue/": _Gauge("dps_ray_queue_length", "Items waiting", "queue"),
-    "staleness/": _Gauge(
-        "dps_ray_staleness",
-        "Updates that the weights were behind when they sampled the batch",
-        "stat",
-        frozenset({"mean", "max"}),
-    ),
-    "busy/": _Gauge("dps_ray_busy_share", "Share of the step in which the pool worked", "pool"),
-    "recovery/restarts/": _Gauge("dps_ray_restarts", "Actors replaced so far", "kind"),
+    THROUGHPUT: _Gauge("dps_ray_tokens_per_second", "Tokens generated, over the whole step"),
+    REWARD_MEAN: _Gauge("dps_ray_reward_mean", "Mean reward of the batch"),
+    PHASE_SECONDS: _STEP_PHASES,
+    STEP_SECONDS: _STEP_PHASES,
+    QUEUE_ROLLOUT: _QUEUES,
+    QUEUE_SCORE: _QUEUES,
+    STALENESS_MEAN: _STALENESS,
+    STALENESS_MAX: _STALENESS,
+    BUSY_SHARE: _Gauge("dps_ray_busy_share", "Share of the step in which the pool worked", "pool"),
+    RESTARTS_OF_KIND: _Gauge("dps_ray_restarts", "Actors replaced so far", "kind"),
 }
 ACCURACY_GAUGE = _Gauge("dps_ray_accuracy", "Accuracy on held-out prompts, as last measured")
 
@@ -154,16 +171,15 @@ class RayGauges:
 
         self._gauges = {
             gauge: Gauge(gauge.name, gauge.says, (gauge.tag,) if gauge.tag else None)
-            for gauge in (*GAUGES.values(), ACCURACY_GAUGE)
+            for gauge in {*GAUGES.values(), ACCURACY_GAUGE}
         }
 
     def scalars(self, step: int, now: float, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
-            if name in GAUGES:
-                self._gauges[GAUGES[name]].set(value)
-            elif found := _tagged(name):
-                gauge, tag = found
-                self._gauges[gauge].set(value, {gauge.tag: tag})
+            row = describe(name)
+            if row and (gauge := GAUGES.get(row.name)):
+                tags = {gauge.tag: name.rpartition("/")[2]} if gauge.tag else None
+                self._gauges[gauge].set(value, tags)
         if accuracy := held_out_accuracy(metrics):
             self._gauges[ACCURACY_GAUGE].set(accuracy.mean)
 
@@ -282,15 +298,6 @@ def _packages(logger: str) -> tuple[list[str], str]:
         database = [] if os.environ.get("MLFLOW_TRACKING_URI") else ["sqlalchemy", "alembic"]
         return ["mlflow", *database], " ".join(["mlflow-skinny", *database])
     return [], ""
-
-
-def _tagged(name: str) -> tuple[_Gauge, str] | None:
-    """The gauge and the tag of a metric such as `timing_s/train`; None when it has none."""
-    for prefix, gauge in GAUGES.items():
-        tag = name.removeprefix(prefix)
-        if prefix.endswith("/") and tag != name and (gauge.values is None or tag in gauge.values):
-            return gauge, tag
-    return None
 
 
 def _mlflow_name(name: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipelines.monitoring.metrics import BUSY_SHARE, PHASE_SECONDS, STEP_SECONDS
 from pipelines.monitoring.timeline import Span, Timeline, busy_share
 
 # Phases in which the driver waits for a pool, which has a lane of its own.
@@ -64,10 +65,12 @@ class StepClock:
         """Of the step that ends now: `timing_s/<phase>`, `timing_s/step` without its probe, and for each pool the
         share of the step, probe included, in which it worked."""
         now = time.time()
-        times = {f"timing_s/{phase}": seconds for phase, seconds in self.times.items()}
-        times["timing_s/step"] = now - self._began - self.times.get("probe", 0.0)
+        times = {
+            PHASE_SECONDS.format(phase=phase): seconds for phase, seconds in self.times.items()
+        }
+        times[STEP_SECONDS] = now - self._began - self.times.get("probe", 0.0)
         busy = {
-            f"busy/{pool}": busy_share(self._spans, pool, self._began, now)
+            BUSY_SHARE.format(pool=pool): busy_share(self._spans, pool, self._began, now)
             for pool in ("rollout", "learner")
         }
         self._write()

@@ -22,7 +22,19 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.monitoring.metrics import PHASES, Accuracy, held_out_accuracy
+from pipelines.monitoring.metrics import (
+    EFFECTIVE_RATIO,
+    PHASE_SECONDS,
+    PHASES,
+    REWARD_MEAN,
+    STEP_SECONDS,
+    THROUGHPUT,
+    TOTAL_ROLLOUTS,
+    TRAINING_STEP,
+    UNIFORM_RATIO,
+    Accuracy,
+    held_out_accuracy,
+)
 from pipelines.monitoring.summary import duration, percent
 
 _RECENT_STEPS = 20
@@ -50,20 +62,20 @@ class RunSoFar:
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         self.step = step
         for series, name in (
-            (self.reward, "critic/rewards/mean"),
-            (self.effective, "tasksample/partial_solve_ratio"),
-            (self.uniform, "probe/partial_solve_ratio"),
-            (self.step_seconds, "timing_s/step"),
+            (self.reward, REWARD_MEAN),
+            (self.effective, EFFECTIVE_RATIO),
+            (self.uniform, UNIFORM_RATIO),
+            (self.step_seconds, STEP_SECONDS),
         ):
             if name in metrics:
                 series.append(metrics[name])
         if accuracy := held_out_accuracy(metrics):
             self.accuracy.append(accuracy)
         for phase in PHASES:
-            if seconds := metrics.get(f"timing_s/{phase}"):
+            if seconds := metrics.get(PHASE_SECONDS.format(phase=phase)):
                 self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
-        self.rollouts = int(metrics.get("perf/total_rollouts", self.rollouts))
-        self.throughput = metrics.get("perf/throughput", self.throughput)
+        self.rollouts = int(metrics.get(TOTAL_ROLLOUTS, self.rollouts))
+        self.throughput = metrics.get(THROUGHPUT, self.throughput)
 
     def eta(self) -> str:
         """The time left if the coming steps take the median of the last 20; empty before the first."""
@@ -169,7 +181,7 @@ class LineView(View):
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         super().step(step, metrics)
-        if "training/step" in metrics:
+        if TRAINING_STEP in metrics:
             self.message(self._step_line(metrics))
         if accuracy := held_out_accuracy(metrics):
             mean, low, high = (percent(share) for share in accuracy)
@@ -188,15 +200,15 @@ class LineView(View):
 
     def _step_line(self, metrics: Mapping[str, float]) -> str:
         run, parts = self.so_far, [self._counter()]
-        if (reward := metrics.get("critic/rewards/mean")) is not None:
+        if (reward := metrics.get(REWARD_MEAN)) is not None:
             parts.append(f"reward {reward:.2f}")
-        if (effective := metrics.get("tasksample/partial_solve_ratio")) is not None:
+        if (effective := metrics.get(EFFECTIVE_RATIO)) is not None:
             against = f" (uniform {run.uniform[-1]:.2f})" if run.uniform else ""
             parts.append(f"effective {effective:.2f}{against}")
         parts.append(f"rollouts {run.rollouts:>7,}")
-        if (throughput := metrics.get("perf/throughput")) is not None:
+        if (throughput := metrics.get(THROUGHPUT)) is not None:
             parts.append(f"{throughput:>7,.0f} tok/s")
-        if (seconds := metrics.get("timing_s/step")) is not None:
+        if (seconds := metrics.get(STEP_SECONDS)) is not None:
             parts.append(f"{seconds:4.1f} s")
         return "  ".join([*parts, run.eta()]).rstrip()
 

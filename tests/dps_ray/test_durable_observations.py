@@ -106,16 +106,6 @@ def test_a_gap_is_an_error(after, missing, has, log):
         list(log.steps_after(after))
 
 
-def test_steps_before_one_can_be_forgotten(log):
-    for step in range(1, 6):
-        log.append(step, SEEN)
-    log.prune_before(4)
-    assert log.steps() == [4, 5]
-    assert [step for step, _ in log.steps_after(3)] == [4, 5]
-    with pytest.raises(CheckpointError, match="lacks step 3"):
-        list(log.steps_after(2))
-
-
 def test_unfinished_files_are_no_steps(log, storage):
     storage.write("log/e0007/step=00000001.arrow.0a1b.part", b"hal")
     assert log.steps() == []

@@ -11,6 +11,7 @@ import pytest
 from dps_ray.durable import ObservationLog, Storage, committed, manifests
 from dps_ray.failpoints import VARIABLE
 from pipelines.monitoring.run_log import read_events, read_metrics
+from tests.pipelines.test_metrics import not_in_the_table
 from tests.runs import TWO_OF_EVERYTHING, arguments, assert_same_end, newest, run
 from tests.warm.cluster import joined
 
@@ -46,6 +47,13 @@ def test_one_of_each_kind_dies_and_a_disk_is_full_and_the_run_ends_as_if_nothing
         "learner",
     }
     assert last["recovery/steps_lost"] == 1
+    page = (folder / "report.html").read_text()
+    for words in (
+        *(f"{kind} restarts 1" for kind in ("rollout engine", "verifier", "learner")),
+        "steps done again 1",
+    ):
+        assert words in page
+    assert not_in_the_table(folder) == set()
     # The learner took steps 2 and 3 back, of which the log of the first epoch keeps a trace.
     storage, manifest = newest(folder)
     assert manifest.name == "e0002.00000003"

@@ -1,8 +1,6 @@
 """The trainer as a Python program uses it: built, iterated, left, continued; and what it leaves alone."""
 
-import json
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -102,7 +100,11 @@ def test_a_trial_of_ray_tune_that_fails_continues_from_its_checkpoint(
         assert result.metrics["step"] == 3
         assert 0 <= result.metrics["mean"] <= 1
         folder = tmp_path / "tune" / result.metrics["trial_id"]
-        assert [m["training/step"] for m in read_metrics(folder) if "training/step" in m] == [1, 2, 3]
+        assert [m["training/step"] for m in read_metrics(folder) if "training/step" in m] == [
+            1,
+            2,
+            3,
+        ]
     epochs = sorted(
         newest(tmp_path / "tune" / result.metrics["trial_id"])[1].epoch for result in results
     )
@@ -116,7 +118,9 @@ def test_the_notebook_runs(small, tmp_path, monkeypatch):
     parameters = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     parameters.source = f"settings = {small | {'folder': str(tmp_path / 'run')}!r}"
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
-    nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": tmp_path}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=500, resources={"metadata": {"path": tmp_path}}
+    ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
     assert any("image/png" in output.get("data", {}) for output in outputs)

@@ -165,7 +165,7 @@ def test_ray_exports_the_gauges_and_no_other_metric(local_ray):
             "timing_s/train": 1.5,
             "timing_s/step": 3.0,
             "timing_s/prompt-9": 1.0,
-            "queue/trajectories": 4.0,
+            "queue/rollout": 4.0,
             "staleness/mean": 1.25,
             "staleness/max": 2.0,
             "staleness/of/prompt-9": 2.0,
@@ -184,7 +184,7 @@ def test_ray_exports_the_gauges_and_no_other_metric(local_ray):
         ("step_seconds", "eval"): 7.0,
         ("step_seconds", "train"): 1.5,
         ("step_seconds", "step"): 3.0,
-        ("queue_length", "trajectories"): 4.0,
+        ("queue_length", "rollout"): 4.0,
         ("staleness", "mean"): 1.25,
         ("staleness", "max"): 2.0,
         ("busy_share", "rollout"): 0.875,
@@ -318,12 +318,11 @@ def test_mlflow_takes_the_name_of_every_metric_and_every_setting(mlflow, run):
 
     recorded = read_metrics(RECORDED)[0] | read_metrics(RECORDED)[-1]
     made = MLflow(run, settings.load(None, []).model_dump(mode="json"))
-    made.scalars(
-        1, 1.8e9, {**recorded, "recovery/restarts": 1.0, "recovery/restarts/verifier": 1.0}
-    )
+    assert "recovery/restarts/verifier" in recorded
+    made.scalars(1, 1.8e9, recorded)
     made.close()
     found = client_of(run).get_run((run / "mlflow_run_id").read_text())
-    assert len(found.data.metrics) == len(recorded) + 2
+    assert len(found.data.metrics) == len(recorded)
     assert found.data.params["rollout.group_size"] == "8"
 
 

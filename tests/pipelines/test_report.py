@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -18,7 +19,13 @@ from pipelines.monitoring.report.charts import (
     times_sampled,
 )
 from pipelines.monitoring.report.pools import when_pools_worked
-from pipelines.monitoring.run_log import RunLog, read_metrics, read_samples, read_summary
+from pipelines.monitoring.run_log import (
+    RunLog,
+    read_events,
+    read_metrics,
+    read_samples,
+    read_summary,
+)
 from pipelines.monitoring.summary import details, headline
 from pipelines.monitoring.timeline import Span, Timeline
 
@@ -206,13 +213,50 @@ def test_half_a_character_in_a_response_does_not_stop_the_report(run):
     assert "broken ? here" in build_report(run).read_text(encoding="utf-8")
 
 
-def test_skipped_groups_are_added_up_and_counters_read_last(run):
+def met_on_the_way(run):
+    """What the report says went wrong: {words: count}."""
+    page = build_report(run).read_text()
+    said = re.search(r"Met on the way: (.*)\.</p>", page)
+    pairs = (part.rsplit(" ", 1) for part in said[1].split(", ")) if said else ()
+    return {words: int(count) for words, count in pairs}
+
+
+def test_the_report_of_the_recorded_run_shows_its_restarts(run):
+    last = read_metrics(run)[-1]
+    restarts = {
+        f"{name.removeprefix('recovery/restarts/').replace('_', ' ')} restarts": int(count)
+        for name, count in last.items()
+        if name.startswith("recovery/restarts/")
+    }
+    assert len(restarts) == 4
+    assert met_on_the_way(run) == {**restarts, "steps done again": 2, "checkpoints that failed": 1}
+    page = build_report(run).read_text()
+    assert "What was lost and replaced?" in page
+    for event in read_events(run):
+        assert f"<td>{event['name']}</td>" in page
+        assert f"<td>{event['seconds']:.1f} s</td>" in page
+
+
+def test_a_run_in_which_nothing_was_lost_says_nothing_of_it(run):
+    keep(run, lambda step, name: not name.startswith("recovery/"))
+    (run / "events.jsonl").unlink()
+    assert met_on_the_way(run) == {}
+    assert "What was lost and replaced?" not in build_report(run).read_text()
+
+
+def test_counts_of_a_step_are_added_up_and_those_since_the_start_go_on_after_a_resume(run):
     log = RunLog(run, [])
-    log.step(1, {"rollouts/skipped": 2.0, "faults/engine_restarts": 1.0})
-    log.step(2, {"rollouts/skipped": 3.0, "faults/engine_restarts": 4.0})
-    log.step(3, {"faults/engine_restarts": 4.0})
-    keep(run, lambda step, name: step <= 3)
-    assert "Met on the way: groups skipped 5, engine restarts 4." in build_report(run).read_text()
+    keep(run, lambda step, name: not name.startswith("recovery/"))
+    log.step(1, {"rollouts/skipped": 2.0, "recovery/restarts/verifier": 1.0})
+    log.step(2, {"rollouts/skipped": 3.0, "recovery/restarts/verifier": 4.0})
+    log.step(3, {"recovery/restarts/verifier": 1.0, "recovery/quarantined_prompts": 2.0})
+    log.step(4, {"recovery/restarts/verifier": 2.0, "recovery/quarantined_prompts": 1.0})
+    keep(run, lambda step, name: step <= 4)
+    assert met_on_the_way(run) == {
+        "groups dropped": 5,
+        "verifier restarts": 6,
+        "prompts set aside": 1,
+    }
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -11,10 +11,18 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dps_ray.errors import DataError
-from pipelines.monitoring.metrics import held_out_accuracy
+from pipelines.monitoring.metrics import (
+    CONFUSION,
+    DISTINCT_PROMPTS,
+    TOTAL_ROLLOUTS,
+    TOTAL_TOKENS,
+    held_out_accuracy,
+)
 from pipelines.monitoring.report import charts
+from pipelines.monitoring.report.drawing import Chart
 from pipelines.monitoring.report.pools import when_pools_worked
-from pipelines.monitoring.run_log import read_metrics, read_samples, read_summary
+from pipelines.monitoring.report.troubles import troubles
+from pipelines.monitoring.run_log import read_events, read_metrics, read_samples, read_summary
 from pipelines.monitoring.summary import details, duration, headline, percent
 from pipelines.monitoring.timeline import read_timeline
 
@@ -53,7 +61,8 @@ def build_report(run_folder: Path) -> Path:
         headline=headline(summary) if summary else _unfinished(records),
         details=details(summary) if summary else [],
         key_numbers=key_numbers(summary or _account_so_far(records)),
-        troubles=_troubles(records),
+        troubles=troubles(records),
+        losses=read_events(run_folder),
         learning=_drawn(charts.accuracy(records), charts.reward(records)),
         choice=_drawn(charts.effective_ratio(records), charts.batch_states(records)),
         prediction=charts.prediction_quality(records),
@@ -101,7 +110,7 @@ def key_numbers(account: Mapping[str, Any]) -> list[KeyNumber]:
 
 def confusions(records: Sequence[Mapping[str, float]]) -> list[Confusion]:
     """Predicted against seen states: the whole run, then its thirds where there are enough steps."""
-    predicted = [r for r in records if "tasksample_hmmpred_cm/11" in r]
+    predicted = [r for r in records if CONFUSION.format(predicted=1, seen=1) in r]
     if not predicted:
         return []
     stretches = [("Whole run", predicted)]
@@ -117,7 +126,7 @@ def confusions(records: Sequence[Mapping[str, float]]) -> list[Confusion]:
 
 def _confusion(title: str, rows: Sequence[Mapping[str, float]]) -> Confusion:
     counts = [
-        [sum(int(r[f"tasksample_hmmpred_cm/{i}{j}"]) for r in rows) for j in (1, 2, 3)]
+        [sum(int(r[CONFUSION.format(predicted=i, seen=j)]) for r in rows) for j in (1, 2, 3)]
         for i in (1, 2, 3)
     ]
     shares = [[count / max(sum(row), 1) for count in row] for row in counts]
@@ -152,11 +161,11 @@ def _account_so_far(records: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         account["accuracy_after"] = evaluated[-1]
     if len(evaluated) > 1:
         account["accuracy_before"] = evaluated[0]
-    if "perf/total_rollouts" in last:
-        account["rollouts"] = int(last["perf/total_rollouts"])
-        account["tokens"] = int(last["perf/total_tokens"])
-    if "coverage/distinct_prompts" in last:
-        account["distinct_prompts"] = int(last["coverage/distinct_prompts"])
+    if TOTAL_ROLLOUTS in last:
+        account["rollouts"] = int(last[TOTAL_ROLLOUTS])
+        account["tokens"] = int(last[TOTAL_TOKENS])
+    if DISTINCT_PROMPTS in last:
+        account["distinct_prompts"] = int(last[DISTINCT_PROMPTS])
     return account
 
 
@@ -167,17 +176,7 @@ def _unfinished(records: Sequence[Mapping[str, float]]) -> str:
     )
 
 
-def _troubles(records: Sequence[Mapping[str, float]]) -> list[tuple[str, int]]:
-    """Groups skipped over the whole run, and the run's counters of faults; what never happened is left out."""
-    counts = {"groups skipped": sum(r.get("rollouts/skipped", 0.0) for r in records)}
-    for record in records:
-        for name, count in record.items():
-            if name.startswith("faults/"):
-                counts[name.removeprefix("faults/").replace("_", " ")] = count
-    return [(name, int(count)) for name, count in counts.items() if count]
-
-
-def _drawn(*wanted: charts.Chart | None) -> list[charts.Chart]:
+def _drawn(*wanted: Chart | None) -> list[Chart]:
     return [chart for chart in wanted if chart]
 
 
@@ -194,6 +193,6 @@ def _page() -> Any:
     return environment.get_template("report.html")
 
 
-def _script_json(chart: charts.Chart) -> Markup:
+def _script_json(chart: Chart) -> Markup:
     """A figure as JSON; Plotly escapes "<" in it, so that it cannot end the script it stands in."""
     return Markup(chart.figure.to_json())

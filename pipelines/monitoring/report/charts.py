@@ -6,7 +6,33 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipelines.monitoring.metrics import IN_STEP, PHASES, held_out_accuracy
+from pipelines.monitoring.metrics import (
+    CLIPPED,
+    DUAL_CLIPPED,
+    EFFECTIVE_RATIO,
+    ENGINE_DIFFERENCE,
+    ENTROPY,
+    GRADIENT_NORM,
+    IN_STEP,
+    KL_REFERENCE,
+    KL_STEP,
+    LENGTH_CUT,
+    LENGTH_MEAN,
+    PHASE_SECONDS,
+    PHASES,
+    POLICY_LOSS,
+    PREDICTION_ACCURACY,
+    PREDICTION_F1,
+    PREDICTION_PRECISION,
+    PREDICTION_RECALL,
+    REWARD_MEAN,
+    SOLVED_SHARE,
+    STEP_SECONDS,
+    THROUGHPUT,
+    UNIFORM_RATIO,
+    UNSOLVED_SHARE,
+    held_out_accuracy,
+)
 from pipelines.monitoring.report.drawing import (
     BLUE,
     GREY,
@@ -43,39 +69,39 @@ _UPDATE = (
     (
         "Response length",
         "Tokens, the mean of a step. Drifting to the limit means rambling.",
-        [("response_length/mean", "mean", BLUE)],
+        [(LENGTH_MEAN, "mean", BLUE)],
         "",
     ),
     (
         "Responses cut off",
         "Share that reached the length limit.",
-        [("response_length/clip_ratio", "cut off", BLUE)],
+        [(LENGTH_CUT, "cut off", BLUE)],
         "%",
     ),
     (
         "Entropy",
         "How undecided the policy is at a token. A fast fall to zero is a collapse.",
-        [("actor/entropy", "entropy", BLUE)],
+        [(ENTROPY, "entropy", BLUE)],
         "",
     ),
     (
         "Policy loss",
         "Hovers about zero by design; only its spikes mean something.",
-        [("actor/pg_loss", "loss", BLUE)],
+        [(POLICY_LOSS, "loss", BLUE)],
         "",
     ),
     (
         "Gradient norm",
         "Before clipping. Steady is good.",
-        [("actor/grad_norm", "norm", BLUE)],
+        [(GRADIENT_NORM, "norm", BLUE)],
         "",
     ),
     (
         "Ratio clipped",
         "Share of tokens whose probability ratio left the clip range, and of those held back by the dual clip.",
         [
-            ("actor/pg_clipfrac", "clipped", BLUE),
-            ("actor/pg_clipfrac_lower", "dual clip", OCHRE),
+            (CLIPPED, "clipped", BLUE),
+            (DUAL_CLIPPED, "dual clip", OCHRE),
         ],
         "%",
     ),
@@ -83,21 +109,21 @@ _UPDATE = (
         "KL divergence",
         "How far the policy moved: within the step, and from the reference policy where there is one.",
         [
-            ("actor/ppo_kl", "within the step", BLUE),
-            ("actor/kl_loss", "from the reference", OCHRE),
+            (KL_STEP, "within the step", BLUE),
+            (KL_REFERENCE, "from the reference", OCHRE),
         ],
         "",
     ),
     (
         "Engine against learner",
         "Mean difference of their log-probs of the same tokens. A jump means stale weights.",
-        [("rollout/logprob_diff_mean", "difference", BLUE)],
+        [(ENGINE_DIFFERENCE, "difference", BLUE)],
         "",
     ),
     (
         "Tokens a second",
         "What the engines generated, over the time of the whole step.",
-        [("perf/throughput", "tokens/s", BLUE)],
+        [(THROUGHPUT, "tokens/s", BLUE)],
         ",",
     ),
 )
@@ -153,7 +179,7 @@ def reward(records: Sequence[Record]) -> Chart | None:
         "Reward in the batch",
         "Mean over all responses of a step. It moves with the choice of prompts as well as with the policy: "
         "judge learning by the accuracy.",
-        [("critic/rewards/mean", "reward", BLUE)],
+        [(REWARD_MEAN, "reward", BLUE)],
         "",
     )
 
@@ -165,8 +191,8 @@ def effective_ratio(records: Sequence[Record]) -> Chart | None:
         "Share of groups with right and wrong responses, the only ones that give a gradient. The further the "
         "batch lies above a uniform draw, the more rollouts the choice of prompts saves.",
         [
-            ("tasksample/partial_solve_ratio", "the batch", BLUE),
-            ("probe/partial_solve_ratio", "prompts drawn uniformly", OCHRE),
+            (EFFECTIVE_RATIO, "the batch", BLUE),
+            (UNIFORM_RATIO, "prompts drawn uniformly", OCHRE),
         ],
         "%",
     )
@@ -174,7 +200,7 @@ def effective_ratio(records: Sequence[Record]) -> Chart | None:
 
 def batch_states(records: Sequence[Record]) -> Chart | None:
     """Shares of unsolved, partial and solved groups, stacked to 100%."""
-    names = ("batch/solve_none", "tasksample/partial_solve_ratio", "batch/solve_all")
+    names = (UNSOLVED_SHARE, EFFECTIVE_RATIO, SOLVED_SHARE)
     rows = [r for r in records if all(name in r for name in names)]
     if not rows:
         return None
@@ -203,17 +229,16 @@ def batch_states(records: Sequence[Record]) -> Chart | None:
 
 
 def prediction_quality(records: Sequence[Record]) -> Chart | None:
-    prefix = "tasksample_hmmpred/"
     return curves(
         records,
         "Predicted against seen",
         "Precision: of the prompts predicted partial, how many were. Recall: of the partial ones, how many had "
         "been predicted. F1 joins the two. Accuracy counts all three states.",
         [
-            (prefix + "precision_class2_micro", "precision", BLUE),
-            (prefix + "recall_class2_micro", "recall", OCHRE),
-            (prefix + "f1_class2_micro", "F1", PLUM),
-            (prefix + "predict_accuracy", "accuracy", GREY),
+            (PREDICTION_PRECISION, "precision", BLUE),
+            (PREDICTION_RECALL, "recall", OCHRE),
+            (PREDICTION_F1, "F1", PLUM),
+            (PREDICTION_ACCURACY, "accuracy", GREY),
         ],
         "%",
     )
@@ -265,11 +290,13 @@ def update_charts(records: Sequence[Record]) -> list[Chart]:
 
 def phase_times(records: Sequence[Record]) -> Chart | None:
     """Seconds a step by phase, stacked; long runs are averaged into at most 100 bars."""
-    rows = [r for r in records if "timing_s/step" in r]
+    rows = [r for r in records if STEP_SECONDS in r]
     if not rows:
         return None
-    seconds = {p: np.array([r.get(f"timing_s/{p}", 0.0) for r in rows]) for p in PHASES}
-    whole = np.array([r["timing_s/step"] for r in rows])
+    seconds = {
+        p: np.array([r.get(PHASE_SECONDS.format(phase=p), 0.0) for r in rows]) for p in PHASES
+    }
+    whole = np.array([r[STEP_SECONDS] for r in rows])
     seconds["other"] = np.maximum(whole - sum(seconds[p] for p in IN_STEP), 0.0)
     total = sum(float(s.sum()) for s in seconds.values())
     # The learner writes checkpoints; probe and evaluation are the engine's work.
