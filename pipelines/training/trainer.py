@@ -237,8 +237,8 @@ class Trainer:
 
     def observe(self, now: Prepared) -> None:
         """The beliefs see every group that was scored, before any filter."""
-        with_rewards = self.config.selector.observation == "rewards"
-        observation = observation_of(now.batch.scored, with_rewards)
+        selector = self.config.selector
+        observation = observation_of(now.batch.scored, selector.learns_from_rewards)
         self.coordinator.excluded = self.set_aside()
         with self.clock.timed("observe"):
             failpoint("driver.observe.before", step=now.step)
