@@ -27,8 +27,8 @@ from dps_ray.errors import CheckpointError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.hashing import shards
 from dps_ray.selection import methods
-from dps_ray.selection.pooled import Clusters
-from dps_ray.selection.selector import Selector
+from dps_ray.selection.clusters import Clusters
+from dps_ray.selection.selector import Context, Selector
 
 
 class Moment(NamedTuple):
@@ -49,16 +49,8 @@ def make_selector(
     config: Config, ids: NDArray[np.int64], pool: int, clusters: Clusters | None = None
 ) -> Selector:
     """The selector that `method` names, over these prompts of a pool of `pool`, which are of these clusters."""
-    return methods.make(
-        config.method,
-        ids,
-        pool=pool,
-        settings=config.selector,
-        states=config.states,
-        group_size=config.rollout.group_size,
-        seed=config.seed,
-        clusters=clusters,
-    )
+    context = Context(config.seed, pool, config.rollout.group_size, config.states, clusters)
+    return methods.make(config.method, ids, config.selector, context)
 
 
 @ray.remote
@@ -86,7 +78,7 @@ class BeliefShard:
         self._pool = pool
         self._clusters = clusters
         self._selector = make_selector(config, ids, pool, clusters)
-        share = config.selector.candidates
+        share = getattr(config.selector, "candidates", None)
         self._options = {} if share is None else {"candidates": share}
 
     def propose(

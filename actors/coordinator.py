@@ -24,8 +24,8 @@ from dps_ray.beliefs.states import Observation
 from dps_ray.config import Config
 from dps_ray.durable import ObservationLog, Storage, Stored
 from dps_ray.errors import StaleError
+from dps_ray.selection.clusters import Clusters
 from dps_ray.selection.coverage import fresh_of
-from dps_ray.selection.pooled import Clusters
 
 _NONE = np.empty(0, dtype=np.int64)
 
@@ -37,7 +37,7 @@ class Coordinator:
 
     Args:
         place: of a shard's index, the options that say where it runs, and with what.
-        clusters: of each id, for a method that learns by cluster (`dps_ray.selection.pooled`); None: it does not.
+        clusters: of each id, for a method that learns by cluster (`dps_ray.selection.clusters`); None: it does not.
     """
 
     def __init__(

@@ -5,19 +5,33 @@ batch = store.select(256)               # largest P(partial) first
 store.observe(batch.ids, states)        # what became of them; one step for the whole pool
 """
 
+from typing import TYPE_CHECKING, Any
+
 from dps_ray.beliefs.states import PARTIAL, SOLVED, UNSOLVED
 from dps_ray.selection.choice import Selection, merge
 from dps_ray.selection.methods.dps import BeliefStore
 from dps_ray.selection.methods.uniform import UniformSelector
 from dps_ray.selection.selector import Selector
 
+if TYPE_CHECKING:
+    from dps_ray.config import Config
+
 __all__ = [
     "PARTIAL",
     "SOLVED",
     "UNSOLVED",
     "BeliefStore",
+    "Config",
     "Selection",
     "Selector",
     "UniformSelector",
     "merge",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Config":  # when it is asked for: a selector needs none of the other settings
+        from dps_ray.config import Config
+
+        return Config
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

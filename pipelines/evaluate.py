@@ -29,7 +29,7 @@ from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from cluster.placement import Placement
 from cluster.start import connect
-from dps_ray.config import settings
+from dps_ray.config import reading, settings
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.config.files import config_file
 from dps_ray.errors import RewardError
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     def work() -> None:
         file = None if options.config is None else config_file(options.config)
         overrides = [_long(override) for override in options.overrides]
-        config = settings.load_as(EvaluationConfig, file, overrides)
+        config = reading.load_as(EvaluationConfig, file, overrides)
         if options.print_config:
             print(settings.dump(config), end="")
             return

@@ -7,8 +7,8 @@ learn from; a group of which all rewards are about the same is solved or unsolve
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dps_ray.beliefs.settings import StateSettings
 from dps_ray.beliefs.states import count_successes
-from dps_ray.config import StateSettings
 
 
 def successes(scores: ArrayLike, accuracies: ArrayLike, rule: StateSettings) -> int:

@@ -9,8 +9,11 @@ from dps_ray.paths import expanded
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def config_file(name: str) -> Path:
-    """A path, or the name of one of the shipped configurations.
+def config_file(name: str, said: str = "--config ") -> Path:
+    """Returns the file of a configuration that is named by its path, or as one of those that are shipped.
+
+    Args:
+        said: what stands before the name where a user wrote it, for errors.
 
     Raises:
         ConfigError: there is no such file.
@@ -21,11 +24,11 @@ def config_file(name: str) -> Path:
     try:
         file = Path(expanded(name))
     except ValueError as error:
-        raise ConfigError(f"--config {name!r}: {error}") from None
+        raise ConfigError(f"{said}{name!r}: {error}") from None
     if file.exists():
         return file
     names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-    raise ConfigError(f"--config {name}: there is no such file; shipped are {names}")
+    raise ConfigError(f"{said}{name}: there is no such file; shipped are {names}")
 
 
 def file_of_run(config: str | None, overrides: Sequence[str]) -> Path | None:

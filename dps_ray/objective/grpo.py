@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dps_ray.config import ObjectiveSettings
+from dps_ray.objective.settings import ObjectiveSettings
 from dps_ray.objective.trajectories import PaddedBatch
 
 Aggregation = Literal["token-mean", "sequence-mean"]

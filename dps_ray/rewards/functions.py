@@ -11,24 +11,18 @@ some parameters, a function without those it does not need, and a class whose in
 
 import asyncio
 import functools
-import importlib
-import importlib.util
 import inspect
 import json
 import math
-import os
-import sys
-import sysconfig
 from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
 from numbers import Real
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from dps_ray.errors import NonFiniteError, RewardError
+from dps_ray.plugins import load_object
 from dps_ray.prompts.dataset import Prompt
 
 RewardFunction = Callable[..., Any]
@@ -54,28 +48,15 @@ class TextError(RewardError):
 def load_reward(spec: str | None) -> RewardFunction:
     """The function that `spec` names, to be called with verl's four keywords.
 
-    `package.module:function` or `path/to/file.py:function`; None is the built-in one, `BUILT_IN`. The folder of a file is put on `sys.path`, after the standard library and before
-    installed packages, so that the file can import its neighbours, when it is loaded and later. Of a class an
-    instance is made, once, without arguments.
+    `package.module:function` or `path/to/file.py:function` (see `dps_ray.plugins.load_object`); None is the
+    built-in one, `BUILT_IN`. Of a class an instance is made, once, without arguments.
 
     Raises:
         RewardError: there is no such module or function, it cannot be loaded, or it requires a parameter that
             is not one of the four.
     """
     spec = BUILT_IN if spec is None else spec
-    source, _, name = spec.rpartition(":")
-    if not source or not name:
-        raise RewardError(
-            f"{spec!r} names no reward function; write 'package.module:function' or "
-            f"'path/to/file.py:function'"
-        )
-    module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
-    function = getattr(module, name, None)
-    if not callable(function):
-        there = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise RewardError(
-            f"{source} has no function {name!r}; it has: {', '.join(sorted(there)) or 'none'}"
-        )
+    function = load_object(spec, "reward", "function", RewardError)
     if inspect.isclass(function):
         function = _instance(function, spec)
     return _given_what_it_takes(function, spec)
@@ -241,43 +222,3 @@ def _given_what_it_takes(function: RewardFunction, spec: str) -> RewardFunction:
     if len(given) == len(_GIVEN):
         return function
     return lambda **fields: function(**{name: fields[name] for name in given})
-
-
-def _load_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise RewardError(
-            f"cannot import the reward module {name!r}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        there = sorted(p.name for p in path.parent.glob("*.py"))
-        raise RewardError(
-            f"no reward file {path}; {path.parent} has: {', '.join(there) or 'no .py file'}"
-        )
-    spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
-    assert spec is not None  # a .py file always has a loader
-    assert spec.loader is not None
-    _make_importable(path.absolute().parent)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise RewardError(
-            f"cannot load the reward file {path}: {type(error).__name__}: {error}"
-        ) from error
-    return module
-
-
-def _make_importable(folder: Path) -> None:
-    """Put a folder on `sys.path`, where it hides no module of the standard library."""
-    if str(folder) in sys.path:
-        return
-    library = sysconfig.get_path("stdlib")
-    parts = (library, os.path.join(library, "lib-dynload"))
-    places = [sys.path.index(part) for part in parts if part in sys.path]
-    sys.path.insert(max(places, default=len(sys.path) - 1) + 1, str(folder))

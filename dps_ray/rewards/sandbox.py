@@ -14,10 +14,10 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from dps_ray.config import VerifierSettings
 from dps_ray.errors import ResponseError, RewardError
 from dps_ray.prompts.dataset import Prompt
 from dps_ray.rewards.functions import name_of, short, trial_text
+from dps_ray.rewards.settings import VerifierSettings
 from dps_ray.rewards.warm_process import (
     Responses,
     TrialCall,

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from dps_ray.config import VerifierSettings
 from dps_ray.errors import ResponseError, RewardError
 from dps_ray.prompts.dataset import Prompt
 from dps_ray.rewards.functions import TextError, bare_truth, load_reward, score_response, trial_text
 from dps_ray.rewards.sandbox import Sandbox, TrialError
+from dps_ray.rewards.settings import VerifierSettings
 
 TRIALS = 8  # prompts to offer: enough to tell what is wrong with a function from what is wrong with a row
 

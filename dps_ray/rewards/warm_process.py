@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from typing import Any, NamedTuple
 
-from dps_ray.config import VerifierSettings
 from dps_ray.errors import RewardError
 from dps_ray.prompts.dataset import Prompt
+from dps_ray.rewards.settings import VerifierSettings
 
 
 class Fork(NamedTuple):

@@ -1,12 +1,31 @@
 """What every selection method offers, so that the pipeline does not know which one runs."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dps_ray.beliefs.settings import StateSettings
 from dps_ray.beliefs.states import Observation
 from dps_ray.selection.choice import Selection
+from dps_ray.selection.clusters import Clusters
+
+
+class Context(NamedTuple):
+    """What a selector is told of the run that it is made for.
+
+    seed:       decides ties and draws
+    pool:       prompts over all shards; the selector holds those of one
+    group_size: k, responses to a prompt
+    states:     what makes a group partial
+    clusters:   of each id that the selector holds; None where the method does not learn by cluster
+    """
+
+    seed: int
+    pool: int
+    group_size: int
+    states: StateSettings = StateSettings()
+    clusters: Clusters | None = None
 
 
 class Selector(Protocol):

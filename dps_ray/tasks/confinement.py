@@ -9,11 +9,11 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
-from dps_ray.config import VerifierSettings
 from dps_ray.errors import ResponseError
 from dps_ray.prompts.dataset import Prompt
 from dps_ray.rewards import sandboxed
 from dps_ray.rewards.sandbox import Sandbox
+from dps_ray.rewards.settings import VerifierSettings
 
 _START = 120.0  # seconds in which SymPy must be imported
 

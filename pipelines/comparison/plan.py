@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from dps_ray.config import Config, settings
 from dps_ray.errors import ConfigError
+from dps_ray.selection.settings import SelectorSettings
 from pipelines.training.checkpoint import FREE
 
 # What all runs share, unless it is overridden for all of them. Everyone trains on partial groups alone, so
@@ -79,6 +80,7 @@ def plan(
 
     rates:   learning rate by method, for those with one of their own.
     entries: by name, beside `ENTRIES`: what they override.
+    overrides: for all methods; one of a setting that only some methods have, such as selector.decay, is for those.
 
     Raises:
         ConfigError: a method is unknown, a setting is wrong, or is not for all methods.
@@ -95,6 +97,7 @@ def plan(
         key = override.partition("=")[0].strip()
         if key in _NOT_FOR_ALL:
             raise ConfigError(f"{override}: runs differ in it; use {_NOT_FOR_ALL[key]}")
+    kinds = {name: _settings_of(known[name], file) for name in methods}
     runs = []
     for seed in dict.fromkeys(seeds):
         for name in dict.fromkeys(methods):
@@ -105,9 +108,25 @@ def plan(
                 "checkpoint.storage=null",
                 "resume=auto",
             )
-            all_ = (*FAIR, *overrides, *known[name], *rate, *own)
+            shared = [o for o in overrides if _is_for(o, kinds[name], kinds.values())]
+            all_ = (*FAIR, *shared, *known[name], *rate, *own)
             runs.append(Run(name, seed, all_, settings.load(file, all_)))
     return runs
+
+
+def _settings_of(entry: Sequence[str], file: Path) -> type[SelectorSettings]:
+    """The class of selector settings that an entry's method has."""
+    named = [override for override in entry if override.partition("=")[0].strip() == "method"]
+    return type(settings.load(file, named).selector)
+
+
+def _is_for(
+    override: str, kind: type[SelectorSettings], all_: Iterable[type[SelectorSettings]]
+) -> bool:
+    """Whether an override is for a method; one that is for none is for all, to be refused with the reason."""
+    group, _, name = override.partition("=")[0].strip().partition(".")
+    others = any(name in other.model_fields for other in all_)
+    return group != "selector" or not name or name in kind.model_fields or not others
 
 
 def entry(text: str) -> tuple[str, tuple[str, ...]]:

@@ -19,11 +19,12 @@ from dps_ray.config import settings
 from dps_ray.durable import Storage, committed, load, manifests
 from dps_ray.errors import DataError
 from dps_ray.selection import methods
+from dps_ray.selection.clusters import Clusters, number_within
 from dps_ray.selection.coverage import Covered
 from dps_ray.selection.methods import RateHMM, RewardMoments
 from dps_ray.selection.methods.beta import BetaSelector, group_states
-from dps_ray.selection.pooled import Clusters, PooledStore, number_within
-from dps_ray.selection.selector import Selector
+from dps_ray.selection.pooled import PooledStore
+from dps_ray.selection.selector import Context, Selector
 from pipelines.monitoring.run_log import PROBES
 
 Where = Literal["batch", "probe"]
@@ -71,16 +72,9 @@ def replayed(folder: Path) -> Replay:
     observations = dict(committed(storage, load(storage, names[0])))
     probes = read_probes(folder)
     ids = np.unique(np.concatenate([o.ids for o in (*observations.values(), *probes.values())]))
-    selector = methods.make(
-        config.method,
-        ids,
-        pool=len(ids),
-        settings=config.selector,
-        states=config.states,
-        group_size=config.rollout.group_size,
-        seed=config.seed,
-        clusters=_clusters(ids, [*observations.values(), *probes.values()], config.seed),
-    )
+    clusters = _clusters(ids, [*observations.values(), *probes.values()], config.seed)
+    context = Context(config.seed, len(ids), config.rollout.group_size, config.states, clusters)
+    selector = methods.make(config.method, ids, config.selector, context)
     forecasts = []
     for step, observation in observations.items():
         found: dict[Where, Observation | None] = {"batch": observation, "probe": probes.get(step)}

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dps_ray.config import SelectorSettings
 from dps_ray.selection import methods
-from dps_ray.selection.methods import MaPP
+from dps_ray.selection.clusters import number_within
+from dps_ray.selection.methods import MaPP, Oracle
 from dps_ray.selection.methods.partitions import PartitionedHMM
-from dps_ray.selection.pooled import number_within
-from dps_ray.selection.selector import Selector
+from dps_ray.selection.pooled import PooledStore
+from dps_ray.selection.selector import Context, Selector
 from pipelines.simulation.model import TOPICS, World
 
 Make = Callable[[int, int, int], Selector]  # of prompts, group size, seed
@@ -33,19 +33,18 @@ class Entry(NamedTuple):
 
 
 def selector(method: str, **settings: Any) -> Make:
-    """A selector by its name in a configuration, with these of `SelectorSettings`."""
+    """A selector by its name in a configuration, with these settings."""
+    chosen = methods.load(method).Settings(**settings)
 
     def make(prompts: int, group_size: int, seed: int) -> Selector:
-        return methods.make(
-            method,
-            np.arange(prompts),
-            pool=prompts,
-            settings=SelectorSettings(**settings),
-            group_size=group_size,
-            seed=seed,
-        )
+        context = Context(seed, prompts, group_size)
+        return methods.make(method, np.arange(prompts), chosen, context)
 
     return make
+
+
+def oracle(prompts: int, group_size: int, seed: int) -> Selector:
+    return Oracle(np.arange(prompts), group_size, seed)
 
 
 def mapp_greedy(prompts: int, group_size: int, seed: int) -> Selector:
@@ -69,15 +68,9 @@ def pooled(clusters: str, **settings: Any) -> Make:
             "one": np.zeros(prompts, dtype=np.int64),
         }
         ids = np.arange(prompts)
-        return methods.make(
-            "dps_pooled",
-            ids,
-            pool=prompts,
-            settings=SelectorSettings(**settings),
-            group_size=group_size,
-            seed=seed,
-            clusters=number_within(ids, labels[clusters], seed),
-        )
+        known = number_within(ids, labels[clusters], seed)
+        context = Context(seed, prompts, group_size, clusters=known)
+        return methods.make("dps_pooled", ids, PooledStore.Settings(**settings), context)
 
     return make
 
@@ -103,7 +96,7 @@ ENTRIES = {
     "pooled_counts": Entry(pooled("topics", observation="counts")),
     "pooled_random": Entry(pooled("random", observation="states")),
     "pooled_one": Entry(pooled("one", observation="states")),
-    "oracle": Entry(selector("oracle")),
+    "oracle": Entry(oracle),
 }
 
 ABLATIONS = {
@@ -111,7 +104,7 @@ ABLATIONS = {
     "oracle": ENTRIES["oracle"],
     **{f"decay {d}": Entry(selector("dps", decay=d)) for d in (0, 0.5, 0.7, 0.9, 0.99, 1)},
     **{
-        f"k={k}, {name}": Entry(selector(name), group_size=k)
+        f"k={k}, {name}": ENTRIES[name]._replace(group_size=k)
         for k in (4, 8, 16)
         for name in ("uniform", "dps", "oracle")
     },

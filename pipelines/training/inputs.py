@@ -11,7 +11,8 @@ from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DataError
 from dps_ray.prompts.dataset import PromptTable, note_on_strings, overlap
 from dps_ray.rewards.trial import TRIALS, RewardTrial
-from dps_ray.selection.pooled import Clusters, number_within
+from dps_ray.selection.clusters import Clusters, number_within
+from dps_ray.selection.settings import ClusterSettings
 from pipelines.data import builtin
 from pipelines.data.hub import check_model
 from pipelines.data.start_policy import ensure_start_policy
@@ -99,7 +100,7 @@ def _prepare(config: Config, view: View) -> Inputs:
             f"data.max_prompt_length={config.data.max_prompt_length} tokens and left out"
         )
     clusters = None
-    if config.method == "dps_pooled":
+    if isinstance(config.selector, ClusterSettings):
         labels = pool.table.clusters(pool.ids, config.selector.cluster_column)
         clusters = number_within(pool.ids, labels, config.seed)
     return Inputs(model, pool, held_out, clusters)
@@ -128,7 +129,7 @@ def _check_pool(pool: PromptPool, config: Config) -> None:
             f"loop.batch_size={config.loop.batch_size} is larger than the pool of {len(pool.ids)} "
             f"prompts; set it to {len(pool.ids)} or less"
         )
-    share = config.selector.candidates
+    share = getattr(config.selector, "candidates", None)
     if share is not None and share * len(pool.ids) < 2 * config.loop.batch_size:
         raise ConfigError(
             f"selector.candidates={share} leaves about {share * len(pool.ids):.0f} of {len(pool.ids)} "

@@ -78,8 +78,7 @@ class Phases:
     def observe(self, step: int, batch: Batch) -> None:
         """Updates the beliefs with every group that was scored, before any filter."""
         run = self._run
-        with_rewards = run.config.selector.observation == "rewards"
-        observation = observation_of(batch.scored, with_rewards)
+        observation = observation_of(batch.scored, run.config.selector.learns_from_rewards)
         run.coordinator.excluded = run.set_aside()
         with run.clock.timed("observe"):
             failpoint("driver.observe.before", step=step)

@@ -4,22 +4,21 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore, UniformSelector
-from dps_ray.config import SelectorSettings
 from dps_ray.config.settings import load
 from dps_ray.hashing import hash_ids, hash_key
 from dps_ray.selection import methods
 from dps_ray.selection.coverage import Covered
 from dps_ray.selection.draws import on_the_ring, tempered
 from dps_ray.selection.methods import Oracle
+from dps_ray.selection.selector import Context
 
 IDS = np.random.default_rng(0).choice(10**12, 200, replace=False)
 K = 8
 
 
 def made(method="dps", ids=IDS, **settings):
-    return methods.make(
-        method, ids, pool=len(ids), settings=SelectorSettings(**settings), group_size=K, seed=0
-    )
+    chosen = methods.load(method).Settings(**settings)
+    return methods.make(method, ids, chosen, Context(seed=0, pool=len(ids), group_size=K))
 
 
 def run(selector, steps, size):
@@ -153,7 +152,10 @@ def test_the_noise_of_the_ring_is_that_of_single_draws():
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["method=mopps", "selector.temperature=0.5"], "is for method=dps, dps_pooled and"),
+        (
+            ["method=mopps", "selector.temperature=0.5"],
+            "is a setting of dps, dps_pooled, variance_ema",
+        ),
         (["selector.temperature=0.5", "selector.candidates=0.5"], "set one of them to null"),
         (["selector.temperature=0"], "selector.temperature=0: input should be greater than 0"),
         (["selector.fresh_share=2"], "selector.fresh_share=2: input should be less than or equal"),

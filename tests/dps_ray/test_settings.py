@@ -1,4 +1,5 @@
 import json
+import pickle
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,10 @@ import pytest
 from dps_ray.config import Config, LoraSettings, settings
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import ConfigError
+from dps_ray.selection import methods
+from dps_ray.selection.methods import MoPPS, UniformSelector
+from dps_ray.selection.pooled import PooledStore
+from dps_ray.selection.settings import SelectorSettings
 
 
 def load(*overrides: str) -> Config:
@@ -56,12 +61,25 @@ def test_what_is_dumped_loads_to_the_same_configuration(tmp_path: Path):
         ),
         (
             "method=mopps selector.observation=counts",
-            "selector.observation=counts is for method=dps and dps_pooled; method=mopps",
+            "selector.observation is a setting of dps, dps_pooled; method=mopps has rest, max_uses",
         ),
         (
             "method=dps_pooled selector.observation=rewards states.rule=variation",
-            "selector.observation=rewards is for method=dps; method=dps_pooled",
+            "selector.observation='rewards': input should be 'states' or 'counts' with method=dps_pooled",
         ),
+        (
+            "method=uniform selector.decay=.1",
+            "selector.decay is a setting of dps, dps_pooled; method=uniform has rest, max_uses, fresh_share",
+        ),
+        (
+            "method=mopps selector.candidates=0.5",
+            "selector.candidates is a setting of dps; method=mopps has rest",
+        ),
+        (
+            "method=uniform selector.decya=1",
+            "there is no such setting; selector has rest, max_uses",
+        ),
+        ("selector.decya=1", "there is no such setting; did you mean selector.decay?"),
         (
             "selector.observation=counts selector.prior=local",
             "selector.prior=local is for selector.observation=states; leave it at uniform",
@@ -205,7 +223,7 @@ def test_the_home_folder_is_meant_by_a_tilde_wherever_a_path_is_read(monkeypatch
 
 def test_an_evaluation_reads_paths_and_texts_alike(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    config = settings.load_as(
+    config = reading.load_as(
         EvaluationConfig,
         None,
         ["model.path=[before=~/a,~/b,007]", "data.test=a #b", "folder=~/2e5"],
@@ -268,6 +286,69 @@ def test_what_is_in_a_group_that_may_be_null_is_listed_and_its_mistakes_are_told
         "learner.lora.alhpa=1: there is no such setting; did you mean learner.lora.alpha?",
     ):
         assert message in str(error.value)
+
+
+def test_a_file_for_one_method_serves_another_that_is_chosen_over_it(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("method: dps\nselector: {decay: 0.5, rest: 3}\n")
+    assert settings.load(file, ["method=dps_pooled"]).selector == PooledStore.Settings(
+        decay=0.5, rest=3
+    )
+    assert settings.load(file, ["method=uniform"]).selector == UniformSelector.Settings(rest=3)
+    with pytest.raises(ConfigError, match=r"selector.decay is a setting of dps, dps_pooled"):
+        settings.load(file, ["method=uniform", "selector.decay=0.5"])
+    file.write_text("method: uniform\nselector: {decay: 0.5}\n")
+    with pytest.raises(ConfigError, match=r"selector.decay is a setting of dps, dps_pooled"):
+        settings.load(file)
+    file.write_text("method: dps\nselector: {decya: 0.5}\n")
+    with pytest.raises(ConfigError, match=r"selector.decya=0.5: there is no such setting"):
+        settings.load(file, ["method=uniform"])
+
+
+def test_the_settings_of_a_selector_say_its_method():
+    config = Config(selector=MoPPS.Settings(beta_decay=0.3, rest=2))
+    assert config.method == "mopps"
+    assert config == Config(method=MoPPS, selector={"beta_decay": 0.3, "rest": 2})
+    assert config == settings.loads(settings.dump(config))
+    assert config == load("method=mopps", "selector.beta_decay=0.3", "selector.rest=2")
+    assert pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(ConfigError, match="settings of another method than uniform"):
+        Config(method="uniform", selector=MoPPS.Settings())
+    with pytest.raises(ConfigError, match="not the Settings of one selector; give method too"):
+        Config(selector=SelectorSettings(rest=2))
+
+
+@pytest.mark.parametrize("method", methods.BUILT_IN)
+def test_the_settings_of_every_method_are_written_and_read_back(method: str):
+    config = load(f"method={method}", "selector.rest=2")
+    assert type(config.selector) is methods.BUILT_IN[method].Settings
+    assert settings.loads(settings.dump(config)) == config
+    assert Config(selector=config.selector).method == method
+
+
+def test_a_configuration_that_an_earlier_version_wrote_is_read(tmp_path: Path):
+    before = Path("tests/data/earlier/dps_pooled.yaml").read_text()  # of all methods, with nulls
+    config = settings.loads(before)
+    assert config == settings.load(Path("dps_ray/configs/arithmetic.yaml"))
+    assert config.selector == PooledStore.Settings(cluster_column="extra_info.level")
+    other = before.replace("method: dps_pooled", "method: mopps")
+    (tmp_path / "config.yaml").write_text(other.replace("beta_decay: 0.5", "beta_decay: 0.25"))
+    config = settings.load(tmp_path / "config.yaml")
+    assert config.selector == MoPPS.Settings(beta_decay=0.25)
+    with pytest.raises(ConfigError, match=r"selector.momentum=1: there is no such setting"):
+        settings.loads(before.replace("cluster_decay: 0.9", "cluster_decay: 0.9\n  momentum: 1"))
+
+
+def test_the_help_lists_what_all_methods_have_and_then_says_whose_the_others_are():
+    listed = [(key, text) for key, _, _, text in settings.describe() if key.startswith("selector.")]
+    keys = [key.partition(".")[2] for key, _ in listed]
+    assert keys[:3] == ["rest", "max_uses", "fresh_share"]
+    assert all(text.startswith("Of ") for _, text in listed[3:])
+    own = {key for method in methods.BUILT_IN.values() for key in method.Settings.model_fields}
+    assert set(keys) == own
+    of = {(key, text.partition(".")[0]) for key, text in listed}
+    assert ("selector.beta_decay", "Of mopps, mapp") in of
+    assert ("selector.temperature", "Of dps, variance_ema") in of
 
 
 def test_every_setting_is_documented():

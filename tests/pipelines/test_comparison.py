@@ -16,7 +16,8 @@ from dps_ray.config.files import CONFIGS
 from dps_ray.durable import Manifest, ObservationLog, Segment, Storage, claim_epoch, commit
 from dps_ray.errors import ConfigError
 from dps_ray.selection import methods
-from dps_ray.selection.pooled import number_within
+from dps_ray.selection.clusters import number_within
+from dps_ray.selection.selector import Context
 from pipelines.compare import main
 from pipelines.comparison.measures import Point, brier, calibration, confusions, measure
 from pipelines.comparison.page import build, words
@@ -50,15 +51,9 @@ def pretend(run):
     rng = np.random.default_rng([run.seed, 7])
     ability = rng.normal(0, 2, POOL)
     labels = (ability > 0).astype(np.int32) if config.method == "dps_pooled" else None
-    selector = methods.make(
-        config.method,
-        np.arange(POOL),
-        pool=POOL,
-        settings=config.selector,
-        group_size=K,
-        seed=config.seed,
-        clusters=number_within(np.arange(POOL), labels, config.seed),
-    )
+    clusters = number_within(np.arange(POOL), labels, config.seed)
+    context = Context(config.seed, POOL, K, clusters=clusters)
+    selector = methods.make(config.method, np.arange(POOL), config.selector, context)
     rollouts = 0
     probes = []
     for step in range(STEPS + 1):
@@ -137,7 +132,9 @@ def test_runs_of_a_seed_differ_in_how_prompts_are_chosen_and_in_nothing_else(tmp
     first = dict(settings.flatten(runs[0].config))
     for run in runs[1:]:
         here = dict(settings.flatten(run.config))
-        assert {key for key in here if here[key] != first[key]} <= chosen_by
+        both = here.keys() & first.keys()
+        assert {key for key in both if here[key] != first[key]} <= chosen_by
+        assert all(key.startswith("selector.") for key in here.keys() ^ first.keys())
     assert [run.config.loop.max_gen_batches for run in runs] == [1, 4, 10, 1, 1, 10]
     assert all(run.config.loop.filter_groups for run in runs)
 
@@ -148,6 +145,16 @@ def test_a_method_may_have_its_own_learning_rate_and_an_entry_its_own_settings(t
     assert [run.config.learner.lr for run in runs] == [3e-6, 1e-4]
     assert runs[1].config.selector.decay == 0.9
     assert runs[1].config.learner.betas == (0.9, 0.99)
+
+
+def test_a_setting_that_only_some_methods_have_is_for_those(tmp_path):
+    names = ["uniform", "dps", "mopps"]
+    shared = ["selector.decay=0.9", "selector.rest=2"]
+    runs = plan(names, (0,), tmp_path, ARITHMETIC, overrides=shared)
+    assert [run.config.selector.rest for run in runs] == [2, 2, 2]
+    assert runs[1].config.selector.decay == 0.9
+    with pytest.raises(ConfigError, match=r"selector.decay is a setting of dps, dps_pooled"):
+        plan(["uniform", "mopps"], (0,), tmp_path, ARITHMETIC, overrides=shared)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dps_ray.config import settings
+from dps_ray.config import reading
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.durable import Manifest, Segment, Storage, checkpoint_folder, claim_epoch, commit
 from dps_ray.errors import CheckpointError, ModelError
@@ -15,7 +15,7 @@ from pipelines.evaluation.inputs import find_benchmarks, find_models
 
 def config(folder, *overrides):
     given = ["model.path=A", "data.test=B", f"folder={folder}", *overrides]
-    return settings.load_as(EvaluationConfig, None, given)
+    return reading.load_as(EvaluationConfig, None, given)
 
 
 def test_a_test_set_is_named_as_given_or_after_its_file_or_folder(tmp_path, chains):

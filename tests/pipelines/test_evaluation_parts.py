@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from dps_ray.config import settings
+from dps_ray.config import reading
 from dps_ray.config.evaluation import EvaluationConfig
 from pipelines.evaluation.inputs import find_benchmarks, find_models
 from pipelines.evaluation.parts import parts_of
@@ -27,7 +27,7 @@ def part_of(tmp_path, tiny_policy, chains):
             f"folder={tmp_path / 'out'}",
         ]
         limits = ["data.max_prompt_length=64", "max_response_length=56", "samples=2"]
-        config = settings.load_as(EvaluationConfig, None, [*given, *limits, *overrides])
+        config = reading.load_as(EvaluationConfig, None, [*given, *limits, *overrides])
         (model,) = find_models(config, print)
         (part,) = parts_of(model, find_benchmarks(config, print), config, print, unseen)
         return part

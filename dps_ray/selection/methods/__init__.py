@@ -16,12 +16,14 @@
 selection with the loop's group filter. All give the same batches for any number of shards.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import ArrayLike
 
-from dps_ray.config import SelectorSettings, StateSettings
+from dps_ray.errors import ConfigError
+from dps_ray.plugins import load_object, spec_of
+from dps_ray.selection.clusters import Clusters
 from dps_ray.selection.coverage import Covered
 from dps_ray.selection.methods.dps import BeliefStore
 from dps_ray.selection.methods.greso import GRESO
@@ -32,13 +34,14 @@ from dps_ray.selection.methods.oracle import Oracle
 from dps_ray.selection.methods.rate_hmm import RateHMM
 from dps_ray.selection.methods.recency import Recency
 from dps_ray.selection.methods.reward_moments import RewardMoments
-from dps_ray.selection.methods.scored import ScoredSelector
 from dps_ray.selection.methods.uniform import UniformSelector
 from dps_ray.selection.methods.variance_ema import VarianceEMA
-from dps_ray.selection.pooled import Clusters, PooledStore
-from dps_ray.selection.selector import Selector
+from dps_ray.selection.pooled import PooledStore
+from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.settings import SelectorSettings
 
 __all__ = [
+    "BUILT_IN",
     "GRESO",
     "HistoryResampling",
     "MaPP",
@@ -48,92 +51,110 @@ __all__ = [
     "Recency",
     "RewardMoments",
     "VarianceEMA",
+    "load",
     "make",
+    "name_by_settings",
+    "name_of",
     "restore",
 ]
 
-_STATES = StateSettings()
+BUILT_IN: dict[str, Any] = {
+    "dps": BeliefStore,
+    "dps_pooled": PooledStore,
+    "uniform": UniformSelector,
+    "history_resampling": HistoryResampling,
+    "mopps": MoPPS,
+    "mapp": MaPP,
+    "greso": GRESO,
+    "variance_ema": VarianceEMA,
+    "recency": Recency,
+}
+_PROTOCOL = (
+    "make",
+    "__len__",
+    "select",
+    "observe",
+    "times_sampled",
+    "metrics",
+    "snapshot",
+    "restore",
+)
 
 
-def make(
-    name: str,
-    ids: ArrayLike,
-    *,
-    pool: int,
-    settings: SelectorSettings,
-    states: StateSettings = _STATES,
-    group_size: int,
-    seed: int,
-    clusters: Clusters | None = None,
-) -> Selector:
-    """The selector that a configuration's `method` names.
+def load(method: str) -> Any:
+    """Returns the selector class that a configuration's `method` names.
+
+    method: one of `BUILT_IN`, or a class of the user's own: `package.module:Class` or `path/to/file.py:Class`.
+
+    Raises:
+        ConfigError: there is no such method or class, or it cannot be used as a selector.
+    """
+    if method in BUILT_IN:
+        return BUILT_IN[method]
+    if ":" not in method:
+        *names, last = map(repr, BUILT_IN)
+        raise ConfigError(
+            f"input should be {', '.join(names)} or {last}, or a class of your own, such as path/to/file.py:Class "
+            "or package.module:Class"
+        )
+    found = load_object(method, "selector", "class")
+    if not isinstance(found, type):
+        raise ConfigError(f"{method} is no class; name a class of selectors")
+    missing = [name for name in _PROTOCOL if not callable(getattr(found, name, None))]
+    if missing:
+        raise ConfigError(
+            f"the class {method} has no {', '.join(missing)}; a selector has {', '.join(_PROTOCOL)}, see docs/extending.md"
+        )
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, SelectorSettings)):
+        raise ConfigError(
+            f"the class {method} has no class Settings within it; declare one that derives from "
+            "dps_ray.selection.settings.SelectorSettings, with `pass` for its body if it has no settings of its own"
+        )
+    return found
+
+
+def name_of(selector: type) -> str:
+    """Returns what `method` is for this class: the inverse of `load`.
+
+    Raises:
+        ConfigError: the class is in no file, so that other processes cannot load it.
+    """
+    for name, known in BUILT_IN.items():
+        if known is selector:
+            return name
+    return spec_of(selector)
+
+
+def name_by_settings(settings: type[SelectorSettings]) -> str:
+    """Returns what `method` is for the class that has this class for its `Settings`.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    for name, known in BUILT_IN.items():
+        if known.Settings is settings:
+            return name
+    spec, dot, last = spec_of(settings).rpartition(".")
+    if not dot or last != "Settings" or ":" not in spec or spec.startswith("dps_ray."):
+        raise ConfigError(
+            f"{settings.__qualname__} is not the Settings of one selector; give method too, such as method=dps"
+        )
+    return spec
+
+
+def make(method: str, ids: ArrayLike, settings: SelectorSettings, context: Context) -> Selector:
+    """Returns the selector that a configuration's `method` names, within the limits that its settings set.
 
     Args:
         ids: int64 (n,), the prompts of this shard.
-        pool: prompts over all shards.
-        states: what makes a group partial, for a method that predicts it from rewards.
-        group_size: k, responses to a prompt.
-        clusters: of each id, for `dps_pooled`; None: all are of one.
+        settings: of the class `load(method).Settings`.
 
     Raises:
-        KeyError: there is no method of this name.
+        ConfigError: there is no method of this name.
     """
-    observation = settings.observation_of(name)
-
-    def by_states() -> Selector:
-        return BeliefStore(
-            ids,
-            decay=settings.decay,
-            prior=settings.prior,
-            entropy_weight=settings.entropy_weight,
-            seed=seed,
-            temperature=settings.temperature,
-        )
-
-    def by_counts() -> Selector:
-        return RateHMM(ids, seed, decay=settings.decay, group_size=group_size)
-
-    def by_rewards() -> Selector:
-        return RewardMoments(
-            ids,
-            seed,
-            decay=settings.decay,
-            group_size=group_size,
-            least_std=states.least_std,
-            middle=(states.low + states.high) / 2,
-        )
-
-    def by_clusters() -> Selector:
-        return PooledStore(
-            ids,
-            clusters,
-            seed,
-            observation="counts" if observation == "counts" else "states",
-            group_size=group_size,
-            decay=settings.decay,
-            memory=settings.cluster_decay,
-            strength=settings.cluster_strength,
-            temperature=0.25 if settings.temperature is None else settings.temperature,
-            rest=settings.rest,
-            max_uses=settings.max_uses,
-        )
-
-    makers: dict[str, Callable[[], Selector]] = {
-        "dps": {"states": by_states, "counts": by_counts, "rewards": by_rewards}[observation],
-        "dps_pooled": by_clusters,
-        "uniform": lambda: UniformSelector(ids, seed),
-        "history_resampling": lambda: HistoryResampling(ids, seed),
-        "mopps": lambda: MoPPS(ids, seed, decay=settings.beta_decay, group_size=group_size),
-        "mapp": lambda: MaPP(ids, seed, decay=settings.beta_decay, group_size=group_size),
-        "greso": lambda: GRESO(ids, seed, pool=pool),
-        "variance_ema": lambda: VarianceEMA(ids, seed, keep=settings.variance_decay),
-        "recency": lambda: Recency(ids, seed),
-        "oracle": lambda: Oracle(ids, group_size, seed),
-    }
-    selector = makers[name]()
-    if isinstance(selector, ScoredSelector):
-        selector.temperature = settings.temperature
-    own = isinstance(selector, PooledStore)  # covers its pool itself
+    selector: Selector = load(method).make(ids, settings, context)
+    own = settings.rests_by_itself
     rest = 0 if own or settings.rest is None else settings.rest
     max_uses = None if own else settings.max_uses
     if rest or max_uses is not None or settings.fresh_share:

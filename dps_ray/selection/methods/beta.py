@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
 from dps_ray.selection.pool.index import Positions
+from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.settings import SelectorSettings
+from dps_ray.setting_types import Share
 
 
 def group_states(a: Floats, b: Floats, size: int) -> Floats:
@@ -32,6 +35,14 @@ class BetaSelector(ScoredSelector):
         decay: l in [0, 1]; 1 forgets nothing.
         group_size: k, responses to a prompt, for what is predicted of it.
     """
+
+    class Settings(SelectorSettings):
+        beta_decay: Share = 0.5
+        """Weight of the past in the Beta's counts; 1 never forgets."""
+
+    @classmethod
+    def make(cls, ids: ArrayLike, settings: Settings, context: Context) -> Selector:
+        return cls(ids, context.seed, settings.beta_decay, context.group_size)
 
     _settings: ClassVar[tuple[str, ...]] = ("seed", "decay", "group_size")
     _by_prompt = ("times", "a", "b")

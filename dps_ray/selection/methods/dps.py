@@ -17,18 +17,22 @@ docs/performance.md.
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, model_validator
 
 from dps_ray.beliefs import hmm, settling
 from dps_ray.beliefs.hmm import Beliefs, Floats
 from dps_ray.beliefs.priors import initial_belief, prior_counts
+from dps_ray.beliefs.settings import StateSettings
 from dps_ray.beliefs.states import Observation, check_states
 from dps_ray.hashing import hash_key
 from dps_ray.selection.choice import Selection, check_size, merge
 from dps_ray.selection.draws import on_the_ring, tempered
+from dps_ray.selection.methods.rate_hmm import RateHMM
+from dps_ray.selection.methods.reward_moments import RewardMoments
 from dps_ray.selection.pool.growing import GrowingArray
 from dps_ray.selection.pool.index import Positions, PromptIndex
 from dps_ray.selection.pool.lazy_order import LazyOrder
@@ -43,6 +47,9 @@ from dps_ray.selection.pool.ranking import (
     times_of,
 )
 from dps_ray.selection.pool.rows import Content, Rows, RowTable
+from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.settings import DrawSettings
+from dps_ray.setting_types import Share
 
 _TEMPERED = 0x74656D70  # keeps this draw apart from that of candidates
 _NOBODY = np.empty(0, dtype=np.int64)
@@ -72,6 +79,83 @@ class BeliefStore:
     Raises:
         ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice.
     """
+
+    class Settings(DrawSettings):
+        decay: Share = 0.7
+        """Weight of the past in the transition counts (lambda); 1 never forgets, 0 keeps one step."""
+        prior: Literal["uniform", "progress", "stability", "local"] = "uniform"
+        """Prior transition counts alpha0, by their published names."""
+        entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
+        """Adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
+        observation: Literal["states", "counts", "rewards"] = "states"
+        """What is learned from a group. states: its solve state, as published. counts: how many of its responses were
+        right; the belief is then over solve rates, whose moves all prompts teach together. rewards: mean and variance
+        of its rewards, with `states.rule=variation`. `prior`, `entropy_weight` and `candidates` are for states
+        alone."""
+        candidates: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+        """Rank only this share of the pool, a random part, new each step (published "candidate_ratio"); null ranks
+        all."""
+
+        @property
+        def learns_from_rewards(self) -> bool:
+            return self.observation == "rewards"
+
+        @model_validator(mode="after")
+        def _a_draw_is_from_the_whole_pool(self) -> Self:
+            if self.candidates is not None and self.temperature is not None:
+                raise ValueError(
+                    f"selector.candidates={self.candidates} and selector.temperature={self.temperature}: a draw is "
+                    "from the whole pool, so set one of them to null"
+                )
+            return self
+
+        @model_validator(mode="after")
+        def _other_observations_have_no_settings_of_states(self) -> Self:
+            for name in ("prior", "entropy_weight", "candidates"):
+                value, default = getattr(self, name), type(self).model_fields[name].default
+                if self.observation != "states" and value != default:
+                    raise ValueError(
+                        f"selector.{name}={value} is for selector.observation=states; leave it at "
+                        f"{'null' if default is None else default}"
+                    )
+            return self
+
+        def check(self, states: StateSettings) -> None:
+            if self.observation == "rewards" and states.rule != "variation":
+                raise ValueError(
+                    "selector.observation=rewards predicts what states.rule=variation calls partial, and "
+                    f"states.rule={states.rule}; set it to variation"
+                )
+
+    @classmethod
+    def make(cls, ids: ArrayLike, settings: Settings, context: Context) -> Selector:
+        """Returns the selector that learns from what `settings.observation` says."""
+        selector: RateHMM | RewardMoments
+        if settings.observation == "states":
+            return cls(
+                ids,
+                decay=settings.decay,
+                prior=settings.prior,
+                entropy_weight=settings.entropy_weight,
+                seed=context.seed,
+                temperature=settings.temperature,
+            )
+        if settings.observation == "counts":
+            selector = RateHMM(
+                ids, context.seed, decay=settings.decay, group_size=context.group_size
+            )
+        else:
+            states = context.states
+            selector = RewardMoments(
+                ids,
+                context.seed,
+                decay=settings.decay,
+                group_size=context.group_size,
+                least_std=states.least_std,
+                middle=(states.low + states.high) / 2,
+            )
+        selector.temperature = settings.temperature
+        return selector
 
     def __init__(
         self,

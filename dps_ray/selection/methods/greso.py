@@ -1,5 +1,7 @@
 """GRESO: skip a prompt the more often, the longer its groups have had no variance."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -9,6 +11,8 @@ from dps_ray.selection.draws import uniforms
 from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
 from dps_ray.selection.pool.index import Positions
+from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.settings import SelectorSettings
 
 START = 0.5
 MOVE = 0.01
@@ -46,6 +50,13 @@ class GRESO(ScoredSelector):
         ids, seed: see `ScoredSelector`.
         pool: prompts in all shards together; as many observations make the first epoch.
     """
+
+    class Settings(SelectorSettings):
+        pass
+
+    @classmethod
+    def make(cls, ids: ArrayLike, settings: Any, context: Context) -> Selector:
+        return cls(ids, context.seed, pool=context.pool)
 
     _settings = ("seed", "pool")
     _shared = ("step", "observed", "p_easy", "p_hard")

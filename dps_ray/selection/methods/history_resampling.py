@@ -9,6 +9,7 @@ from dps_ray.selection.draws import uniforms
 from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
 from dps_ray.selection.pool.index import Positions
+from dps_ray.selection.settings import SelectorSettings
 
 _BEHIND = 2.0**20  # more visits than any prompt has: the dropped come after all that are kept
 
@@ -26,6 +27,9 @@ class HistoryResampling(ScoredSelector):
 
     State: one flag and the score (9 bytes a prompt). Cost: O(N) a step; 10^6 prompts: 3 ms.
     """
+
+    class Settings(SelectorSettings):
+        pass
 
     _by_prompt = ("times", "dropped")
 

@@ -24,6 +24,9 @@ class MaPP(BetaSelector):
     Cost: O(N) a step; 10^6 prompts: 9 ms.
     """
 
+    class Settings(BetaSelector.Settings):
+        pass
+
     _settings = ("seed", "decay", "group_size", "greedy")
 
     def __init__(

@@ -23,6 +23,9 @@ class MoPPS(BetaSelector):
     Cost: O(N) a step; 10^6 prompts of which 30,000 were seen: 12 ms.
     """
 
+    class Settings(BetaSelector.Settings):
+        pass
+
     def _scores(self) -> Floats:
         key = hash_key(self.seed, self.step)
         drawn = uniforms(self._ties, hash_key(key, 0, 1))

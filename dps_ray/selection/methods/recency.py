@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 from dps_ray.beliefs.states import PARTIAL
 from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
+from dps_ray.selection.settings import SelectorSettings
 
 
 class Recency(ScoredSelector):
@@ -16,6 +17,9 @@ class Recency(ScoredSelector):
     It asks what of DPS is more than memory of the last visit. State: the score (8 bytes a prompt).
     Cost: O(N) a step; 10^6 prompts: 3 to 20 ms, by how many tie for the last place.
     """
+
+    class Settings(SelectorSettings):
+        pass
 
     _by_prompt = ("times", "last")
 

@@ -19,6 +19,8 @@ from dps_ray.selection.draws import tempered
 from dps_ray.selection.outcomes import Outcomes, checked
 from dps_ray.selection.pool.index import Positions, PromptIndex
 from dps_ray.selection.pool.ranking import keys
+from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.settings import SelectorSettings
 
 Floats = NDArray[np.float64]
 
@@ -39,6 +41,9 @@ class ScoredSelector(ABC):
         ValueError: an id is not a 64-bit integer or stands twice.
     """
 
+    class Settings(SelectorSettings):
+        pass
+
     # What a snapshot holds, by the names of attributes: arguments of the constructor, numbers alike in
     # all shards, and arrays by position (there with a leading underscore) of the prompts seen.
     _settings: ClassVar[tuple[str, ...]] = ("seed",)
@@ -48,6 +53,11 @@ class ScoredSelector(ABC):
     # Draws without replacement by weight score^(1 / temperature), for a score that is a probability; None
     # takes the best.
     temperature: float | None = None
+
+    @classmethod
+    def make(cls, ids: ArrayLike, settings: Any, context: Context) -> Selector:
+        """Returns the selector over these prompts; see `dps_ray.selection.selector.Method`."""
+        return cls(ids, context.seed)
 
     def __init__(self, ids: ArrayLike, seed: int = 0) -> None:
         self.seed = int(seed)

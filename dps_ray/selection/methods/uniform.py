@@ -11,6 +11,8 @@ from dps_ray.hashing import as_ids, hash_ids, hash_key, unhash_ids
 from dps_ray.selection.choice import Selection, check_size, merge
 from dps_ray.selection.pool.index import PromptIndex
 from dps_ray.selection.pool.lazy_order import LazyOrder
+from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.settings import SelectorSettings
 
 
 class UniformSelector:
@@ -20,6 +22,14 @@ class UniformSelector:
     lowest level, so an epoch passes through the whole pool; a prompt whose rollout failed keeps its level
     and comes again. For any split over shards, `dps_ray.merge` gives the same batches.
     """
+
+    class Settings(SelectorSettings):
+        pass
+
+    @classmethod
+    def make(cls, ids: ArrayLike, settings: Settings, context: Context) -> Selector:
+        """Returns the selector over these prompts; see `dps_ray.selection.selector.Method`."""
+        return cls(ids, context.seed)
 
     def __init__(self, ids: ArrayLike, seed: int = 0) -> None:
         self._seed = int(seed)

@@ -5,6 +5,9 @@ from numpy.typing import ArrayLike
 
 from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
+from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.settings import DrawSettings
+from dps_ray.setting_types import Share
 
 UNSEEN = 2 / 3
 
@@ -22,6 +25,16 @@ class VarianceEMA(ScoredSelector):
     State: v (8 bytes a prompt). Cost: O(N) a step; 10^6 prompts: 3 to 20 ms, by how many tie for the last
     place.
     """
+
+    class Settings(DrawSettings):
+        variance_decay: Share = 0.7
+        """Weight of the past in the running mean of the reward's variance."""
+
+    @classmethod
+    def make(cls, ids: ArrayLike, settings: Settings, context: Context) -> Selector:
+        selector = cls(ids, context.seed, settings.variance_decay)
+        selector.temperature = settings.temperature
+        return selector
 
     _settings = ("seed", "keep")
     _by_prompt = ("times", "variance")

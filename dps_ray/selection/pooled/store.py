@@ -8,25 +8,29 @@ comes again when its own belief says so, but most are new ones, of the clusters 
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from dps_ray.beliefs.states import PARTIAL, Observation
 from dps_ray.hashing import as_ids, hash_key
 from dps_ray.selection.choice import Selection, check_size, merge
+from dps_ray.selection.clusters import Clusters, number_within
 from dps_ray.selection.coverage import REST, ROUND
 from dps_ray.selection.draws import log_weights, tempered
 from dps_ray.selection.outcomes import checked
 from dps_ray.selection.pool.index import PromptIndex
-from dps_ray.selection.pooled.clusters import Clusters, number_within
 from dps_ray.selection.pooled.race import first_waiting
 from dps_ray.selection.pooled.rate_dynamics import RateDynamics
 from dps_ray.selection.pooled.recent import Recent
 from dps_ray.selection.pooled.state_dynamics import Found, StateDynamics
 from dps_ray.selection.pooled.waiting import Waiting, keys_of
 from dps_ray.selection.pooled.whole_step import clustered
+from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.settings import ClusterSettings
+from dps_ray.setting_types import Share
 
 _USUAL_REST = 20  # steps, unless it is set
 _RECENT = 50  # steps after which a prompt waits again
@@ -58,6 +62,40 @@ class PooledStore:
         ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice, or there is
             not one cluster for each.
     """
+
+    class Settings(ClusterSettings):
+        cluster_decay: Share = 0.9
+        """Weight of the past in the counts of a cluster; its fourth root in a step that tried none of its waiting
+        prompts."""
+        cluster_strength: Annotated[float, Field(gt=0.0)] = 10.0
+        """How many moves of its own its cluster's transitions are worth to a prompt (kappa)."""
+        temperature: Annotated[float, Field(gt=0.0)] = 0.25
+        """Prompts are drawn without replacement with weight P(partial)^(1 / temperature): small is greedy, large
+        uniform."""
+        decay: Share = 0.7
+        """Weight of the past in a prompt's own transition counts (lambda), with `observation=states`."""
+        observation: Literal["states", "counts"] = "counts"
+        """What is learned from a group: its solve state, or how many of its responses were right; the belief is then
+        over solve rates, whose moves all prompts teach together."""
+
+        rests_by_itself: ClassVar[bool] = True
+
+    @classmethod
+    def make(cls, ids: ArrayLike, settings: Settings, context: Context) -> Selector:
+        """Returns the store over these prompts, of the clusters of `context`."""
+        return cls(
+            ids,
+            context.clusters,
+            context.seed,
+            observation=settings.observation,
+            group_size=context.group_size,
+            decay=settings.decay,
+            memory=settings.cluster_decay,
+            strength=settings.cluster_strength,
+            temperature=settings.temperature,
+            rest=settings.rest,
+            max_uses=settings.max_uses,
+        )
 
     _settings = (
         "seed",

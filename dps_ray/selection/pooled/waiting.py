@@ -12,8 +12,8 @@ come, the second, and so on; a shard has the prompts of its own to it.
 import numpy as np
 from numpy.typing import NDArray
 
+from dps_ray.selection.clusters import Clusters
 from dps_ray.selection.pool.index import Positions
-from dps_ray.selection.pooled.clusters import Clusters
 
 Keys = NDArray[np.int64]
 Labels = NDArray[np.integer]

@@ -1,0 +1,203 @@
+"""All settings of a run, put together."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from dps_ray.beliefs.settings import StateSettings
+from dps_ray.config.explain import explained
+from dps_ray.config.learner import LearnerSettings, ModelSettings
+from dps_ray.config.reading import compose
+from dps_ray.config.resources import ResourceSettings
+from dps_ray.config.rollout import RolloutSettings
+from dps_ray.config.run import (
+    CheckpointSettings,
+    EvalSettings,
+    LoopSettings,
+    ProbeSettings,
+    RecoverySettings,
+    TimeoutSettings,
+)
+from dps_ray.objective.settings import ObjectiveSettings
+from dps_ray.paths import expanded
+from dps_ray.plugins import absolute
+from dps_ray.prompts.settings import DataSettings
+from dps_ray.rewards.settings import VerifierSettings
+from dps_ray.selection import methods
+from dps_ray.selection.settings import SelectorSettings
+from dps_ray.setting_types import HOME, Settings
+
+
+def _method(value: Any) -> Any:
+    """Returns the name of a selector class, or the name that was given, with the path of a file made absolute."""
+    if isinstance(value, type):
+        value = methods.name_of(value)
+    if isinstance(value, str):
+        value = absolute(expanded(value)) if ":" in value else value
+        methods.load(value)
+    return value
+
+
+def _selector(value: Any, info: ValidationInfo) -> SelectorSettings:
+    """Returns the settings as those of the method that was validated before them."""
+    method = info.data.get("method")
+    if method is None:  # it is wrong, which is said already
+        return SelectorSettings()
+    kind: type[SelectorSettings] = methods.load(method).Settings
+    if value is None:
+        return kind()
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, SelectorSettings):
+        raise ValueError(
+            f"these are settings of another method than {method}: give {kind.__qualname__}(...), or leave method out"
+        )
+    return kind.model_validate(value)
+
+
+class Config(Settings):
+    method: Annotated[str, BeforeValidator(_method)] = "dps"
+    """How prompts are chosen: predicted (`dps`, `dps_pooled`), uniformly without replacement (`uniform`), by one of the
+    methods to compare with (`dps_ray/selection/methods/`: history_resampling, mopps, mapp, greso, variance_ema,
+    recency), or by a class of your own, as `path/to/file.py:Class` or `package.module:Class`."""
+    seed: int = 0
+    """Decides ties, sampling, shuffling and data."""
+    folder: Annotated[Path, HOME] = Path("runs/default")
+    """The run's folder: metrics, checkpoints, report."""
+    resume: str = "auto"
+    """`auto` continues from the newest valid checkpoint in the folder if there is one, `never` starts
+    anew (the folder must hold no run), a manifest such as `e0007.00000040` continues from that one."""
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    selector: Annotated[SerializeAsAny[SelectorSettings], PlainValidator(_selector)] = Field(
+        default=None, validate_default=True
+    )
+    states: StateSettings = StateSettings()
+    loop: LoopSettings = LoopSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    learner: LearnerSettings = LearnerSettings()
+    eval: EvalSettings = EvalSettings()
+    probe: ProbeSettings = ProbeSettings()
+    verifier: VerifierSettings = VerifierSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    resources: ResourceSettings = ResourceSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    loggers: list[Literal["tensorboard", "ray", "wandb", "mlflow"]] = Field(
+        default=["tensorboard", "ray"]
+    )
+    """Where metrics go besides metrics.jsonl: event files, gauges in Ray's dashboard, and services that
+    are to be installed first (`pipelines/monitoring/loggers.py`)."""
+
+    def __init__(self, **settings: Any) -> None:
+        """
+        Raises:
+            ConfigError: an unknown setting, a missing one, a wrong type, a value out of range, or settings at odds with
+                each other. All at once.
+        """
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise explained(type(self), settings, error) from None
+
+    @classmethod
+    def load(cls, name: str | Path | None = None, /, **given: Any) -> "Config":
+        """Returns a configuration: the defaults, then a YAML file, then the settings that are given.
+
+            Config.load("countdown", model={"path": "models/mine"}, loop={"steps": 200}, folder="runs/mine")
+
+        Args:
+            name: a YAML file, or the name of a configuration in `dps_ray/configs`; None starts from the defaults.
+            given: single settings, and groups as dicts, which replace what they name. A group may be an object of its
+                class, which replaces all of the group. `method` may be a selector class, `selector` its `Settings`,
+                and `data["reward"]` a function.
+
+        Raises:
+            ConfigError: there is no such file, or a setting is wrong.
+        """
+        return compose(cls, name, given)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_a_selector_say_the_method(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and isinstance(tree.get("selector"), SelectorSettings):
+            return {"method": methods.name_by_settings(type(tree["selector"])), **tree}
+        return tree
+
+    @model_validator(mode="after")
+    def _a_sequence_fits_a_micro_batch(self) -> "Config":
+        longest = self.data.max_prompt_length + self.rollout.max_response_length
+        if self.learner.max_tokens_per_micro_batch < longest:
+            raise ValueError(
+                f"learner.max_tokens_per_micro_batch={self.learner.max_tokens_per_micro_batch} cannot hold one "
+                f"sequence of data.max_prompt_length + rollout.max_response_length = {longest} tokens; "
+                f"set it to {longest} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_method_works_with_this_rule_for_states(self) -> "Config":
+        self.selector.check(self.states)
+        return self
+
+    @model_validator(mode="after")
+    def _both_pools_on_the_same_kind_of_device(self) -> "Config":
+        gpus = self.resources.rollout.gpus_per_engine, self.resources.learner.gpus_per_rank
+        if (gpus[0] > 0) != (gpus[1] > 0):
+            raise ValueError(
+                f"resources.rollout.gpus_per_engine={gpus[0]:g} and resources.learner.gpus_per_rank={gpus[1]:g}: "
+                "rollout and learner must both run on GPUs or both on the CPU"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cards_are_had_by_turns_where_that_can_be(self) -> "Config":
+        rollout, learner = self.resources.rollout, self.resources.learner
+        if not self.resources.colocate:
+            return self
+        if rollout.gpus_per_engine >= 1 or learner.gpus_per_rank >= 1:
+            raise ValueError(
+                "resources.colocate=true is for engines and ranks on the same cards: write "
+                "resources.rollout.gpus_per_engine=0.5 and resources.learner.gpus_per_rank=0.5"
+            )
+        if self.loop.max_staleness > 0:
+            raise ValueError(
+                "resources.colocate=true and loop.max_staleness=1: on a card that is had by turns a run cannot generate and "
+                "train at the same time; set one of them back"
+            )
+        if self.learner.zero_stage != 2:
+            raise ValueError(
+                f"resources.colocate=true and learner.zero_stage={self.learner.zero_stage}: DeepSpeed moves the "
+                "states of torch's AdamW at stage 2 alone; set learner.zero_stage=2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_whole_or_shared_in_pairs(self) -> "Config":
+        rollout, learner = self.resources.rollout, self.resources.learner
+        engine, rank = rollout.gpus_per_engine, learner.gpus_per_rank
+        if engine.is_integer() and rank.is_integer():
+            return self
+        fit = 0 < engine < 1 and 0 < rank < 1 and engine + rank < 1 + 1e-6
+        if not fit or rollout.engines != learner.ranks:
+            raise ValueError(
+                f"resources.rollout.gpus_per_engine={engine:g} and resources.learner.gpus_per_rank={rank:g}: "
+                "fractions are for as many engines as ranks, one of each on every card, such as 0.5 and 0.4 "
+                "with engines=1 and ranks=1; write whole numbers otherwise"
+            )
+        if 0 < engine + rank <= 0.5:
+            raise ValueError(
+                f"resources.rollout.gpus_per_engine={engine:g} and resources.learner.gpus_per_rank={rank:g}: "
+                "together they are to take more than half of a card, or Ray may put two pairs on the same one"
+            )
+        return self

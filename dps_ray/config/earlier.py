@@ -1,0 +1,48 @@
+"""Configurations as earlier versions wrote them.
+
+All methods once shared one group `selector`, and a run's config.yaml held the settings of all of them.
+"""
+
+from typing import Any
+
+from dps_ray.errors import ConfigError
+from dps_ray.selection import methods
+
+_DEFAULTS = {
+    "cluster_column": None,
+    "cluster_decay": 0.9,
+    "cluster_strength": 10.0,
+    "temperature": None,
+    "rest": None,
+    "max_uses": None,
+    "fresh_share": 0.0,
+    "decay": 0.7,
+    "prior": "uniform",
+    "entropy_weight": 0.0,
+    "observation": None,
+    "beta_decay": 0.5,
+    "variance_decay": 0.7,
+    "candidates": None,
+}
+_OF_TWO_METHODS = {"beta_decay", "variance_decay"}  # no method has both
+
+
+def translated(tree: Any) -> Any:
+    """Returns the configuration without what an earlier version wrote down for methods other than the run's own.
+
+    Settings of other methods had no effect. Those of the run's method that are at their defaults of then are left out
+    too: null meant what is the method's own default now. Other configurations are returned as they are.
+    """
+    selector = tree.get("selector") if isinstance(tree, dict) else None
+    if not isinstance(selector, dict) or not selector.keys() >= _OF_TWO_METHODS:
+        return tree
+    try:
+        own = methods.load(str(tree.get("method", "dps"))).Settings.model_fields
+    except ConfigError:
+        return tree
+    kept = {
+        key: value
+        for key, value in selector.items()
+        if key not in _DEFAULTS or (key in own and value != _DEFAULTS[key])
+    }
+    return {**tree, "selector": kept}
