@@ -20,7 +20,6 @@ def trial(parameters: dict[str, Any]) -> None:
     """One run. Tune calls this in a process of its own, which is connected to Ray already."""
     config = Config.load(
         "arithmetic",
-        learner={"lr": parameters["lr"]},
         folder=Path(parameters["folder"]) / tune.get_context().get_trial_id(),
         **parameters["settings"],
     )
@@ -45,13 +44,13 @@ def tune_learning_rate(
     Args:
         settings: of all runs, as `Config.load` takes them.
     """
+    learner = settings.get("learner", {})
     tuner = Tuner(
         # The actors of a run have resources of their own; the trial itself only waits for them.
         tune.with_resources(trial, {"cpu": 0.1}),
         param_space={
-            "lr": tune.grid_search(learning_rates),
             "folder": str(folder.absolute()),
-            "settings": settings,
+            "settings": settings | {"learner": learner | {"lr": tune.grid_search(learning_rates)}},
         },
         tune_config=TuneConfig(metric="mean", mode="max", max_concurrent_trials=1),
         run_config=RunConfig(
@@ -71,4 +70,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     results = tune_learning_rate(options.folder, options.lr, {"loop": {"steps": options.steps}})
     best = results.get_best_result()
-    print(f"best: lr={best.config['lr']:g}, accuracy {best.metrics['mean']:.1%}")
+    assert best.config is not None
+    assert best.metrics is not None
+    lr, accuracy = best.config["settings"]["learner"]["lr"], best.metrics["mean"]
+    print(f"best: learner.lr={lr:g}, accuracy {accuracy:.1%}")

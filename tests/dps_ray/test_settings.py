@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dps_ray.config import Config, LoraSettings, settings
+from dps_ray.config import Config, LoraSettings, reading, settings
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import ConfigError
 from dps_ray.selection import methods
