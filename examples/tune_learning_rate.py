@@ -14,6 +14,7 @@ from ray.tune import FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
 
 from dps_ray import Config
 from pipelines import Trainer
+from pipelines.monitoring.metrics import held_out_accuracy
 
 
 def trial(parameters: dict[str, Any]) -> None:
@@ -25,15 +26,13 @@ def trial(parameters: dict[str, Any]) -> None:
     )
     with Trainer.build(config) as trainer:
         for result in trainer:
-            tune.report(
-                {
-                    "step": result.step,
-                    "effective_ratio": result.metrics["tasksample/partial_solve_ratio"],
-                    "reward": result.metrics["critic/rewards/mean"],
-                }
-            )
-        assert trainer.summary is not None
-        tune.report(trainer.summary["accuracy_after"] | {"step": trainer.step_done})
+            report = {
+                "step": result.step,
+                "effective_ratio": result.metrics["tasksample/partial_solve_ratio"],
+                "reward": result.metrics["critic/rewards/mean"],
+            }
+            accuracy = held_out_accuracy(result.metrics)  # at the steps that are evaluated
+            tune.report(report | ({"accuracy": accuracy.mean} if accuracy else {}))
 
 
 def tune_learning_rate(
@@ -52,7 +51,7 @@ def tune_learning_rate(
             "folder": str(folder.absolute()),
             "settings": settings | {"learner": learner | {"lr": tune.grid_search(learning_rates)}},
         },
-        tune_config=TuneConfig(metric="mean", mode="max", max_concurrent_trials=1),
+        tune_config=TuneConfig(max_concurrent_trials=1),
         run_config=RunConfig(
             name="learning_rate",
             storage_path=str(folder.absolute()),
@@ -69,8 +68,8 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])
     options = parser.parse_args()
     results = tune_learning_rate(options.folder, options.lr, {"loop": {"steps": options.steps}})
-    best = results.get_best_result()
+    best = results.get_best_result("accuracy", "max")
     assert best.config is not None
     assert best.metrics is not None
-    lr, accuracy = best.config["settings"]["learner"]["lr"], best.metrics["mean"]
+    lr, accuracy = best.config["settings"]["learner"]["lr"], best.metrics["accuracy"]
     print(f"best: learner.lr={lr:g}, accuracy {accuracy:.1%}")
