@@ -16,6 +16,7 @@ import ray
 
 from actors.calls import Lost, answer, collect, wait
 from actors.learner_rank import LearnerRank, Trained
+from actors.learner_setup import LearnerSetup
 from actors.process import environment
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage, Stored
@@ -92,7 +93,7 @@ class Learner:
         epoch: int,
         place: Callable[[int], dict[str, Any]],
     ):
-        on_cpu = config.resources.learner.gpus_per_rank == 0
+        setup = LearnerSetup.of(config, model, transfer)
         self._timeouts = config.timeouts
         self._wait = config.resources.wait
         self._epoch = epoch
@@ -100,11 +101,11 @@ class Learner:
             LearnerRank.options(  # type: ignore[attr-defined]
                 **place(rank),
                 runtime_env=environment(
-                    threads=config.learner.threads if on_cpu else None,
-                    extra={"DS_ACCELERATOR": "cpu"} if on_cpu else None,
+                    threads=None if setup.on_gpu else config.learner.threads,
+                    extra=None if setup.on_gpu else {"DS_ACCELERATOR": "cpu"},
                 ),
-            ).remote(config, model, transfer, epoch, rank)
-            for rank in range(config.resources.learner.ranks)
+            ).remote(setup, epoch, rank)
+            for rank in range(setup.ranks)
         ]
         self._connected: list[Any] = []
         self.training: Training | None = None  # the batch in hand, if there is one

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from actors.images import ImageInputs, Patches, load_image_inputs
+from actors.learner_setup import PolicySetup
 from actors.lora import add_adapters
 from actors.model_files import ModelFiles
 from actors.scoring import answer_with_scores
-from dps_ray.config import Config, LoraSettings
+from dps_ray.config import LoraSettings
 from dps_ray.objective.grpo import PaddedTensors, TokenScores, to_tensors
 from dps_ray.objective.trajectories import Images, Trajectories, pad, with_blank
 
@@ -30,21 +31,21 @@ class Inputs(NamedTuple):
 
 
 class Policy:
-    """How the model in `path` is loaded and run; the weights are whoever's that asks.
+    """Loads the model in `path`, and runs a model with whatever weights it is given.
 
     Args:
         path: Hugging Face folder or name.
     """
 
-    def __init__(self, config: Config, path: str, device: torch.device):
+    def __init__(self, setup: PolicySetup, path: str, device: torch.device):
         from transformers import AutoTokenizer
 
         self._path = path
         self._device = device
-        self._dtype = getattr(torch, config.model.dtype)
-        self._temperature = config.rollout.temperature
-        self._seed = config.seed
-        self._images = load_image_inputs(path, config.data.max_pixels)
+        self._dtype = getattr(torch, setup.dtype)
+        self._temperature = setup.temperature
+        self._seed = setup.seed
+        self._images = load_image_inputs(path, setup.max_pixels)
         processors = [AutoTokenizer.from_pretrained(path)]
         if self._images is not None:
             processors.append(self._images.processor)

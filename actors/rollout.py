@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from actors.calls import Lost, answer, outcomes, wait
+from actors.engine_setup import EngineSetup, engine_environment
 from actors.health import Deadlines, Health, Quarantine, State
 from actors.learner import Learner
 from actors.managed_actor import ManagedActor, RestartTracker
-from actors.process import environment
 from actors.requests import Request, Sampling
 from actors.rollout_engine import RolloutEngine
 from actors.work_queue import WorkQueue
 from dps_ray.config import Config
+from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import TransferError
 from dps_ray.groups import Group
 from dps_ray.weights import START
@@ -58,7 +59,7 @@ class Rollouts:
 
     def __init__(
         self,
-        config: Config,
+        config: Config | EvaluationConfig,
         model: str,
         transfer: str,
         restarts: RestartTracker,
@@ -76,19 +77,27 @@ class Rollouts:
         self._worked: dict[int, list[tuple[float, float]]] = {}  # by index of the engine
         self._most_waiting = 0
         self._failed_transfers = 0  # in a row, in which no engine was lost
-        # Responses that an engine decodes at the same time.
-        self._slots = config.rollout.max_num_seqs or _vllms_own_max_num_seqs(config)
+        setup = EngineSetup.of(config, model, transfer)
+        self._slots = setup.slots
         deadlines = Deadlines(
             start=config.resources.wait,
-            update=config.timeouts.publish,
+            # In an evaluation there is no learner to send weights.
+            update=config.timeouts.publish if isinstance(config, Config) else math.inf,
             work=config.timeouts.generate,
             idle=config.timeouts.idle,
             probe=config.timeouts.probe,
         )
+        environment = engine_environment(config)
+
+        def start(index: int) -> Callable[[int], Any]:
+            options = RolloutEngine.options(  # type: ignore[attr-defined]
+                **place(index), runtime_env=environment
+            )
+            return lambda incarnation: options.remote(setup, index, incarnation)
+
         self.engines = []
         for index in range(config.resources.rollout.engines):
-            start = _starter(config, model, transfer, index, place)
-            managed = ManagedActor("rollout_engine", index, start, restarts)
+            managed = ManagedActor("rollout_engine", index, start(index), restarts)
             health = Health(managed.name, deadlines, START, time.monotonic())
             self.engines.append(_Engine(managed, health))
 
@@ -341,30 +350,3 @@ def _answer(call: Any) -> Any:
         return answer(call)
     except Exception as error:
         return Lost(f"failed: {type(error).__name__}: {error}")
-
-
-def _starter(
-    config: Config, model: str, transfer: str, index: int, place: Callable[[int], dict[str, Any]]
-) -> Callable[[int], Any]:
-    """What starts an incarnation of an engine."""
-    options = RolloutEngine.options(  # type: ignore[attr-defined]
-        **place(index), runtime_env=engine_environment(config)
-    )
-    return lambda incarnation: options.remote(config, model, transfer, index, incarnation)
-
-
-def engine_environment(config: Config) -> dict[str, object]:
-    """Ray `runtime_env` of an engine."""
-    # vLLM's core in the actor's own process: another would outlive an actor that is killed, and keep its
-    # memory on the card. On a CPU it also starts in 3 s and not in 20.
-    extra = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    on_cpu = config.resources.rollout.gpus_per_engine == 0
-    if on_cpu:
-        extra["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.rollout.kv_cache_gib)))
-        extra["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    return environment(threads=config.rollout.threads if on_cpu else None, extra=extra)
-
-
-def _vllms_own_max_num_seqs(config: Config) -> int:
-    """On cards of less than 70 GiB it is 256 too; an engine that is given more keeps it waiting itself."""
-    return 256 if config.resources.rollout.gpus_per_engine == 0 else 1024

@@ -11,11 +11,11 @@ import numpy as np
 import ray
 
 from actors.card import engine_utilization, kv_cache_bytes
+from actors.engine_setup import EngineSetup
 from actors.images import NEVER, load_image_inputs
 from actors.process import log_to, take_children_along
 from actors.requests import Request, Sampling
 from actors.rollout_images import engine_arguments, engine_input
-from dps_ray.config import Config
 from dps_ray.errors import EngineError, StaleError, TransferError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import Group, Response
@@ -30,8 +30,8 @@ class RolloutEngine:
     The four weight-update methods are what vLLM's trainer engines call through `EngineClient`.
     """
 
-    def __init__(self, config: Config, model: str, transfer: str, index: int, incarnation: int):
-        log_to(config.folder / "logs", f"rollout-{index}")
+    def __init__(self, setup: EngineSetup, index: int, incarnation: int):
+        log_to(setup.logs, f"rollout-{index}")
         take_children_along()
         failpoint("engine.start", engine=index)
         self._index = index
@@ -46,38 +46,38 @@ class RolloutEngine:
 
         import actors.weight_transfer  # noqa: F401  registers the CPU backend with vLLM
 
-        self._workers = max(int(config.resources.rollout.gpus_per_engine), 1)
-        self._images = load_image_inputs(model, config.data.max_pixels)
-        self._llm = LLM(**self._llm_arguments(config, model, transfer))
+        self._workers = setup.workers
+        self._images = load_image_inputs(setup.model, setup.max_pixels)
+        self._llm = LLM(**self._llm_arguments(setup))
         self._tokenizer = self._llm.get_tokenizer()
         self._llm.update_weight_version(str(START))
 
-    def _llm_arguments(self, config: Config, model: str, transfer: str) -> dict[str, Any]:
+    def _llm_arguments(self, setup: EngineSetup) -> dict[str, Any]:
         from vllm.config import WeightTransferConfig
 
-        gpus = config.resources.rollout.gpus_per_engine
+        on_gpu = setup.gpus > 0
         return {
-            "model": model,
-            "dtype": config.model.dtype,
+            "model": setup.model,
+            "dtype": setup.dtype,
             "tensor_parallel_size": self._workers,
             # The actor holds all of the engine's GPUs: its workers are its own processes.
-            "distributed_executor_backend": "mp" if gpus > 1 else None,
-            "gpu_memory_utilization": engine_utilization(config, model),
-            "enable_sleep_mode": config.resources.colocate and gpus > 0,
-            "kv_cache_memory_bytes": kv_cache_bytes(config, model),
+            "distributed_executor_backend": "mp" if setup.gpus > 1 else None,
+            "gpu_memory_utilization": engine_utilization(setup.memory, setup.model),
+            "enable_sleep_mode": setup.sleeps,
+            "kv_cache_memory_bytes": kv_cache_bytes(setup.memory, setup.model),
             # Compiling pays on GPUs; on a CPU it costs ten seconds and gains nothing.
-            "enforce_eager": config.rollout.enforce_eager or gpus == 0,
-            "max_model_len": config.data.max_prompt_length + config.rollout.max_response_length,
-            "max_num_seqs": config.rollout.max_num_seqs,
+            "enforce_eager": setup.enforce_eager or not on_gpu,
+            "max_model_len": setup.max_length,
+            "max_num_seqs": setup.max_num_seqs,
             # Of the distribution that is sampled from, temperature and top-p included: what the
             # learner's ratio is against.
             "logprobs_mode": "processed_logprobs",
-            "weight_transfer_config": WeightTransferConfig(backend=transfer),
-            "seed": config.seed,
+            "weight_transfer_config": WeightTransferConfig(backend=setup.transfer),
+            "seed": setup.seed,
             "disable_log_stats": True,
             # With a generator to each request, vLLM 0.32 cannot split a prefill on a CPU.
-            "enable_chunked_prefill": gpus > 0,
-            **(engine_arguments(self._images, gpus > 0) if self._images else {}),
+            "enable_chunked_prefill": on_gpu,
+            **(engine_arguments(self._images, on_gpu) if self._images else {}),
         }
 
     def weights(self) -> WeightsId | None:

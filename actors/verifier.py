@@ -7,6 +7,8 @@ actor itself may be lost too.
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from actors.managed_actor import ManagedActor, RestartTracker
 from actors.process import environment, log_to
 from dps_ray.beliefs.state_rules import successes
 from dps_ray.beliefs.states import states_of
-from dps_ray.config import Config
+from dps_ray.config import Config, StateSettings, VerifierSettings
+from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import ResponseError, RewardError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import Group, ScoredGroup, Scores
@@ -29,14 +32,37 @@ from dps_ray.rewards.sandbox import Sandbox
 Answer = ScoredGroup | RewardError
 
 
+@dataclass(frozen=True)
+class VerifierSetup:
+    """The settings of a verifier."""
+
+    reward: str | None  # the reward function, as in `data.reward`
+    limits: VerifierSettings
+    to_start: float  # seconds
+    to_score: float  # seconds in which it has to answer
+    logs: Path
+
+    @classmethod
+    def of(cls, config: Config | EvaluationConfig) -> "VerifierSetup":
+        return cls(
+            reward=config.data.reward,
+            limits=config.verifier,
+            to_start=config.resources.wait,
+            to_score=config.timeouts.score,
+            logs=config.folder / "logs",
+        )
+
+
 @ray.remote
 class Verifier:
-    def __init__(self, config: Config, index: int):
-        log_to(config.folder / "logs", f"verifier-{index}")
+    """One verifier."""
+
+    def __init__(self, setup: VerifierSetup, index: int):
+        log_to(setup.logs, f"verifier-{index}")
         self._index = index
-        self._sandbox = Sandbox(config.data.reward, config.verifier, config.resources.wait)
+        self._sandbox = Sandbox(setup.reward, setup.limits, setup.to_start)
         # Half, so that failures do not make a verifier that works look like one that is silent.
-        self._patience = config.timeouts.score / 2
+        self._patience = setup.to_score / 2
         self._batch = -1
         self._wasted = 0.0  # seconds, in this batch
 
@@ -84,14 +110,15 @@ class Verifiers:
 
     def __init__(
         self,
-        config: Config,
+        config: Config | EvaluationConfig,
         restarts: RestartTracker,
         quarantine: Quarantine,
         place: Callable[[int], dict[str, Any]],
     ):
-        self._to_start = config.resources.wait
-        self.timeout = config.timeouts.score
-        self.rule = config.states
+        setup = VerifierSetup.of(config)
+        self._to_start = setup.to_start
+        self.timeout = setup.to_score
+        self.rule = config.states if isinstance(config, Config) else StateSettings()
         self._stop_on_nonfinite = config.recovery.on_nonfinite == "stop"
         self._quarantine = quarantine
         self._failed = 0
@@ -106,7 +133,7 @@ class Verifiers:
             )
 
             def make(incarnation: int) -> Any:
-                actor = options.remote(config, index)
+                actor = options.remote(setup, index)
                 self._starts[index] = actor.start.remote()
                 return actor
 
