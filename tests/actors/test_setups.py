@@ -47,7 +47,7 @@ def test_a_verifier_is_set_up_alike_in_a_run_and_in_an_evaluation():
 def test_an_engine_decodes_as_many_responses_as_vllm_does_by_default(gpus, slots, workers):
     overrides = [f"resources.rollout.gpus_per_engine={gpus}"]
     if gpus:
-        overrides.append("resources.learner.gpus_per_rank=0.5")
+        overrides.append(f"resources.learner.gpus_per_rank={min(gpus, 1.0)}")
     setup = EngineSetup.of(settings.load(None, overrides), "policy", "nccl")
     assert (setup.slots, setup.workers) == (slots, workers)
 
