@@ -89,7 +89,7 @@ def shape_of(model: str) -> ModelShape:
     """Return the sizes of a model.
 
     Args:
-        model: Hugging Face folder or name, of a language model or one that is shown images.
+        model: Hugging Face folder or name of a language model or vision-language model.
     """
     built = without_weights(model)
     text = built.config.get_text_config()
