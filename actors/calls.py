@@ -84,13 +84,13 @@ def answer(call: Any) -> Any:
         return Lost(f"was lost: {_first_line(error)}")
 
 
-def collect(calls: Sequence[Any], timeout: float, who: str, what: str) -> list[Any]:
+def collect(calls: Sequence[Any], timeout: float, kind: str, task: str) -> list[Any]:
     """Return the answers of calls, one to each actor of a kind, in their order; all or none.
 
     Once one actor is lost this does not wait for the others, which may be waiting for that actor.
 
     Args:
-        who, what: for the error: kind of actor, and what it was to do.
+        kind, task: for the error: the kind of actor, and what it was asked to do.
 
     Raises:
         EngineError: an actor died, or gave no answer within `timeout` seconds.
@@ -105,10 +105,10 @@ def collect(calls: Sequence[Any], timeout: float, who: str, what: str) -> list[A
             found[call] = answer(call)
             if isinstance(found[call], Lost):
                 index = list(calls).index(call)
-                raise EngineError(f"{who} {index} {found[call].why}, while it was to {what}")
+                raise EngineError(f"{kind} {index} {found[call].why}, while it was to {task}")
     if waiting:
         late = [index for index, call in enumerate(calls) if call in waiting]
-        raise EngineError(f"{who} {late} did not {what} within {timeout:.0f} s")
+        raise EngineError(f"{kind} {late} did not {task} within {timeout:.0f} s")
     return [found[call] for call in calls]
 
 

@@ -95,7 +95,7 @@ class EngineMemory(NamedTuple):
 class Room(NamedTuple):
     """The memory that one actor takes of a card, part by part, and the memory that it has, in bytes."""
 
-    who: str  # "a learner rank"
+    name: str  # "a learner rank"
     parts: Mapping[str, float]
     card: float
     advice: str  # which settings make it smaller
@@ -106,7 +106,7 @@ class Room(NamedTuple):
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in self.parts.items() if size)
-        return f"{self.who} takes about {self.total / GB:.1f} of {self.card / GB:.1f} GB: {parts}"
+        return f"{self.name} takes about {self.total / GB:.1f} of {self.card / GB:.1f} GB: {parts}"
 
 
 def learner_room(shape: ModelShape, rank: LearnerMemory, card: float) -> Room:
