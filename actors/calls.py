@@ -1,7 +1,7 @@
-"""Waiting for actors, with a deadline that names who did not answer.
+"""Waiting for actors, with a deadline and an error that names the actor that did not answer.
 
-All waiting of the driver goes through `wait`, which looks up now and then and lets whoever handles signals
-have a say: an exception raised in a signal handler while Ray waits comes out of it as a SystemError.
+The driver always waits through `wait`, which regularly calls a function that may end the wait, such as one that checks
+for signals. An exception raised in a signal handler itself would come out of Ray as a SystemError.
 """
 
 import re
@@ -20,13 +20,14 @@ _interrupt: Callable[[], None] | None = None
 
 
 def interrupted_by(check: Callable[[], None] | None) -> None:
-    """Have every wait call this now and then; what it raises ends the wait."""
+    """Make every wait call this regularly; an exception that it raises ends the wait."""
     global _interrupt
     _interrupt = check
 
 
 def wait(calls: Sequence[Any], number: int, timeout: float) -> tuple[list[Any], list[Any]]:
-    """`ray.wait`: the calls that are done once `number` are, or `timeout` seconds have passed, and the others."""
+    """Return, like `ray.wait`, the calls that are done and the others, once `number` are done or `timeout` seconds have
+    passed."""
     deadline = time.monotonic() + timeout
     while True:
         if _interrupt is not None:
@@ -39,7 +40,7 @@ def wait(calls: Sequence[Any], number: int, timeout: float) -> tuple[list[Any], 
 
 @dataclass(frozen=True)
 class Lost:
-    """What there is instead of an answer, when the actor died, could not start or was silent for too long."""
+    """Stands for an answer when the actor died, could not start or was silent for too long."""
 
     why: str
 
@@ -47,13 +48,13 @@ class Lost:
 def outcomes(
     calls: Sequence[Any], timeout: float, read: Callable[[Any], Any] | None = None
 ) -> list[Any]:
-    """The answer of each call in their order, or `Lost`. Waits for all, but no longer than `timeout` seconds.
+    """Return the answer of each call in their order, or `Lost`. Wait for all, but no longer than `timeout` seconds.
 
     Args:
-        read: of a call that is done, its answer or `Lost`; None: `answer`.
+        read: returns the answer of a call that is done, or `Lost`; None: `answer`.
 
     Raises:
-        Exception: what a call itself raised.
+        Exception: one that a call itself raised.
     """
     read = read or answer
     late = set(wait(calls, len(calls), timeout)[1]) if calls else set()
@@ -64,11 +65,11 @@ def outcomes(
 
 
 def answer(call: Any) -> Any:
-    """What a call that is done gave, or `Lost` if its actor is gone: it died, or Ray ended it for want of
-    memory, or did not find a place for it.
+    """Return the answer of a call that is done, or `Lost` if its actor is gone: it died, Ray ended it because memory was
+    short, or Ray found no place for it.
 
     Raises:
-        Exception: what the call itself raised.
+        Exception: one that the call itself raised.
     """
     try:
         return ray.get(call)
@@ -83,17 +84,17 @@ def answer(call: Any) -> Any:
         return Lost(f"was lost: {_first_line(error)}")
 
 
-def collect(calls: Sequence[Any], timeout: float, who: str, what: str) -> list[Any]:
-    """The answers of calls, one to each actor of a kind, in their order; all or none.
+def collect(calls: Sequence[Any], timeout: float, kind: str, task: str) -> list[Any]:
+    """Return the answers of calls, one to each actor of a kind, in their order; all or none.
 
-    Does not wait for the others once one is lost: they may wait for it themselves.
+    Once one actor is lost this does not wait for the others, which may be waiting for that actor.
 
     Args:
-        who, what: for the error: kind of actor, and what it was to do.
+        kind, task: for the error: the kind of actor, and what it was asked to do.
 
     Raises:
         EngineError: an actor died, or gave no answer within `timeout` seconds.
-        Exception: what a call itself raised.
+        Exception: one that a call itself raised.
     """
     deadline = time.monotonic() + timeout
     waiting = list(calls)
@@ -104,10 +105,10 @@ def collect(calls: Sequence[Any], timeout: float, who: str, what: str) -> list[A
             found[call] = answer(call)
             if isinstance(found[call], Lost):
                 index = list(calls).index(call)
-                raise EngineError(f"{who} {index} {found[call].why}, while it was to {what}")
+                raise EngineError(f"{kind} {index} {found[call].why}, while it was to {task}")
     if waiting:
         late = [index for index, call in enumerate(calls) if call in waiting]
-        raise EngineError(f"{who} {late} did not {what} within {timeout:.0f} s")
+        raise EngineError(f"{kind} {late} did not {task} within {timeout:.0f} s")
     return [found[call] for call in calls]
 
 
@@ -117,6 +118,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _raised(error: Exception) -> str:
-    """The line of a traceback that says what was raised."""
+    """Return the line of a traceback that names the exception."""
     found = re.findall(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*", str(error), re.MULTILINE)
     return found[-1] if found else _first_line(error)

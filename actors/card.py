@@ -1,82 +1,95 @@
 """A GPU that an engine shares with a learner rank: how much of its memory each has, and when.
 
-The engine is told how large its KV cache is, by arithmetic. vLLM would find that out by measuring, and take what the
-learner allocates meanwhile for its own. The rank may take no more than its share, and gives back what it does not
-need after each batch, so that an engine that is started again finds room.
+The engine is told the size of its KV cache, which `memory.py` computes. vLLM would measure it, and count what the
+learner allocates meanwhile as its own. The rank may allocate no more than its share, and frees what it does not need
+after each batch, so that an engine that is started again finds room.
 
-By turns (`resources.colocate`) each has nearly all of it: the engine sleeps while the rank trains, and the rank's
-states are in the host's memory otherwise, but for the weights, which are sent from where they are.
+With `resources.colocate` they take turns and each has nearly the whole card: the engine sleeps while the rank trains.
+While the engine works, the rank's states are in the host's memory, except for its weights, from which engines are
+updated.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-from actors.memory import ModelShape, engine_share, kv_cache_room
+from actors.memory import EngineMemory, ModelShape, engine_share, kv_cache_room
 from actors.model_files import without_weights
 from dps_ray.config import Config
 
 _MOVED = ("optim_states", "hp_params", "lp_grads", "contiguous_grad_buffer")  # DeepSpeed's names
 
 
-def is_shared(config: Config) -> bool:
-    return 0 < config.resources.rollout.gpus_per_engine < 1
-
-
 def memory_of_card() -> int:
-    """Bytes of this process's card."""
+    """Return the bytes of this process's card."""
     import torch
 
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
-def kv_cache_bytes(config: Config, model: str) -> int | None:
-    """Of an engine that shares its card; None where vLLM is to measure."""
-    if not is_shared(config):
+def kv_cache_bytes(engine: EngineMemory, model: str) -> int | None:
+    """Return the size of the KV cache of an engine that shares its card; None where vLLM is to measure."""
+    if not engine.shares_card:
         return None
-    return int(kv_cache_room(shape_of(model), config, memory_of_card()))
+    return int(kv_cache_room(shape_of(model), engine, memory_of_card()))
 
 
-def engine_utilization(config: Config, model: str) -> float:
-    """vLLM's gpu_memory_utilization, of a whole card."""
-    if not is_shared(config):
-        return config.rollout.gpu_memory_utilization
-    return engine_share(shape_of(model), config, memory_of_card())
+def engine_utilization(engine: EngineMemory, model: str) -> float:
+    """Return vLLM's gpu_memory_utilization, relative to a whole card."""
+    if not engine.shares_card:
+        return engine.utilization
+    return engine_share(shape_of(model), engine, memory_of_card())
 
 
-def bound_memory(config: Config) -> None:
-    """Keep this learner rank within its share of a card that it shares."""
-    if is_shared(config) and not config.resources.colocate:
-        import torch
+@dataclass(frozen=True)
+class RankCard:
+    """The use that a learner rank makes of its card; on a CPU nothing happens."""
 
-        torch.cuda.set_per_process_memory_fraction(config.resources.learner.gpus_per_rank)
+    share: float  # of the card
+    shared: bool  # with an engine
+    by_turns: bool  # rank and engine use the whole card alternately
 
+    @classmethod
+    def of(cls, config: Config) -> "RankCard":
+        resources = config.resources
+        return cls(
+            share=resources.learner.gpus_per_rank,
+            shared=EngineMemory.of(config).shares_card,
+            by_turns=resources.colocate,
+        )
 
-def give_back_memory(config: Config) -> None:
-    """Let go of what PyTorch keeps for later, on a card that is shared."""
-    if is_shared(config):
-        import torch
+    def bound_memory(self) -> None:
+        """Keep this process within its share of the card."""
+        if self.shared and not self.by_turns:
+            import torch
 
-        torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(self.share)
 
+    def give_back_memory(self) -> None:
+        """Free the memory that PyTorch keeps for later, on a card that is shared."""
+        if self.shared:
+            import torch
 
-def take_card(config: Config, engine: Any) -> None:
-    """Bring the states of a DeepSpeed engine back, to train."""
-    if config.resources.colocate:
-        engine.reload_states()
+            torch.cuda.empty_cache()
 
+    def take(self, engine: Any) -> None:
+        """Bring the states of a DeepSpeed engine back to the card, to train."""
+        if self.by_turns:
+            engine.reload_states()
 
-def leave_card(config: Config, engine: Any) -> None:
-    """Move the states of a DeepSpeed engine to the host, but for its weights."""
-    if config.resources.colocate:
-        from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum
+    def leave(self, engine: Any) -> None:
+        """Move the states of a DeepSpeed engine, except for its weights, to the host."""
+        if self.by_turns:
+            from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum
 
-        states = [OffloadStateTypeEnum(name) for name in _MOVED]
-        engine.offload_states(include=states, pin_memory=is_shared(config))
+            states = [OffloadStateTypeEnum(name) for name in _MOVED]
+            engine.offload_states(include=states, pin_memory=self.shared)
 
 
 def shape_of(model: str) -> ModelShape:
-    """
+    """Return the sizes of a model.
+
     Args:
-        model: Hugging Face folder or name, of a language model or one that is shown images.
+        model: Hugging Face folder or name of a language model or vision-language model.
     """
     built = without_weights(model)
     text = built.config.get_text_config()

@@ -1,4 +1,4 @@
-"""What the learner calls of the rollout engines while it sends them weights."""
+"""The calls that the learner makes to rollout engines while it sends them weights."""
 
 import time
 from collections.abc import Callable
@@ -18,28 +18,28 @@ from dps_ray.weights import START, WeightsId
 class EngineClient:
     """vLLM's `VLLMWeightSyncClient` protocol over several engine actors, with a deadline.
 
-    vLLM's own Ray client gives every engine the same rank offset, which suits the replicas of one
-    deployment; ours are separate engines, so each gets ranks of its own in the transfer group.
+    vLLM's own Ray client gives every engine the same rank offset, which suits replicas of one deployment. Ours are
+    separate engines, so each gets its own ranks in the transfer group.
 
-    Every method raises TransferError when an engine died, failed or gave no answer in time, and
-    StaleError when one has seen a later epoch.
+    Every method raises TransferError when an engine died, failed or gave no answer in time, and StaleError when an
+    engine has seen a later epoch.
 
     Args:
-        timeout: seconds that a transfer may take, opening the group included.
+        timeout: seconds that a transfer may take, including the opening of the group.
     """
 
     def __init__(self, engines: list[Any], workers_per_engine: int, timeout: float):
         self.weights = START  # those that are sent next
-        # Called with the error before a method raises it: whoever called that method may be blocked elsewhere.
+        # Called with the error before a method raises it: the thread that called the method may be blocked.
         self.on_failure: Callable[[Exception], None] = lambda error: None
-        # Whoever waits for the transfer as a whole is to hear of the engine first.
+        # Less than all, so that the error names the engine before the wait for the whole transfer ends.
         self.timeout = 0.8 * timeout
         self._engines = engines
         self._workers = workers_per_engine
         self._deadline = 0.0
 
     def begin(self) -> None:
-        """From now on the time of one transfer runs."""
+        """Start the time limit of one transfer."""
         self._deadline = time.monotonic() + self.timeout
 
     @property
@@ -83,4 +83,5 @@ class EngineClient:
             raise failure from error
 
     def failed(self, error: BaseException) -> TransferError:
+        """Return the error of a transfer that failed for this reason."""
         return TransferError(f"weights {self.weights} did not reach the engines: {error}")

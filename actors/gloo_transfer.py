@@ -1,6 +1,6 @@
 """vLLM's weight transfer on a CPU: a gloo broadcast from the learner's rank 0 to every worker of the engines.
 
-It goes over a process group of its own, so that the default groups of vLLM and DeepSpeed stay untouched.
+It uses a separate process group, so that the default groups of vLLM and DeepSpeed are not affected.
 Importing the module registers both ends with vLLM's factories, under the name `gloo`.
 """
 
@@ -39,10 +39,9 @@ BUCKET_BYTES = 256 * 2**20  # parameters are broadcast in flat buffers of about 
 
 
 class _Group:
-    """A gloo process group apart from the default one; rank 0 broadcasts.
+    """A gloo process group besides the default one; rank 0 broadcasts.
 
-    Opening it waits for the others and raises what torch.distributed does when they do not come, or are
-    lost.
+    The constructor waits for the other members, and raises torch.distributed's errors when they do not join or are lost.
     """
 
     def __init__(self, address: str, port: int, rank: int, size: int, timeout: float):
@@ -55,7 +54,11 @@ class _Group:
         )
 
     def broadcast(self, tensor: torch.Tensor, timeout: float) -> None:
-        """Raises RuntimeError at once when a peer closes the connection, or after `timeout` seconds."""
+        """Broadcast from rank 0.
+
+        Raises:
+            RuntimeError: a peer closed the connection, or `timeout` seconds have passed.
+        """
         options = dist.BroadcastOptions()
         options.rootRank = 0
         options.rootTensor = 0
@@ -63,12 +66,12 @@ class _Group:
         self._group.broadcast([tensor], options).wait()
 
     def close(self) -> None:
-        """The others see their connections close."""
+        """Close the connections to the other members."""
         self._group = self._store = None
 
 
 def _buckets(metadata: list[ParamMeta]) -> Iterator[list[ParamMeta]]:
-    """Runs of parameters of one dtype, of about BUCKET_BYTES; both ends cut the same."""
+    """Return runs of parameters of one dtype, of about BUCKET_BYTES each; the same at both ends."""
     bucket: list[ParamMeta] = []
     size = 0
     for meta in metadata:
@@ -116,8 +119,8 @@ class GlooWorkerEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
         )
 
     def start_weight_update(self) -> None:
-        # Linear layers are repacked for the CPU's kernels after loading; plain parameters cannot be
-        # written over those, so the layers are first put back into their loadable form.
+        # Linear layers are repacked for the CPU's kernels after loading. Plain parameters cannot be written over
+        # repacked ones, so the layers are first put back into their loadable form.
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -128,7 +131,7 @@ class GlooWorkerEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
         try:
             self.model.load_weights(self._stream(update_info.metadata))
         except BaseException:
-            self.shutdown()  # the sender is not to wait
+            self.shutdown()  # so that the sender does not wait
             raise
 
     def _stream(self, metadata: list[ParamMeta]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -146,9 +149,9 @@ class GlooWorkerEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
             self._retie_head()
 
     def _retie_head(self) -> None:
-        """A tied head is not among the weights that arrive, so its packed copy is stale: tie it to
-        the new embedding and have it packed again."""
-        # Beside a vision tower it is a part of the model.
+        """Tie the output head to the new embedding, and repack it: a tied head is not among the weights that arrive, so
+        its packed copy is stale."""
+        # In a vision-language model it is a part of the model.
         language_model: Any = getattr(self.model, "language_model", self.model)
         head = getattr(language_model, "lm_head", None)
         if head is None:
@@ -174,9 +177,9 @@ class GlooTrainerInitInfo(TrainerInitInfo):
 
 
 class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
-    """The learner's end on a CPU. Every rank iterates the weights, rank 0 sends them.
+    """The learner's end on a CPU. Every rank iterates over the weights, rank 0 sends them.
 
-    Like vLLM's own it may block in opening the group and in sending; see `guarded_transfer.py`.
+    Like vLLM's own engines it may block while it opens the group or sends; see `guarded_transfer.py`.
     """
 
     init_info_cls = GlooTrainerInitInfo
@@ -207,7 +210,8 @@ class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
         return group
 
     def send_weights(self) -> None:
-        """
+        """Send the weights to all engines.
+
         Raises:
             TransferError: an engine died, failed or was too slow.
             StaleError: an engine has seen weights of a later epoch.
@@ -225,7 +229,7 @@ class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
             self._broadcast(metadata)
             receiving.result()
         finally:
-            pool.shutdown(wait=False)  # after an error engines may go on waiting for weights
+            pool.shutdown(wait=False)  # after an error engines may still wait for weights
         self.client.finish_weight_update()
 
     def _broadcast(self, metadata: list[ParamMeta]) -> None:
@@ -237,7 +241,7 @@ class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
             self._group.broadcast(torch.cat(parts), self.client.seconds_left)
 
     def shutdown(self) -> None:
-        """Engines that still wait for weights see their connections close."""
+        """Leave the group; engines that still wait for weights see their connections close."""
         if self._group is not None:
             self._group.close()
             self._group = None

@@ -1,4 +1,4 @@
-"""A weight transfer that an engine's death cannot hold up, whatever backend carries it.
+"""A weight transfer that does not block when an engine dies, with any backend.
 
         rank 0's own thread                            a thread for vLLM's trainer engine
     send ── starts ─────────────────────────────────> open the group, send the weights
@@ -9,12 +9,12 @@
       after a failure: gives the group up,                 │
         takes the weights that are left ───────────────────┘
 
-Over NCCL an engine that dies leaves rank 0 in a stream synchronization, or in the opening of the group. Both
-block for ever and cannot be interrupted, so they get a thread that can be left behind. TRL moves its broadcast
-to a thread for the same reason (its issue 6796).
+Over NCCL the death of an engine leaves rank 0 in a stream synchronization, or in the opening of the group. Both block
+for ever and cannot be interrupted, so they run in a thread that can be abandoned. TRL moves its broadcast to a thread
+for the same reason (its issue 6796).
 
-Under ZeRO-3 every weight is a collective of the learner's ranks. The others are in it until rank 0 has taken
-all weights, so it takes them after a failure too.
+Under ZeRO-3 every weight is a collective of the learner's ranks. The other ranks take part until rank 0 has taken all
+weights, so rank 0 takes them after a failure too.
 """
 
 import threading
@@ -38,7 +38,7 @@ _PATIENCE = 5.0  # seconds for the group to close, and for Ray to say which engi
 class GuardedTransfer:
     """One learner rank's end of the transfer to a list of engines. All ranks send alike.
 
-    The first send opens the group. After a send that failed, make another one for the next.
+    The first send opens the group. After a failed send a new GuardedTransfer is needed.
     """
 
     def __init__(self, info: TrainerInitInfo, client: EngineClient, source: WeightSource) -> None:
@@ -46,7 +46,7 @@ class GuardedTransfer:
         self._client = client
         self._weights = SharedWeights(source)
         self._engine: Any = None  # vLLM's, once the group is open
-        # None: the weights have arrived. After a failure the client and the engine's thread both say why.
+        # None: the weights have arrived. After a failure both the client and the engine's thread put an error.
         self._outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
         client.on_failure = self._outcomes.put
 
@@ -54,9 +54,9 @@ class GuardedTransfer:
         """Send the weights, which have this identity, to every engine. Only rank 0 raises.
 
         Raises:
-            TransferError: they did not arrive at all engines, for whatever reason.
+            TransferError: the weights did not arrive at all engines.
             StaleError: an engine has seen weights of a later epoch.
-            Exception: what the source of the weights itself raised; the learner is at fault, not an engine.
+            Exception: one that the source of the weights raised; then the learner is the cause, not an engine.
         """
         self._client.weights = weights
         self._client.begin()
@@ -65,7 +65,7 @@ class GuardedTransfer:
             self._send_on_a_thread()
         else:
             self._open_and_send()
-        # An engine may leave the pass at its last weight, which would stay whole on this rank alone.
+        # vLLM's engine may stop at the last weight, which then would stay gathered on this rank alone.
         self._weights.drain()
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class GuardedTransfer:
             self._raise(error)
 
     def _run(self) -> None:
-        """The engine's thread."""
+        """Run in the thread of vLLM's engine."""
         try:
             self._open_and_send()
         except BaseException as error:
@@ -107,15 +107,15 @@ class GuardedTransfer:
         try:
             return self._outcomes.get(timeout=self._client.seconds_left)
         except Empty:
-            return TimeoutError(f"they were not there within {self._client.timeout:.0f} s")
+            return TimeoutError(f"they did not arrive within {self._client.timeout:.0f} s")
 
     def _give_up(self, thread: threading.Thread) -> None:
-        """Close the group and take the weights that are left.
+        """Close the group, then take the remaining weights.
 
-        The group is closed before that, since a broadcast that hangs on a GPU may hold up other work there.
+        The group is closed first, since a broadcast that hangs on a GPU may block other work there.
         """
         self._weights.close()
-        # It has ended then, or is blocked: it does not use the group while that is closed.
+        # Then it has ended or is blocked, so it does not use the group while that is closed.
         thread.join(_GRACE)
         closing = threading.Thread(target=self.close, name="closing the transfer", daemon=True)
         closing.start()
@@ -126,7 +126,7 @@ class GuardedTransfer:
         if self._weights.error is not None:
             raise self._weights.error
         until = time.monotonic() + _PATIENCE
-        # A connection broke or the time is up. The client may say soon which engine was lost.
+        # A connection broke or the time is up. The client may report soon which engine was lost.
         while not isinstance(error, StaleError | TransferError):
             try:
                 error = self._outcomes.get(timeout=max(until - time.monotonic(), 0.0)) or error
@@ -136,7 +136,7 @@ class GuardedTransfer:
 
 
 class SharedWeights(WeightSource):
-    """One pass over the weights for each send, which the engine's thread begins and another may end.
+    """One pass over the weights for each send, which the engine's thread begins and another thread may finish.
 
     Each weight is taken under a lock, since taking it is a collective of the ranks.
     """
@@ -155,16 +155,16 @@ class SharedWeights(WeightSource):
         return self._source.metadata()
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The rest of the pass. Raises TransferError once closed."""
+        """Iterate over the rest of the pass. Raises TransferError once closed."""
         while (item := self._take()) is not None:
             yield item
 
     def close(self) -> None:
-        """From now on only `drain` takes weights."""
+        """Let only `drain` take weights from now on."""
         self.closed = True
 
     def drain(self) -> None:
-        """Take all that is left. Waits for a weight that is being taken."""
+        """Take all remaining weights, after waiting for one that is being taken."""
         with self._lock:
             for _ in self._left:
                 pass

@@ -1,4 +1,4 @@
-"""Health of an actor that may die and come back, such as a rollout engine: what it may be asked to do now.
+"""The health of an actor that may die and be restarted, such as a rollout engine: what it may be asked to do now.
 
     DEAD ──restarted──> STARTING ──started──> STALE ──updating──> UPDATING ──refreshed──> FRESH
     UPDATING ──spoiled──> STALE
@@ -7,11 +7,11 @@
     UPDATING, FRESH, BUSY ──silent too long──> SUSPECT ──answered──> FRESH
     STARTING, SUSPECT ──silent too long──> DEAD;   any ──died──> DEAD
 
-Wherever that says FRESH it is so with the wanted weights alone, and STALE with others.
+Where the picture says FRESH, the actor has the wanted weights; with other weights it becomes STALE.
 
-Pure: no actor is called and no clock is read here. Whoever holds the actor reports what happened, with
-the time, and does what the state says. What a state does not allow cannot be reported: in particular
-nothing but weights of the wanted version leads to FRESH, and nothing but FRESH to BUSY.
+Pure: no actor is called and no clock is read here. The caller reports what happened to the actor, with the time,
+and does what the state says. A report that the state does not allow is an error: in particular only the wanted
+weights lead to FRESH, and only FRESH leads to BUSY.
 After NeMo-RL's `generation/fleet_health.py`.
 """
 
@@ -37,14 +37,14 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Deadlines:
-    """For how many seconds an actor may be silent."""
+    """Seconds for which an actor may be silent."""
 
     start: float
     update: float
     work: float
-    """Since it was given work, or did some of it."""
+    """After it was given work, or did part of it."""
     idle: float
-    """Then it is probed, though nothing is wanted from it."""
+    """While it has nothing to do; then it is probed."""
     probe: float
 
 
@@ -53,20 +53,20 @@ class Health:
 
     Args:
         name: for errors.
-        wanted: the weights it is to have.
-        now: seconds on any clock that only goes forward, as in all other methods.
+        wanted: the weights that it should have.
+        now: seconds of a monotonic clock, as in all other methods.
     """
 
     def __init__(self, name: str, deadlines: Deadlines, wanted: WeightsId, now: float) -> None:
         self.name = name
         self.state = State.STARTING
         self.weights: WeightsId | None = None
-        """The weights it is known to have; None while that is not known."""
+        """The weights that it is known to have; None while they are not known."""
         self.deadlines = deadlines
         self._wanted = wanted
         self._since = now
 
-    # --- what the holder reports ------------------------------------------------------------------
+    # --- reports of the caller ------------------------------------------------------------------
 
     def started(self, weights: WeightsId, now: float) -> None:
         """It answered for the first time, and has these weights."""
@@ -75,24 +75,24 @@ class Health:
         self._enter(self._rested, now)
 
     def wants(self, weights: WeightsId, now: float) -> None:
-        """The learner has new weights, or was set back to old ones: work with others is over."""
+        """The learner has new weights, or went back to old ones; others are no longer served."""
         self._wanted = weights
         if self.state in (State.FRESH, State.STALE):
             self._enter(self._rested, now)
 
     def updating(self, now: float) -> None:
-        """It is being given weights. Until that is done it may have some of the old and some of the new."""
+        """It is receiving weights. Until that is done it may have some of the old and some of the new weights."""
         self._only("be updated", State.STALE, State.FRESH)
         self.weights = None
         self._enter(State.UPDATING, now)
 
     def spoiled(self, now: float) -> None:
-        """The weights did not all arrive: it is alive, and has some of the old and some of the new."""
+        """Not all weights arrived: it is alive, and has some of the old and some of the new weights."""
         self._only("be spoiled", State.UPDATING)
         self._enter(self._rested, now)
 
     def refreshed(self, weights: WeightsId, now: float) -> None:
-        """It says that it now has these weights."""
+        """It reports that it now has these weights."""
         self._only("be refreshed", State.UPDATING)
         self.weights = weights
         self._enter(self._rested, now)
@@ -103,7 +103,7 @@ class Health:
         self._enter(State.BUSY, now)
 
     def progressed(self, now: float) -> None:
-        """It did part of its work, and has as long again for the next."""
+        """It did part of its work; its deadline starts again."""
         self._only("do a part of its work", State.BUSY)
         self._enter(State.BUSY, now)
 
@@ -113,26 +113,26 @@ class Health:
         self._enter(self._rested, now)
 
     def answered(self, now: float) -> None:
-        """It answered a probe: did the smallest piece of real work, not just said that it is well."""
+        """It answered a probe, which is a small piece of real work."""
         self._only("answer a probe", State.SUSPECT)
         self._enter(self._rested, now)
 
     def died(self, now: float) -> None:
-        """Its process ended. Reported twice, as by two calls that failed, is reported once."""
+        """Its process ended. Reporting that again, as after two failed calls, changes nothing."""
         self.weights = None
         self._enter(State.DEAD, now)
 
     def restarted(self, now: float) -> None:
-        """A new process was asked for in its place."""
+        """A new process is being started in its place."""
         self._only("be restarted", State.DEAD)
         self._enter(State.STARTING, now)
 
-    # --- what the holder asks ---------------------------------------------------------------------
+    # --- questions of the caller ---------------------------------------------------------------------
 
     def check(self, now: float) -> bool:
-        """Whether it has been silent for too long just now, and is another state for it.
+        """Return whether it has been silent for too long, in which case its state changes.
 
-        From STARTING and SUSPECT it is then DEAD: end its process, then restart it. From the others it is
+        From STARTING and SUSPECT it becomes DEAD: end its process, then restart it. From the other states it becomes
         SUSPECT: take its work back and probe it.
         """
         deadline = self.deadline
@@ -146,7 +146,7 @@ class Health:
 
     @property
     def deadline(self) -> float | None:
-        """When `check` will say so; None for the states that may last."""
+        """The time at which `check` will return True; None for states without a limit."""
         silences = {
             State.STARTING: self.deadlines.start,
             State.UPDATING: self.deadlines.update,
@@ -173,14 +173,14 @@ class Health:
 
 
 class Quarantine:
-    """Prompts set aside after so many failures in a row: of the engine that had them, or of their verifier.
+    """The prompts that are set aside after `limit` failures in a row of the engine or the verifier that had them.
 
-    A prompt of a batch cannot be told from the one that broke the engine. So a success forgets its
-    failures, and only what fails again and again is set aside.
+    When an engine fails, every prompt that it had counts a failure, although one of them may be the cause. A success
+    resets the count, so only prompts that fail repeatedly are set aside.
 
     Args:
-        limit: the failure that sets a prompt aside.
-        failures: of a run that is resumed, as `failures` was.
+        limit: number of failures in a row that sets a prompt aside.
+        failures: `failures` of the run that is resumed.
     """
 
     def __init__(self, limit: int, failures: Mapping[int, int] | None = None) -> None:
@@ -190,15 +190,15 @@ class Quarantine:
             )
         self.limit = limit
         self.failures = dict(failures or {})
-        """How often in a row each prompt failed, those with none left out."""
+        """Number of failures in a row, by prompt id; prompts without failures are left out."""
 
     def failed(self, prompt_id: int) -> bool:
-        """The prompt failed; whether it is set aside."""
+        """Count a failure of the prompt, and return whether it is set aside."""
         self.failures[prompt_id] = self.failures.get(prompt_id, 0) + 1
         return prompt_id in self
 
     def succeeded(self, prompt_ids: Iterable[int]) -> None:
-        """These prompts got through. One that is set aside stays so."""
+        """Reset the counts of these prompts. A prompt that is set aside stays set aside."""
         for prompt_id in prompt_ids:
             if prompt_id not in self:
                 self.failures.pop(prompt_id, None)
@@ -208,10 +208,10 @@ class Quarantine:
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """The prompts set aside, ascending, to exclude from selection."""
+        """Ids of the prompts set aside, ascending."""
         return np.array(sorted(filter(self.__contains__, self.failures)), dtype=np.int64)
 
     @property
     def count(self) -> int:
-        """How many prompts are set aside."""
+        """Number of prompts set aside."""
         return len(self.ids)

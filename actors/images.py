@@ -1,11 +1,11 @@
-"""How a vision-language model is shown images: what engines, learner and the counting of tokens share.
+"""The images of a vision-language model: what engines, learner and the counting of tokens share.
 
-    <image> in a prompt ──> one placeholder token ──> as many as the image's size gives
-    encoded file ──> pixels, scaled and cut into patches ──> as many embeddings, one in the place of each
+    <image> in a prompt ──> one placeholder token ──> as many placeholders as the image's size requires
+    encoded file ──> pixels, scaled and cut into patches ──> as many embeddings, one for each placeholder
 
-Both sides cut the same file into the same patches with the same code, the image processor of transformers
-that needs only Pillow: what the engine sampled from is what the learner differentiates, to the bit. Files
-travel encoded, as they lie in the Parquet file; patches would be ten to a hundred times larger.
+Engines and learner cut the same file into the same patches with the same code, the image processor of transformers that
+needs only Pillow. So the learner differentiates exactly what the engine sampled from. Files are sent encoded, as they are
+in the Parquet file; patches would be ten to a hundred times larger.
 """
 
 from collections.abc import Sequence
@@ -18,24 +18,24 @@ from dps_ray.errors import ModelError
 from dps_ray.prompts.image_files import decode
 
 SUPPORTED = ("qwen2_5_vl",)
-"""Model types whose images are understood."""
+"""Supported model types."""
 
-# In the place of the logits of tokens that stand for images: no response has one. It is finite, so that a
-# probability of 0 times its logarithm is 0; and large enough for any temperature.
+# Replaces the logits of tokens that stand for images, so that no response has one. It is finite, so that a
+# probability of 0 times its logarithm is 0, and large enough for any temperature.
 NEVER = -1e9
 
 
 class Patches(NamedTuple):
-    """Images as the vision tower takes them, one after the other."""
+    """Images as the input of the vision tower, one after the other."""
 
     values: NDArray[np.float32]  # (patches, channels x frames x height x width of a patch)
     grids: NDArray[np.int64]  # (images, 3) frames, rows and columns of patches
 
 
 class ImageInputs:
-    """The image processor of a model, and the tokens that stand for what it gives.
+    """The image processor of a model, and the tokens that stand for images.
 
-    `token` is the placeholder's id; `never_sampled` are the ids of all tokens that stand for what is no text.
+    `token` is the placeholder's id; `never_sampled` are the ids of all tokens that stand for images or videos.
     """
 
     def __init__(self, processor: Any, config: Any):
@@ -45,7 +45,7 @@ class ImageInputs:
         self._per_token = processor.merge_size**2  # patches
 
     def tokens(self, height: int, width: int) -> int:
-        """Tokens of an image of so many pixels.
+        """Return the number of tokens of an image of this size in pixels.
 
         Raises:
             ValueError: one side is more than 200 times the other.
@@ -53,10 +53,10 @@ class ImageInputs:
         return self.processor.get_number_of_image_patches(height, width) // self._per_token
 
     def expand(self, tokens: NDArray[np.int32], counts: Sequence[int]) -> NDArray[np.int32]:
-        """Each placeholder in (p,) tokens as often as its image has tokens.
+        """Return (p,) tokens with each placeholder repeated as often as its image has tokens.
 
         Raises:
-            ValueError: there are not as many placeholders as images.
+            ValueError: the numbers of placeholders and images differ.
         """
         places = np.flatnonzero(tokens == self.token)
         if len(places) != len(counts):
@@ -66,7 +66,7 @@ class ImageInputs:
         return np.repeat(tokens, repeats)
 
     def patches(self, files: Sequence[bytes]) -> Patches:
-        """The images in these encoded files, at least one."""
+        """Return the patches of the images in these encoded files, at least one."""
         found = self.processor([decode(file) for file in files], return_tensors="np")
         return Patches(
             np.asarray(found["pixel_values"], np.float32),
@@ -74,7 +74,7 @@ class ImageInputs:
         )
 
     def blank(self) -> Patches:
-        """The smallest image, black: one token."""
+        """Return the smallest image, which is black and has one token."""
         side, frames = self.processor.patch_size, self.processor.temporal_patch_size
         merge = self.processor.merge_size
         values = np.zeros((self._per_token, 3 * frames * side**2), dtype=np.float32)
@@ -82,14 +82,14 @@ class ImageInputs:
 
 
 def load_image_inputs(model: str, max_pixels: int | None) -> ImageInputs | None:
-    """How this model is shown images; None when it takes none, or in a way that is not known here.
+    """Return how this model receives images; None if it takes none, or is not of a supported type.
 
     Args:
         model: Hugging Face folder or name.
-        max_pixels: larger images are scaled down to so many; None: as the model's own processor says.
+        max_pixels: larger images are scaled down to this many pixels; None: the model's own limit.
 
     Raises:
-        ModelError: it takes images, and does not say how.
+        ModelError: it takes images, and has no preprocessor_config.json.
     """
     from transformers import AutoConfig, AutoImageProcessor
 

@@ -1,9 +1,10 @@
-"""The learner: the DeepSpeed ranks that hold the policy in training, as one object with one verb a
-phase. What each rank does is in `learner_rank.py`.
+"""The learner as the driver uses it: the group of DeepSpeed ranks that train the policy, with one method for each phase.
 
-The ranks live and die together: without one the others wait for it in a collective. Whatever calls them
-raises `LearnerLostError` when a rank died, was silent for too long, or raised an error that is not one of
-ours; then `kill` ends the others, and another `Learner`, started from a manifest, takes their place.
+    Learner ──> LearnerRank (an actor, `learner_rank.py`) × ranks ──> PolicyTraining (`policy_training.py`)
+
+The ranks are started and ended together, since without one the others wait for it in a collective. A method raises
+`LearnerLostError` when a rank died, was silent for too long, or raised an error other than a DPSError. Then `kill`
+ends the others, and another `Learner`, started from a manifest, takes their place.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import ray
 
 from actors.calls import Lost, answer, collect, wait
 from actors.learner_rank import LearnerRank, Trained
+from actors.learner_setup import LearnerSetup
 from actors.process import environment
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage, Stored
@@ -23,25 +25,25 @@ from dps_ray.errors import DPSError, EngineError, LearnerLostError, NonFiniteErr
 from dps_ray.objective.trajectories import Trajectories
 from dps_ray.weights import WeightsId
 
-# Seconds for Ray to notice that a rank died, once another has failed for want of it.
+# Seconds for Ray to notice that a rank died, after another rank has failed because of it.
 _NOTICE = 5.0
 
 
 @dataclass(frozen=True)
 class Saving:
-    """A checkpoint of the learner that its ranks are writing."""
+    """A checkpoint that the ranks are writing."""
 
     _ranks: Sequence[Any]
     _calls: Sequence[Any]
     _timeout: float
 
     def result(self) -> list[Stored]:
-        """Wait for it: the files written. They are hashed, and copied to an object store, while the ranks may
-        train again.
+        """Wait for the checkpoint, and return the files written. They are hashed, and copied to an object store, while
+        the ranks may train again.
 
         Raises:
-            CheckpointError: they could not be written; the learner is as before and trains on.
-            LearnerLostError: a rank died or failed in the middle of a collective, or did not finish within
+            CheckpointError: the files could not be written; the learner is unchanged and can train on.
+            LearnerLostError: a rank died or failed during a collective, or did not finish within
                 timeouts.checkpoint.
         """
         _answers(self._calls, self._timeout, "save")
@@ -59,7 +61,7 @@ class Training:
     _step: int
 
     def result(self) -> Trained:
-        """Wait for it; the weights are then version `step`. Asked again, it answers the same.
+        """Wait until the training has ended, after which the weights are version `step`. Later calls return the same.
 
         Raises:
             NonFiniteError: a loss or gradient is NaN or infinite, with recovery.on_nonfinite=stop.
@@ -80,8 +82,8 @@ class Learner:
     Args:
         model: Hugging Face folder of the start policy.
         transfer: how weights go to the engines, "gloo", "nccl" or "ipc".
-        epoch: the driver's.
-        place: of a rank, the options that say where it runs, and with what.
+        epoch: of the driver.
+        place: returns, for a rank, the Ray options that say where it runs, and with what.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Learner:
         epoch: int,
         place: Callable[[int], dict[str, Any]],
     ):
-        on_cpu = config.resources.learner.gpus_per_rank == 0
+        setup = LearnerSetup.of(config, model, transfer)
         self._timeouts = config.timeouts
         self._wait = config.resources.wait
         self._epoch = epoch
@@ -100,19 +102,19 @@ class Learner:
             LearnerRank.options(  # type: ignore[attr-defined]
                 **place(rank),
                 runtime_env=environment(
-                    threads=config.learner.threads if on_cpu else None,
-                    extra={"DS_ACCELERATOR": "cpu"} if on_cpu else None,
+                    threads=None if setup.on_gpu else config.learner.threads,
+                    extra=None if setup.on_gpu else {"DS_ACCELERATOR": "cpu"},
                 ),
-            ).remote(config, model, transfer, epoch, rank)
-            for rank in range(config.resources.learner.ranks)
+            ).remote(setup, epoch, rank)
+            for rank in range(setup.ranks)
         ]
         self._connected: list[Any] = []
-        self.training: Training | None = None  # the batch in hand, if there is one
+        self.training: Training | None = None  # the training in progress
         self.version = 0  # of the weights: the training step that made them
 
     @property
     def weights(self) -> WeightsId:
-        """The identity of the current weights."""
+        """Identity of the current weights."""
         return WeightsId(self._epoch, self.version)
 
     def start(self, storage: Storage, manifest: Manifest | None) -> None:
@@ -130,10 +132,10 @@ class Learner:
         """Begin to train on one batch; see `Training`.
 
         Returns:
-            What its result has: verl's `actor/...` metrics, `actor/nonfinite_minibatches` left out; how far the
-            engines' log-probabilities are from the learner's own before the batch, `rollout/logprob_diff_mean`
-            in nats a token; and of the weights that correct for it mean, largest and share at the cap,
-            `rollout/importance_...`. Without a single optimizer step there are no means.
+            The training, whose result has these metrics: verl's `actor/...`; `actor/nonfinite_minibatches`, the number
+            of minibatches left out; `rollout/logprob_diff_mean`, the difference of the engines' log-probabilities to
+            the learner's own before the batch, in nats a token; and `rollout/importance_...`, mean, maximum and share
+            at the cap of the weights that correct for it. Without a single optimizer step there are no means.
 
         Raises:
             NonFiniteError: an advantage or a log-probability is NaN or infinite.
@@ -148,7 +150,7 @@ class Learner:
         """Give these engines the current weights. If the learner is training, wait for that first.
 
         Raises:
-            TransferError: they did not reach all engines.
+            TransferError: the weights did not reach all engines.
         """
         if self.training is not None:
             self.training.result()
@@ -159,11 +161,11 @@ class Learner:
         self._connected = list(engines)
 
     def logprobs(self, trajectories: Trajectories) -> list[float]:
-        """Log-probability of each response token under the current weights, concatenated (R,)."""
+        """Return the log-probability of each response token under the current weights, concatenated (R,)."""
         return list(self._call("logprobs", ray.put(trajectories), timeout=self._timeouts.train)[0])
 
     def save(self, storage: Storage, folder: str) -> Saving:
-        """Begin to write `folder/learner` and `folder/model`, as the state is now; see `Saving`."""
+        """Begin to write the current state to `folder/learner` and `folder/model`; see `Saving`."""
         calls = [rank.save.remote(storage, folder) for rank in self._ranks]
         return Saving(self._ranks, calls, self._timeouts.checkpoint)
 
@@ -174,7 +176,7 @@ class Learner:
                 ray.kill(rank)
 
     def _meeting_point(self) -> tuple[str, int]:
-        """Address and free port on the node of rank 0."""
+        """Return the address of rank 0's node, and a free port there."""
         calls = [self._ranks[0].address.remote()]
         address, port = _answers(calls, self._wait, "say its address")[0]
         return address, port
@@ -185,12 +187,12 @@ class Learner:
 
 
 def _answers(calls: Sequence[Any], timeout: float, what: str) -> list[Any]:
-    """What each rank answered.
+    """Return the answer of each rank.
 
     Raises:
-        LearnerLostError: a rank died, gave no answer within `timeout` seconds, or raised an error that is not
-            one of ours. The others may wait for it in a collective then.
-        DPSError: what a rank itself raised.
+        LearnerLostError: a rank died, gave no answer within `timeout` seconds, or raised an error other than a
+            DPSError. Then the other ranks may be waiting for it in a collective.
+        DPSError: one that a rank itself raised.
     """
     try:
         return collect(calls, timeout, "learner rank", what)
@@ -202,9 +204,9 @@ def _answers(calls: Sequence[Any], timeout: float, what: str) -> list[Any]:
 
 
 def _why_lost(error: Exception, calls: Sequence[Any], what: str) -> str | None:
-    """Why the group is of no use any more after this error of one of its calls; None if it still is."""
+    """Return why the group cannot be used after this error of one of its calls; None if it still can."""
     if isinstance(error, EngineError) and not isinstance(error, TransferError):
-        return str(error)  # `collect` itself says that a rank died or was silent
+        return str(error)  # from `collect`: a rank died or was silent
     # When a rank dies, the others' collectives may fail before Ray knows of it.
     done, _ = wait(calls, len(calls), _NOTICE)
     died, failed = [], []

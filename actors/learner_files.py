@@ -5,9 +5,9 @@
     model/...           the policy as a Hugging Face folder: loads in plain transformers
     adapter/...         its adapters in peft's format, if it has any; they are merged into `model` too
 
-Writing may fail on one rank alone, as on a full disk, and what the others do next is to wait for it in a
-collective. So whatever a rank raises between collectives is told to all before any of them gives up, and
-the engine can be used after it. The rank's own log has the traceback.
+Writing may fail on one rank alone, as on a full disk, while the others go on to a collective, in which they would wait
+for that rank. So an error that a rank raises between collectives is shared with all ranks before any of them gives up,
+and the engine remains usable. The rank's own log has the traceback.
 """
 
 import re
@@ -34,7 +34,7 @@ from dps_ray.failpoints import failpoint
 T = TypeVar("T")
 
 _UNIVERSAL = "universal"  # tag of a converted checkpoint
-# In DeepSpeed's names of files; the others are rank 0's.
+# In DeepSpeed's file names; files without it are rank 0's.
 _OF_A_RANK = re.compile(r"zero_pp_rank_(\d+)_")
 
 
@@ -44,19 +44,19 @@ _OF_A_RANK = re.compile(r"zero_pp_rank_(\d+)_")
 def write(
     engine: Any, files: ModelFiles, state: dict[str, Any], storage: Storage, folder: str
 ) -> Callable[[], list[Stored]]:
-    """Write `folder/learner`, `folder/model` and, of a model with adapters, `folder/adapter`; a collective.
+    """Write `folder/learner`, `folder/model` and, for a model with adapters, `folder/adapter`; a collective.
 
     Args:
         files: of the policy; rank 0 writes them.
-        state: what else `load` is to give back, the same on every rank; "version" is the training step.
+        state: further values that `load` returns, the same on every rank; "version" is the training step.
 
     Returns:
-        What makes the files durable that this rank wrote, hashes them, copies them to an object store, and gives
-        their account. It is no collective and does not touch the engine, so a thread can do it while the rank
-        trains. It raises CheckpointError; what it leaves then is swept with the next checkpoint.
+        A function that makes the files that this rank wrote durable, hashes them, copies them to an object store, and
+        returns their records. It is not a collective and does not use the engine, so a thread can call it while the
+        rank trains. It may raise CheckpointError; the files that it leaves then are deleted with the next checkpoint.
 
     Raises:
-        CheckpointError: a rank could not write. All ranks raise it, and nothing is left in a shared folder.
+        CheckpointError: a rank could not write. All ranks raise it, and no files remain in a shared folder.
     """
     rank = dist.get_rank()
     shared = storage.local(folder)
@@ -83,7 +83,7 @@ def write(
             _on_every_rank(begin, f"{folder} was not written")
             _save_engine(engine, own, state, failures)
             for name, whole in _gathered(engine):
-                if rank == 0 and not failures:  # the others take part all the same
+                if rank == 0 and not failures:  # the others take part in the collective
                     with _noted(failures):
                         failpoint("learner.save.weights", step=state["version"], rank=rank)
                         weights[name] = whole.to("cpu", copy=_sharded(engine))
@@ -92,7 +92,7 @@ def write(
                     with _noted(failures):
                         adapters[name] = whole.to("cpu", copy=_sharded(engine))
             _on_every_rank(write_policy, f"{folder} was not written")
-        except CheckpointError:  # of `_on_every_rank`: nobody writes any more
+        except CheckpointError:  # from `_on_every_rank`, so no rank is writing
             if rank == 0:
                 for part in (own, policy, adapter):
                     shutil.rmtree(part, ignore_errors=True)
@@ -115,7 +115,7 @@ def write(
 
 
 def _written_by(rank: int, shared: Path | None) -> Callable[[Path], bool]:
-    """Whether a file is this rank's, in a folder into which all write if it is shared."""
+    """Return a function that tells whether this rank wrote a file; all ranks write into a shared folder."""
     if shared is None:
         return lambda file: True
 
@@ -127,7 +127,7 @@ def _written_by(rank: int, shared: Path | None) -> Callable[[Path], bool]:
 
 
 def try_to_save(engine: Any, files: ModelFiles, storage: Storage, folder: str) -> None:
-    """Write below `folder` what a checkpoint takes, but for optimizer and weights, and delete it again; a
+    """Write the files of a checkpoint below `folder`, except for optimizer and weights, and delete them again; a
     collective.
 
     Raises:
@@ -148,21 +148,21 @@ def try_to_save(engine: Any, files: ModelFiles, storage: Storage, folder: str) -
     try:
         _on_every_rank(write, f"a trial of a checkpoint, {storage.root}/{folder}, was not written")
     finally:
-        # Now that all have written: with a file go the folders that it leaves empty.
+        # After all ranks have written, since deleting a file also deletes the folders that it leaves empty.
         with suppress(CheckpointError):
             for path in storage.list(here):
                 storage.delete(path)
 
 
 def whole_weights(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The parameters by their Hugging Face names, with their adapters merged into them, made whole one at a time:
+    """Iterate over the parameters by their Hugging Face names, gathered one at a time, with adapters merged into them;
     under ZeRO-3 a collective."""
     for name, whole in _gathered(engine):
         yield name, whole.clone() if _sharded(engine) else whole
 
 
 def _gathered(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """As `whole_weights`, but under ZeRO-3 a parameter is whole only until the next one is asked for."""
+    """Like `whole_weights`, but under ZeRO-3 a parameter is whole only until the next one is taken."""
     for name, parameter, adapter in plain_parameters(engine.module):
         parts = [parameter] if adapter is None else [parameter, adapter.a, adapter.b]
         with deepspeed.zero.GatheredParameters(parts, enabled=_sharded(engine)):
@@ -170,7 +170,7 @@ def _gathered(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _gathered_adapters(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """As `_gathered`, of what adapters themselves consist of, by peft's names."""
+    """Like `_gathered`, for the parameters of adapters, by peft's names."""
     for name, parameter in adapter_parameters(engine.module):
         with deepspeed.zero.GatheredParameters([parameter], enabled=_sharded(engine)):
             yield name, parameter.detach()
@@ -183,8 +183,7 @@ def _sharded(engine: Any) -> bool:
 def _save_engine(
     engine: Any, folder: Path, state: dict[str, Any], failures: list[Exception]
 ) -> None:
-    """DeepSpeed's save, which is full of barriers: what goes wrong on this rank between them is added to
-    `failures`."""
+    """Call DeepSpeed's save, which has many barriers, and add errors of this rank between them to `failures`."""
 
     def noting(part: Callable[..., None]) -> Callable[..., None]:
         def run(*arguments: Any, **options: Any) -> None:
@@ -194,11 +193,13 @@ def _save_engine(
 
         return run
 
-    # The two parts of it that collect state and write it. Neither has a collective in it.
+    # The two methods that collect state and write it. Neither contains a collective.
     parts = ("_save_checkpoint", "_save_zero_checkpoint")
     for name in parts:
         setattr(engine, name, noting(getattr(engine, name)))
-    engine._copy_recovery_script = lambda path: None  # two programs into every checkpoint
+    engine._copy_recovery_script = lambda path: (
+        None
+    )  # would copy two programs into every checkpoint
     try:
         engine.save_checkpoint(
             str(folder),
@@ -209,43 +210,47 @@ def _save_engine(
         )
     finally:
         for name in parts:
-            delattr(engine, name)  # and it has the method of its class again
+            delattr(engine, name)  # restores the method of the class
 
 
 # Reading.
 
 
 def needs_conversion(manifest: Manifest, *, ranks: int, zero_stage: int) -> bool:
-    """Whether the shards of this checkpoint are for another number of ranks.
+    """Return whether the shards of this checkpoint are for another number of ranks.
 
     Raises:
-        CheckpointError: it is of another ZeRO stage.
+        CheckpointError: the checkpoint is of another ZeRO stage.
     """
     if manifest.zero_stage != zero_stage:
         raise CheckpointError(
             f"checkpoint {manifest.name} was made with learner.zero_stage={manifest.zero_stage}, and the run "
             f"has learner.zero_stage={zero_stage}; set it back to continue"
         )
-    return zero_stage > 0 and manifest.learner_ranks != ranks  # under stage 0 ranks are replicas
+    return (
+        zero_stage > 0 and manifest.learner_ranks != ranks
+    )  # under stage 0 all ranks are replicas
 
 
 def load(
     engine: Any, storage: Storage, manifest: Manifest, *, epoch: int, convert: bool, timeout: float
 ) -> dict[str, Any]:
-    """Read the engine's state back, and return the `state` that was saved with it; a collective.
+    """Load the engine's state, and return the `state` that was saved with it; a collective.
 
     Args:
-        epoch: under which a shared folder may be used for what is of no use afterwards.
-        convert: the checkpoint is of another number of ranks, and the engine was configured for that.
+        epoch: under which temporary files may be written in a shared folder.
+        convert: the checkpoint is of another number of ranks, and the engine is configured for that.
         timeout: seconds for the conversion.
 
     Raises:
-        CheckpointError: a file is not as it was written, or DeepSpeed cannot take it. When DeepSpeed fails on
-            one rank alone the others may wait for it for ever, so the group is of no use afterwards.
+        CheckpointError: a file has changed since it was written, or DeepSpeed cannot load it. When DeepSpeed fails on
+            one rank alone the others may wait for it for ever, so the group of ranks must be ended.
     """
     rank = dist.get_rank()
     folder = f"{checkpoint_folder(manifest.epoch, manifest.step)}/learner"
-    home = storage.local(checkpoint_folder(epoch, manifest.step))  # swept, should this process die
+    home = storage.local(
+        checkpoint_folder(epoch, manifest.step)
+    )  # is deleted later if this process dies
     with ExitStack() as stack:
 
         def prepare() -> tuple[Path, str] | None:
@@ -264,7 +269,7 @@ def load(
         where, tag = prepared[rank] or prepared[0] or (None, None)
         failpoint("learner.load", epoch=epoch, rank=rank)
         try:
-            # Those that adapters leave frozen are not in it: they are the start policy's, as loaded.
+            # With adapters the frozen parameters are not in the checkpoint: they are the start policy's.
             whole = not has_adapters(engine.module)
             path, state = engine.load_checkpoint(str(where), tag=tag, load_module_strict=whole)
         except Exception as error:
@@ -274,12 +279,12 @@ def load(
             ) from error
         if path is None:
             raise CheckpointError(f"DeepSpeed found no checkpoint in {where}/{tag}")
-        dist.barrier()  # all have read before what is temporary goes
+        dist.barrier()  # all ranks have read before temporary files are deleted
     return dict(state)
 
 
 def _convert(source: Path, target: Path, timeout: float) -> None:
-    """DeepSpeed's universal checkpoint of a checkpoint: optimizer state by parameter, of no number of ranks."""
+    """Write DeepSpeed's universal checkpoint, which has optimizer state by parameter, for any number of ranks."""
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
     command += ["--input_folder", str(source), "--output_folder", str(target)]
     command += ["--inject_missing_state"]
@@ -295,15 +300,15 @@ def _convert(source: Path, target: Path, timeout: float) -> None:
         raise CheckpointError(f"{source} was not converted for another number of ranks: {reason}")
 
 
-# Both.
+# Writing and reading.
 
 
 def _on_every_rank(work: Callable[[], T], failed: str) -> list[T]:
-    """What this work, without collectives, gave on each rank. If it failed on one it has failed on all,
-    whatever it raised.
+    """Do this work, which contains no collectives, and return its result on each rank. If it fails on one rank, it fails
+    on all.
 
     Raises:
-        CheckpointError: `failed`, on which rank and why.
+        CheckpointError: the work raised an error on a rank. The message is `failed`, the rank and the reason.
     """
     result: T | None = None
     own: Exception | None = None
@@ -322,7 +327,7 @@ def _on_every_rank(work: Callable[[], T], failed: str) -> list[T]:
 
 @contextmanager
 def _noted(failures: list[Exception]) -> Iterator[None]:
-    """Keep what is raised within, to be told to all ranks where that is possible."""
+    """Add an error raised in this context to `failures`, which are shared with all ranks later."""
     try:
         yield
     except Exception as error:
@@ -330,5 +335,5 @@ def _noted(failures: list[Exception]) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """For a message. Those of other errors than ours mean little without their type."""
+    """Return the text of an error for a message, with its type unless it is a DPSError."""
     return str(error) if isinstance(error, DPSError) else f"{type(error).__name__}: {error}"

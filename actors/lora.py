@@ -1,10 +1,10 @@
-"""Low-rank adapters in place of full training (LoRA, https://arxiv.org/abs/2106.09685).
+"""Low-rank adapters instead of full training (LoRA, https://arxiv.org/abs/2106.09685).
 
 A linear layer with weights W (out, in) computes with W + (alpha / rank) B A, and only A (rank, in) and B (out, rank)
-are trained. B starts at zero, so training starts at the start policy. Only the learner knows of adapters: what leaves
-it, to the engines and into a checkpoint's model folder, are merged weights under the model's own names.
+are trained. B starts at zero, so training starts at the start policy. Only the learner uses adapters: it sends merged
+weights to the engines, and writes merged weights into a checkpoint's model folder, under the model's own names.
 
-A model with adapters is still the transformers model that it was, with peft's layers in it:
+A model with adapters is the same transformers model, with peft's layers in it:
 
     model.layers.0.mlp.up_proj.weight  becomes  model.layers.0.mlp.up_proj.base_layer.weight, frozen
                                            and  model.layers.0.mlp.up_proj.lora_A.default.weight, and lora_B
@@ -27,7 +27,7 @@ _VISION_TOWER = "model.visual."
 
 
 class Adapter(NamedTuple):
-    """What is added to the weights (out, in) of a layer: scaling * b @ a."""
+    """The term scaling * b @ a, which is added to the weights (out, in) of a layer."""
 
     a: Tensor  # (rank, in)
     b: Tensor  # (out, rank)
@@ -35,25 +35,25 @@ class Adapter(NamedTuple):
 
 
 def check_targets(path: str, settings: LearnerSettings) -> None:
-    """That the model has the layers which are to get adapters.
+    """Check that the model has the layers that are to get adapters.
 
     Args:
         path: Hugging Face folder or name.
 
     Raises:
-        ModelError: it has no linear layer of a name in `learner.lora.target_modules`.
+        ModelError: the model has no linear layer of a name in `learner.lora.target_modules`.
     """
     if settings.lora is not None:
         _targets(without_weights(path), settings.lora, settings.freeze_vision_tower)
 
 
 def add_adapters(model: Any, settings: LoraSettings, freeze_vision_tower: bool, seed: int) -> None:
-    """Give layers of this model adapters, and freeze all other parameters.
+    """Add adapters to layers of this model, and freeze all other parameters.
 
-    Adapters have the model's dtype. In bfloat16 nothing is lost by that: DeepSpeed trains float32 copies of them.
+    Adapters have the model's dtype. In bfloat16 that loses nothing, since DeepSpeed trains float32 copies of them.
 
     Args:
-        seed: of the random values of A, the same on every rank.
+        seed: of the random initial values of A, the same on every rank.
 
     Raises:
         ModelError: the model has no linear layer of a name in `learner.lora.target_modules`.
@@ -75,12 +75,12 @@ def add_adapters(model: Any, settings: LoraSettings, freeze_vision_tower: bool, 
 
 
 def has_adapters(model: Any) -> bool:
-    """Whether `add_adapters` was called on it."""
+    """Return whether the model has adapters."""
     return hasattr(model, "peft_config")
 
 
 def plain_parameters(model: Any) -> Iterator[tuple[str, Any, Adapter | None]]:
-    """The parameters that the model has without adapters, by its own names, each with the adapter of its layer."""
+    """Iterate over the model's original parameters, by their original names, each with the adapter of its layer."""
     layers = dict(_adapted_layers(model))
     for name, parameter in model.named_parameters():
         if _of_an_adapter(name):
@@ -91,7 +91,7 @@ def plain_parameters(model: Any) -> Iterator[tuple[str, Any, Adapter | None]]:
 
 
 def merged(weight: Tensor, adapter: Adapter | None) -> Tensor:
-    """Weights with their adapter in them, of the weights' dtype, computed in float32; without one, the weights."""
+    """Return weights with their adapter merged in float32, in the weights' dtype; without an adapter, the weights."""
     if adapter is None:
         return weight
     change = adapter.b.detach().float() @ adapter.a.detach().float()
@@ -99,15 +99,15 @@ def merged(weight: Tensor, adapter: Adapter | None) -> Tensor:
 
 
 def adapter_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """What is trained, by peft's names."""
+    """Iterate over the parameters of adapters, by peft's names."""
     return (each for each in model.named_parameters() if _of_an_adapter(each[0]))
 
 
 def save_adapter(folder: Path, model: Any, weights: dict[str, Tensor]) -> None:
-    """Write a folder that peft's `PeftModel.from_pretrained(start policy, folder)` loads.
+    """Write a folder that peft can load with `PeftModel.from_pretrained(start policy, folder)`.
 
     Args:
-        weights: of `adapter_parameters`, by name, whole and on the CPU.
+        weights: the `adapter_parameters` by name, whole and on the CPU.
     """
     from peft.utils import SAFETENSORS_WEIGHTS_NAME
     from safetensors.torch import save_file
@@ -122,10 +122,10 @@ def save_adapter(folder: Path, model: Any, weights: dict[str, Tensor]) -> None:
 
 @contextmanager
 def without_adapters(model: Any) -> Iterator[None]:
-    """Within, the model computes as it did before it was trained, to the bit.
+    """Within this context the model computes exactly as the start policy.
 
-    Adapters are multiplied by zero and not left out: under ZeRO-3 a pass that leaves out layers makes DeepSpeed forget
-    in which order it is to gather them.
+    Adapters are multiplied by zero rather than skipped: under ZeRO-3, after a pass that skips layers DeepSpeed loses the
+    order in which it gathers them.
     """
     layers = [layer for _, layer in _adapted_layers(model)]
     scalings = [layer.scaling[_NAME] for layer in layers]
@@ -139,7 +139,7 @@ def without_adapters(model: Any) -> Iterator[None]:
 
 
 def _targets(model: Any, settings: LoraSettings, freeze_vision_tower: bool) -> list[str]:
-    """Full names of the layers that get an adapter."""
+    """Return the full names of the layers that get an adapter."""
     head = model.get_output_embeddings()
     linear = [
         name

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder holds besides the weights, written as a checkpoint's model folder."""
+"""The files of a Hugging Face folder besides the weights, written into a checkpoint's model folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ _SHARD = "5GB"  # of a file with weights at the most, as most public models have
 
 
 class ModelFiles:
-    """The files that a trained policy is served with: they stay those of the start policy.
+    """The files that a trained policy is served with, which are those of the start policy.
 
     Args:
         model: Hugging Face folder or name of the start policy.
@@ -24,13 +24,12 @@ class ModelFiles:
         self._generation_config = _generation_config(model)
 
     def save(self, folder: Path, policy: Any, weights: dict[str, Any]) -> None:
-        """Write a folder that plain transformers loads.
+        """Write a folder that plain transformers can load.
 
-        `generation_config.json` is a copy of the start policy's, to the byte. transformers would write a
-        version of its own, and refuses to where it finds fault with a value, such as a temperature without
-        `do_sample`; but it loads such files, and public models have them. Training changes nothing in it,
-        so the user's own file is the right one in any case. Where there is none, transformers has derived
-        the values from `config.json`; they are written without its checks, too.
+        `generation_config.json` is an exact copy of the start policy's. transformers would write its own version, and
+        refuses to if it considers a value wrong, such as a temperature without `do_sample`; but it loads such files, and
+        public models have them. Training changes nothing in this file. If there is none, transformers has derived the
+        values from `config.json`, and they are written without its checks.
         """
         from transformers import GenerationConfig
         from transformers.utils import GENERATION_CONFIG_NAME
@@ -51,10 +50,10 @@ class ModelFiles:
 
 
 def without_weights(model: str) -> Any:
-    """The model with parameters that have shapes and no values, on torch's device `meta`.
+    """Return the model with parameters that have shapes but no values, on torch's device `meta`.
 
     Args:
-        model: Hugging Face folder or name, of a language model or one that is shown images.
+        model: Hugging Face folder or name of a language model or vision-language model.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -67,10 +66,10 @@ def without_weights(model: str) -> Any:
 
 
 def check_savable(model: str, tokenizer: Any, images: ImageInputs | None) -> None:
-    """Save what a checkpoint takes from the start policy, but for the weights, into a temporary folder.
+    """Save what a checkpoint takes from the start policy, except for the weights, into a temporary folder.
 
     Raises:
-        ModelError: transformers loads a file of the model, and cannot save it.
+        ModelError: transformers can load a file of the model but cannot save it.
     """
     from transformers import AutoConfig
 
@@ -94,10 +93,10 @@ def check_savable(model: str, tokenizer: Any, images: ImageInputs | None) -> Non
 
 
 def _generation_config(model: str) -> bytes | None:
-    """The content of the model's `generation_config.json`; None if it has none."""
+    """Return the content of the model's `generation_config.json`; None if it has none."""
     from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
     try:
         return Path(cached_file(model, GENERATION_CONFIG_NAME)).read_bytes()
-    except OSError:  # there is none; the model itself is loaded without it then, too
+    except OSError:  # there is none; the model loads without it
         return None

@@ -1,8 +1,8 @@
-"""The policy as the learner computes with it: a language model, or one that is shown images besides.
+"""The policy as the learner computes with it: a language model, or a vision-language model.
 
-A vision-language model is given the images of each sequence, cut into patches when they are needed. Under
-ZeRO a pass through its vision tower is a collective, so a micro-batch without images gets a sequence with a
-blank one, which weighs nothing.
+A vision-language model receives the images of each sequence, which are cut into patches when they are needed. Under
+ZeRO a pass through its vision tower is a collective, so a micro-batch without images gets an additional sequence with a
+blank image and weight zero.
 """
 
 from typing import Any, NamedTuple
@@ -12,54 +12,55 @@ import torch
 from numpy.typing import NDArray
 
 from actors.images import ImageInputs, Patches, load_image_inputs
+from actors.learner_setup import PolicySetup
 from actors.lora import add_adapters
 from actors.model_files import ModelFiles
 from actors.scoring import answer_with_scores
-from dps_ray.config import Config, LoraSettings
+from dps_ray.config import LoraSettings
 from dps_ray.objective.grpo import PaddedTensors, TokenScores, to_tensors
 from dps_ray.objective.trajectories import Images, Trajectories, pad, with_blank
 
-_ROOM = 2 * 2**30  # bytes of patches that a rank keeps while it trains on a batch
+_ROOM = 2 * 2**30  # bytes of patches that a rank caches while it trains on a batch
 
 
 class Inputs(NamedTuple):
     """A micro-batch on the device."""
 
     tensors: PaddedTensors
-    images: dict[str, torch.Tensor]  # what the model is given of images; empty for a language model
+    images: dict[str, torch.Tensor]  # the model's inputs for images; empty for a language model
 
 
 class Policy:
-    """How the model in `path` is loaded and run; the weights are whoever's that asks.
+    """Loads the model in `path`, and runs a model with whatever weights it is given.
 
     Args:
         path: Hugging Face folder or name.
     """
 
-    def __init__(self, config: Config, path: str, device: torch.device):
+    def __init__(self, setup: PolicySetup, path: str, device: torch.device):
         from transformers import AutoTokenizer
 
         self._path = path
         self._device = device
-        self._dtype = getattr(torch, config.model.dtype)
-        self._temperature = config.rollout.temperature
-        self._seed = config.seed
-        self._images = load_image_inputs(path, config.data.max_pixels)
+        self._dtype = getattr(torch, setup.dtype)
+        self._temperature = setup.temperature
+        self._seed = setup.seed
+        self._images = load_image_inputs(path, setup.max_pixels)
         processors = [AutoTokenizer.from_pretrained(path)]
         if self._images is not None:
             processors.append(self._images.processor)
             self._cut = _Cut(self._images)
         self.files = ModelFiles(path, processors)
-        """What a folder of the model holds besides its weights."""
+        """Files that a folder of the model has besides its weights."""
 
     def load(self, freeze_vision_tower: bool = False, lora: LoraSettings | None = None) -> Any:
-        """The model with the weights of the folder, on the CPU; it answers `scores`.
+        """Return the model with the weights of the folder, on the CPU, for use with `scores`.
 
         Args:
-            lora: train adapters of this kind, and nothing else.
+            lora: add adapters with these settings, and train nothing else.
 
         Raises:
-            ModelError: the model has no such layers to adapt.
+            ModelError: the model does not have the layers that are to be adapted.
         """
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -77,7 +78,7 @@ class Policy:
         return model
 
     def inputs(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> Inputs:
-        """The given trajectories as a micro-batch; see `pad`."""
+        """Return these trajectories as a micro-batch; see `pad`."""
         batch = pad(trajectories, rows)
         if self._images is None:
             return Inputs(to_tensors(batch, self._device), {})
@@ -90,14 +91,17 @@ class Policy:
             {
                 "pixel_values": torch.from_numpy(patches.values).to(self._device),
                 "image_grid_thw": torch.from_numpy(patches.grids).to(self._device),
-                # From where images are the model derives the positions of all tokens.
+                # The model derives the positions of all tokens from the places of images.
                 "mm_token_type_ids": (tensors.tokens == self._images.token).int(),
             },
         )
 
     def scores(self, model: Any, inputs: Inputs, entropy_gradient: bool = False) -> TokenScores:
-        """Of every response token, (b, t - 1) and zero elsewhere, by a model that `load` gave, or its
-        DeepSpeed engine."""
+        """Return the scores of every response token, (b, t - 1) and zero elsewhere.
+
+        Args:
+            model: from `load`, or its DeepSpeed engine.
+        """
         tensors = inputs.tensors
         response = tensors.response[:, 1:] > 0
         scored = response.clone()
@@ -121,8 +125,8 @@ class Policy:
 
 
 class _Cut:
-    """The images of a batch cut into patches, each once, as far as there is room to keep them: the responses
-    to a prompt come in different micro-batches, and twice."""
+    """Cuts the images of a batch into patches, and caches them as far as there is room: the responses to one prompt are
+    in different micro-batches, and each is used twice."""
 
     def __init__(self, inputs: ImageInputs):
         self._inputs = inputs
@@ -131,7 +135,7 @@ class _Cut:
         self._room = 0  # bytes
 
     def of(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> Patches | None:
-        """The images of these trajectories in the order of the rows; None if they have none."""
+        """Return the images of these trajectories in the order of the rows; None if they have none."""
         if trajectories.images is None:
             return None
         if trajectories.images is not self._batch:

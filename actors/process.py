@@ -1,7 +1,7 @@
-"""What every actor's process needs before its libraries are imported, where its output goes, and how its children end.
+"""The process of an actor: its environment variables, its log, and the end of its children.
 
-The variables must be set before torch, vLLM or DeepSpeed are imported, hence Ray's runtime
-environment and not code of the actor.
+The variables must be set before torch, vLLM or DeepSpeed are imported. So they are in Ray's runtime environment and not
+in the code of the actor.
 """
 
 import os
@@ -21,11 +21,11 @@ _ALWAYS = {
 
 
 def environment(*, threads: int | None, extra: dict[str, str] | None = None) -> dict[str, object]:
-    """Ray `runtime_env` of an actor.
+    """Return the Ray `runtime_env` of an actor.
 
     Args:
-        threads: OpenMP threads on a CPU; None on a GPU. Threads wait passively: ones that spin
-            starve the actors that work while they wait (nine times fewer tokens a second).
+        threads: OpenMP threads on a CPU; None on a GPU. Threads wait passively: threads that spin while they wait
+            take the CPU from actors that work (nine times fewer tokens a second).
     """
     cpu = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     return {"env_vars": {**_ALWAYS, **cpu, **failpoints.environment(), **(extra or {})}}
@@ -41,10 +41,10 @@ def log_to(folder: Path, name: str) -> None:
 
 
 def take_children_along() -> None:
-    """From now on what this process starts is killed when it ends, even by SIGKILL.
+    """Make the children of this process end with it, even if it is killed by SIGKILL.
 
-    It becomes the leader of a process group, which its children are in too. Outside of that a shell waits until
-    the pipe closes that only this process holds open, and then kills the group.
+    The process becomes the leader of a process group, to which its children belong. A shell outside the group waits until
+    a pipe closes that only this process holds open, and then kills the group.
     """
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
@@ -59,7 +59,7 @@ def take_children_along() -> None:
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
+    """Return a TCP port that was free a moment ago."""
     with socket.socket() as s:
         s.bind(("", 0))
         return int(s.getsockname()[1])

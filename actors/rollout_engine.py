@@ -1,5 +1,5 @@
-"""One rollout engine: vLLM in an actor, which answers prompts k times with the log-probability of every
-token, and takes in new weights."""
+"""One rollout engine: an actor with vLLM, which samples k responses to each prompt, with the log-probability of every
+token, and receives new weights."""
 
 import hashlib
 import threading
@@ -11,73 +11,75 @@ import numpy as np
 import ray
 
 from actors.card import engine_utilization, kv_cache_bytes
+from actors.engine_setup import EngineSetup
 from actors.images import NEVER, load_image_inputs
 from actors.process import log_to, take_children_along
 from actors.requests import Request, Sampling
 from actors.rollout_images import engine_arguments, engine_input
-from dps_ray.config import Config
 from dps_ray.errors import EngineError, StaleError, TransferError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import Group, Response
 from dps_ray.weights import START, WeightsId
 
 
-# One call at a time, as vLLM wants it; but more work may be handed in meanwhile.
+# One call at a time, as vLLM requires; but requests may be added meanwhile.
 @ray.remote(concurrency_groups={"intake": 1})
 class RolloutEngine:
     """One vLLM engine. It starts with the weights of the start model, `START`.
 
-    The four weight-update methods are what vLLM's trainer engines call through `EngineClient`.
+    vLLM's trainer engines call the four methods for weight updates, through `EngineClient`.
     """
 
-    def __init__(self, config: Config, model: str, transfer: str, index: int, incarnation: int):
-        log_to(config.folder / "logs", f"rollout-{index}")
+    def __init__(self, setup: EngineSetup, index: int, incarnation: int):
+        log_to(setup.logs, f"rollout-{index}")
         take_children_along()
         failpoint("engine.start", engine=index)
         self._index = index
         self._name = f"rollout engine {index}, incarnation {incarnation}"
-        self._epoch = 0  # the latest that weights came from
+        self._epoch = 0  # the latest epoch that weights came from
         self._incoming: WeightsId | None = None  # the weights of an update that has begun
-        self._updating = False  # vLLM is in an update, and does nothing else until that ends
-        self._joining: SimpleQueue[BaseException | None] | None = None  # how that ends
+        self._updating = False  # vLLM is in an update, and does nothing else until it ends
+        self._joining: SimpleQueue[BaseException | None] | None = (
+            None  # the outcome of joining a transfer, while that lasts
+        )
         self._intake = _Intake()
         self._asleep = False
         from vllm import LLM
 
         import actors.weight_transfer  # noqa: F401  registers the CPU backend with vLLM
 
-        self._workers = max(int(config.resources.rollout.gpus_per_engine), 1)
-        self._images = load_image_inputs(model, config.data.max_pixels)
-        self._llm = LLM(**self._llm_arguments(config, model, transfer))
+        self._workers = setup.workers
+        self._images = load_image_inputs(setup.model, setup.max_pixels)
+        self._llm = LLM(**self._llm_arguments(setup))
         self._tokenizer = self._llm.get_tokenizer()
         self._llm.update_weight_version(str(START))
 
-    def _llm_arguments(self, config: Config, model: str, transfer: str) -> dict[str, Any]:
+    def _llm_arguments(self, setup: EngineSetup) -> dict[str, Any]:
         from vllm.config import WeightTransferConfig
 
-        gpus = config.resources.rollout.gpus_per_engine
+        on_gpu = setup.gpus > 0
         return {
-            "model": model,
-            "dtype": config.model.dtype,
+            "model": setup.model,
+            "dtype": setup.dtype,
             "tensor_parallel_size": self._workers,
             # The actor holds all of the engine's GPUs: its workers are its own processes.
-            "distributed_executor_backend": "mp" if gpus > 1 else None,
-            "gpu_memory_utilization": engine_utilization(config, model),
-            "enable_sleep_mode": config.resources.colocate and gpus > 0,
-            "kv_cache_memory_bytes": kv_cache_bytes(config, model),
+            "distributed_executor_backend": "mp" if setup.gpus > 1 else None,
+            "gpu_memory_utilization": engine_utilization(setup.memory, setup.model),
+            "enable_sleep_mode": setup.sleeps,
+            "kv_cache_memory_bytes": kv_cache_bytes(setup.memory, setup.model),
             # Compiling pays on GPUs; on a CPU it costs ten seconds and gains nothing.
-            "enforce_eager": config.rollout.enforce_eager or gpus == 0,
-            "max_model_len": config.data.max_prompt_length + config.rollout.max_response_length,
-            "max_num_seqs": config.rollout.max_num_seqs,
-            # Of the distribution that is sampled from, temperature and top-p included: what the
-            # learner's ratio is against.
+            "enforce_eager": setup.enforce_eager or not on_gpu,
+            "max_model_len": setup.max_length,
+            "max_num_seqs": setup.max_num_seqs,
+            # Log-probabilities of the distribution that is sampled from, with temperature and top-p applied: the
+            # learner's ratio is relative to them.
             "logprobs_mode": "processed_logprobs",
-            "weight_transfer_config": WeightTransferConfig(backend=transfer),
-            "seed": config.seed,
+            "weight_transfer_config": WeightTransferConfig(backend=setup.transfer),
+            "seed": setup.seed,
             "disable_log_stats": True,
-            # With a generator to each request, vLLM 0.32 cannot split a prefill on a CPU.
-            "enable_chunked_prefill": gpus > 0,
-            **(engine_arguments(self._images, gpus > 0) if self._images else {}),
+            # With a random generator for each request, vLLM 0.32 cannot split a prefill on a CPU.
+            "enable_chunked_prefill": on_gpu,
+            **(engine_arguments(self._images, on_gpu) if self._images else {}),
         }
 
     def weights(self) -> WeightsId | None:
@@ -88,7 +90,7 @@ class RolloutEngine:
         return WeightsId.parse(self._llm.get_weight_version())
 
     def sleep(self) -> None:
-        """Leave the card to the learner; whatever needs the model wakes it. On a CPU vLLM takes no notice."""
+        """Leave the card to the learner. Each method that needs the model wakes it. On a CPU vLLM does nothing."""
         failpoint("engine.sleep", engine=self._index)
         self._llm.sleep(level=1)  # weights to the host, the KV cache is dropped
         self._asleep = True
@@ -99,7 +101,7 @@ class RolloutEngine:
             self._asleep = False
 
     def probe(self) -> None:
-        """Generate a single token: what answers to less may still be dead inside."""
+        """Generate a single token. An engine that answers simpler calls may still be unable to generate."""
         from vllm import SamplingParams
 
         self._wake()
@@ -113,9 +115,9 @@ class RolloutEngine:
     def generate(
         self, requests: list[Request], sampling: Sampling, weights: WeightsId, call: int
     ) -> Iterator[list[Group]]:
-        """Groups as they are done, some at a time, for these requests and those handed in by `add_requests`.
+        """Yield groups as they are done, one or more at a time, for these requests and those of `add_requests`.
 
-        Every response decodes beside all others that there is room for, whichever prompt it answers.
+        vLLM decodes as many responses at a time as there is room for, of whichever prompts.
 
         Args:
             call: a number that no other call to this actor has.
@@ -144,12 +146,14 @@ class RolloutEngine:
 
     @ray.method(concurrency_group="intake")
     def add_requests(self, requests: list[Request], call: int) -> None:
-        """Answer these as well, in this call to `generate`. If it has ended nothing happens: what it did not
-        answer is to be asked for again."""
+        """Add these requests to this call to `generate`.
+
+        If that call has ended nothing happens; the caller asks again for what the call did not answer.
+        """
         self._intake.add(call, requests)
 
     def _ask(self, request: Request, sampling: Sampling) -> str:
-        """Have vLLM begin with a request; returns the name it has there."""
+        """Add a request to vLLM's queue, and return its name there."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -202,10 +206,10 @@ class RolloutEngine:
         ]
 
     def init_weight_transfer_engine(self, request: Any, epoch: int) -> None:
-        """Join another transfer group, and leave the one it was in.
+        """Leave the current transfer group, and join another.
 
         Raises:
-            StaleError: it has had weights of a later epoch.
+            StaleError: the engine has had weights of a later epoch.
         """
         self._refuse_older_than(epoch)
         failpoint("engine.join", engine=self._index)
@@ -217,8 +221,8 @@ class RolloutEngine:
             self._join(request)
 
     def _join(self, request: Any) -> None:
-        """Opening a group waits for all that are to be in it, with NCCL for ever. That cannot be interrupted, so it
-        has a thread that can be left behind."""
+        """Join in a thread that can be abandoned. Opening a group waits for all members, with NCCL for ever, and cannot
+        be interrupted."""
         self._joining = outcomes = SimpleQueue[BaseException | None]()
 
         def join() -> None:
@@ -236,10 +240,10 @@ class RolloutEngine:
             raise error
 
     def start_weight_update(self, weights: WeightsId) -> None:
-        """From now on it serves nothing, until `finish_weight_update` names the same weights.
+        """Begin an update to these weights. The engine serves nothing until `finish_weight_update`.
 
         Raises:
-            StaleError: it has had weights of a later epoch.
+            StaleError: the engine has had weights of a later epoch.
         """
         self._refuse_older_than(weights.epoch)
         self._wake()
@@ -249,15 +253,17 @@ class RolloutEngine:
         self._updating = True
 
     def update_weights(self, request: Any) -> None:
+        """Receive weights."""
         failpoint("engine.update", weights=str(self._incoming), engine=self._index)
-        self._updating = False  # vLLM ends an update in which it failed
+        self._updating = False  # if this fails, vLLM ends the update
         self._llm.update_weights(request)
         self._updating = True
 
     def finish_weight_update(self, weights: WeightsId) -> None:
-        """
+        """Serve these weights from now on.
+
         Raises:
-            StaleError: the update that has begun is of other weights.
+            StaleError: the update that has begun is to other weights.
         """
         if weights != self._incoming:
             raise StaleError(
@@ -265,16 +271,18 @@ class RolloutEngine:
             )
         self._llm.finish_weight_update(weight_version=str(weights))
         self._updating = False
-        # An update leaves the cached prefixes as they were computed with the old weights.
+        # The cached prefixes were computed with the old weights.
         self._llm.reset_prefix_cache()
         if self._images:
-            self._llm.llm_engine.reset_encoder_cache()  # likewise what the vision tower gave
+            self._llm.llm_engine.reset_encoder_cache()  # and so were the outputs of the vision tower
         self._incoming = None
 
     @ray.method(concurrency_group="intake")
     def leave_transfer(self) -> None:
-        """Get out of a transfer that another engine's death has stopped, and that may never end by itself. Workers in
-        other processes cannot be reached."""
+        """Abandon a transfer that another engine's death has stopped, and that may never end by itself.
+
+        Workers in other processes cannot be reached.
+        """
         joining = self._joining
         if joining is not None:
             joining.put(TransferError("this transfer was given up"))
@@ -282,17 +290,19 @@ class RolloutEngine:
             self._llm.collective_rpc(_leave_group)  # `update_weights` may be waiting in it
 
     def _end_broken_update(self) -> None:
-        """Put the layers of an update that was broken off back into service, some with old weights and some with
-        new: vLLM begins another with whole layers alone. They serve nobody before all the weights have come."""
+        """Finish an update that was interrupted, with some old and some new weights.
+
+        vLLM begins another update only with complete layers. The engine serves nothing until all weights have arrived.
+        """
         if self._incoming is None:
             return
         if not self._updating:
-            self._llm.start_weight_update()  # which leaves layers that are half loaded as they are
+            self._llm.start_weight_update()  # leaves half-loaded layers as they are
         self._llm.finish_weight_update(weight_version=str(self._incoming))
         self._updating = False
 
     def _refuse_older_than(self, epoch: int) -> None:
-        """A learner of an earlier epoch may have been frozen, and wake up."""
+        """Refuse a learner of an earlier epoch, which may have been frozen and woken up."""
         if epoch < self._epoch:
             raise StaleError(
                 f"{self._name} has had weights of epoch {self._epoch} and takes none of {epoch}"
@@ -301,16 +311,16 @@ class RolloutEngine:
 
 
 def _leave_group(worker: Any) -> None:
-    """Runs in vLLM's worker."""
+    """Leave the transfer group, in vLLM's worker."""
     worker.weight_transfer_engine.shutdown()
 
 
 class _Intake:
-    """Requests on their way from the thread that takes them in to the one that generates."""
+    """Passes requests from the thread that receives them to the thread that generates."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._call: int | None = None  # that takes requests
+        self._call: int | None = None  # the call to `generate` that takes requests
         self._requests: list[Request] = []
 
     def open(self, call: int, requests: list[Request]) -> None:
@@ -323,7 +333,7 @@ class _Intake:
                 self._requests += requests
 
     def take(self, close: bool) -> list[Request]:
-        """What has come in. If that is nothing, and `close`, nothing is taken in from now on."""
+        """Return the new requests. If there are none, and `close`, accept no more."""
         with self._lock:
             taken, self._requests = self._requests, []
             if close and not taken:

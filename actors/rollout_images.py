@@ -1,8 +1,8 @@
-"""Images on their way into vLLM.
+"""Images as input of vLLM.
 
-vLLM is handed what its own processors would make of a prompt and its images (`MultiModalInput`): the tokens
-with every placeholder, the patches, and a hash of each image, by which it tells prefixes apart that have the
-same tokens. So an engine sees the patches that the learner sees, whatever image library vLLM would use.
+vLLM receives what its own processors would make of a prompt and its images (`MultiModalInput`): the tokens with every
+placeholder, the patches, and a hash of each image, which distinguishes prefixes that have the same tokens. So an engine
+has the same patches as the learner, whatever image library vLLM would use.
 """
 
 import hashlib
@@ -16,25 +16,25 @@ from actors.images import ImageInputs
 
 
 def engine_arguments(images: ImageInputs, on_gpu: bool) -> dict[str, Any]:
-    """What vLLM is started with besides, for a model that is shown images."""
+    """Return additional arguments of vLLM for a vision-language model."""
     if importlib.util.find_spec("torchvision") is None:
         _do_without_torchvision(images)
     return {
         "limit_mm_per_prompt": {"video": 0},
         "mm_processor_kwargs": {"max_pixels": images.processor.size["longest_edge"]},
         "mm_processor_cache_gb": 0,
-        # The patches come with means and deviations taken care of; vLLM would do it again.
+        # The patches are normalized already; vLLM would do it again.
         "mm_device_do_normalize": False,
-        # Finds how much of a GPU's memory the vision tower takes.
+        # The profile measures the memory that the vision tower takes on a GPU.
         "skip_mm_profiling": not on_gpu,
     }
 
 
 def engine_input(tokens: list[int], files: tuple[bytes, ...], images: ImageInputs) -> Any:
-    """A prompt with images, as vLLM takes it.
+    """Return a prompt with images, as vLLM takes it.
 
     Args:
-        tokens: each placeholder as often as its image has tokens.
+        tokens: with each placeholder repeated as often as its image has tokens.
         files: the encoded images, in the order of their placeholders.
     """
     import torch
@@ -73,11 +73,11 @@ def engine_input(tokens: list[int], files: tuple[bytes, ...], images: ImageInput
 
 
 def _do_without_torchvision(images: ImageInputs) -> None:
-    """Have vLLM serve the model for images alone, in this process.
+    """Make vLLM serve the model without videos in this process, so that it does not need torchvision.
 
-    Its module of the model takes one function from a module of transformers that imports torchvision, and the
-    model's whole processor has a part for videos that is nothing without. The function is also in the module
-    that needs only Pillow, and without videos the image processor is all that is asked for.
+    vLLM's module of the model takes one function from a module of transformers that imports torchvision, and the model's
+    whole processor has a part for videos that needs torchvision. The function is also in the module that needs only
+    Pillow, and without videos only the image processor is used.
     """
     from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as without
 

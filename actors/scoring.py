@@ -1,9 +1,9 @@
-"""A language model that answers with the scores of response tokens in place of logits.
+"""A language model whose forward pass returns the scores of response tokens instead of logits.
 
     tokens ──> body ──> hidden states ──> those before a response token ──> output head, a chunk at a time ──> scores
 
-Logits of every position would need more memory than all else: 42 GB at the peak for 15,360 tokens and a vocabulary
-of 151,936. The logits of a chunk are made for its scores and dropped, and made again in the backward pass.
+Logits of every position would need more memory than everything else: 42 GB at the peak for 15,360 tokens and a
+vocabulary of 151,936. The logits of a chunk are computed for its scores and freed, and computed again in the backward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,21 +20,21 @@ from dps_ray.objective.grpo import TokenScores, score_tokens
 
 
 def answer_with_scores(model: Any, never_sampled: Sequence[int] = ()) -> bool:
-    """Have this model's forward pass give `TokenScores`; see `_forward` for what it takes.
+    """Make this model's forward pass return `TokenScores`; see `_forward` for its arguments.
 
     Args:
-        model: of transformers, on the CPU.
-        never_sampled: token ids that have a probability of zero.
+        model: a transformers model on the CPU.
+        never_sampled: ids of tokens whose probability is zero.
 
     Returns:
-        Whether the head is all that comes after the body. Where a model changes the logits afterwards, as Gemma 2
-        and Cohere do, it makes its own for all positions, and only the scores come in chunks.
+        Whether only the output head follows the body. A model that changes the logits afterwards, such as Gemma 2 or
+        Cohere, computes its own logits for all positions, and only the scores are computed in chunks.
     """
     head = model.get_output_embeddings()
     simple = _only_a_head_follows_the_body(model, head)
     rows = max(1, CHUNK // model.config.get_text_config().vocab_size)
     if simple:
-        # Called as a module, once a pass: under ZeRO-3 that is when its weights are gathered.
+        # The head is called as a module once a pass, since under ZeRO-3 that gathers its weights.
         head.forward = partial(scores_in_chunks, head.forward, rows, never_sampled)
         model.forward = partial(_forward, partial(_states, model), head)
     else:
@@ -52,13 +52,13 @@ def _forward(
     entropy_gradient: bool,
     **images: Tensor,
 ) -> TokenScores:
-    """Scores of n tokens.
+    """Return the scores of n tokens.
 
     Args:
-        input_ids: (b, t), padded on the right. Attention is causal, so there is no mask: it would change nothing
-            of a token before the padding, and keep attention from its fastest kernels.
-        scored: (b, t - 1) bool, the tokens that are scored; n are true. The first token of a sequence is left out.
-        images: what a vision-language model takes besides.
+        input_ids: (b, t), padded on the right. Attention is causal, so tokens before the padding need no mask, and
+            without a mask attention can use its fastest kernels.
+        scored: (b, t - 1) bool, true for the n tokens that are scored. The first token of a sequence is left out.
+        images: additional inputs of a vision-language model.
 
     Returns:
         Each (n,) float32.
@@ -86,7 +86,7 @@ def scores_in_chunks(
     temperature: float,
     entropy_gradient: bool,
 ) -> TokenScores:
-    """Scores of the targets (n,) that are predicted from the states (n, h), so many rows at a time."""
+    """Return the scores of the targets (n,) that are predicted from the states (n, h), `rows` at a time."""
 
     def scores(states: Tensor, targets: Tensor) -> TokenScores:
         logits = head(states)
@@ -95,7 +95,7 @@ def scores_in_chunks(
             logits = logits.index_fill(-1, ids, NEVER)
         return score_tokens(logits, targets, temperature, entropy_gradient)
 
-    if len(states) <= rows:  # little enough to keep
+    if len(states) <= rows:  # few enough to keep their logits
         return scores(states, targets)
     parts = [
         checkpoint(scores, *chunk, use_reentrant=False, preserve_rng_state=False)

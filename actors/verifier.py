@@ -1,12 +1,14 @@
 """Verifiers: actors that turn responses into rewards with the task's or the user's function.
 
-`Verifier` is the actor, `Verifiers` the driver's view of all of them, `Scoring` what they do with a batch. The
-function runs in a process below the actor (`dps_ray/rewards/sandbox.py`), which ends when a response is too much for it; the
-actor itself may be lost too.
+`Verifier` is the actor, `Verifiers` the driver's view of all of them, `Scoring` the scoring of one batch. The function
+runs in a child process of the actor (`dps_ray/rewards/sandbox.py`), which is ended when a response exceeds its limits.
+The actor itself may be lost too.
 """
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from actors.managed_actor import ManagedActor, RestartTracker
 from actors.process import environment, log_to
 from dps_ray.beliefs.state_rules import successes
 from dps_ray.beliefs.states import states_of
-from dps_ray.config import Config
+from dps_ray.config import Config, StateSettings, VerifierSettings
+from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import ResponseError, RewardError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import Group, ScoredGroup, Scores
@@ -29,16 +32,39 @@ from dps_ray.rewards.sandbox import Sandbox
 Answer = ScoredGroup | RewardError
 
 
+@dataclass(frozen=True)
+class VerifierSetup:
+    """The settings of a verifier."""
+
+    reward: str | None  # the reward function, as in `data.reward`
+    limits: VerifierSettings
+    to_start: float  # seconds
+    to_score: float  # seconds in which it has to answer
+    logs: Path
+
+    @classmethod
+    def of(cls, config: Config | EvaluationConfig) -> "VerifierSetup":
+        return cls(
+            reward=config.data.reward,
+            limits=config.verifier,
+            to_start=config.resources.wait,
+            to_score=config.timeouts.score,
+            logs=config.folder / "logs",
+        )
+
+
 @ray.remote
 class Verifier:
-    def __init__(self, config: Config, index: int):
-        log_to(config.folder / "logs", f"verifier-{index}")
+    """One verifier."""
+
+    def __init__(self, setup: VerifierSetup, index: int):
+        log_to(setup.logs, f"verifier-{index}")
         self._index = index
-        self._sandbox = Sandbox(config.data.reward, config.verifier, config.resources.wait)
-        # Half, so that failures do not make a verifier that works look like one that is silent.
-        self._patience = config.timeouts.score / 2
+        self._sandbox = Sandbox(setup.reward, setup.limits, setup.to_start)
+        # Half, so that a verifier whose groups fail is not mistaken for a silent one.
+        self._patience = setup.to_score / 2
         self._batch = -1
-        self._wasted = 0.0  # seconds, in this batch
+        self._wasted = 0.0  # seconds spent on groups of this batch that failed
 
     def start(self) -> None:
         """Load the reward function.
@@ -50,10 +76,10 @@ class Verifier:
         self._sandbox.start()
 
     def score(self, prompt: Prompt, texts: list[str], batch: int) -> Scores | RewardError:
-        """The rewards of the responses to a prompt, or what was wrong with them.
+        """Return the rewards of the responses to a prompt, or the error of a response.
 
         Args:
-            batch: a number; when failures of one batch have taken too long, the rest of it is not scored.
+            batch: number of the batch; once failures in a batch have taken too long, the rest of it is not scored.
 
         Raises:
             RewardError: the reward function cannot be loaded.
@@ -79,24 +105,27 @@ class Verifiers:
     """All verifiers, as the driver uses them.
 
     Args:
-        place: of a verifier's index, the options that say where it runs, and with what.
+        place: returns, for the index of a verifier, the Ray options that say where it runs, and with what.
     """
 
     def __init__(
         self,
-        config: Config,
+        config: Config | EvaluationConfig,
         restarts: RestartTracker,
         quarantine: Quarantine,
         place: Callable[[int], dict[str, Any]],
     ):
-        self._to_start = config.resources.wait
-        self.timeout = config.timeouts.score
-        self.rule = config.states
+        setup = VerifierSetup.of(config)
+        self._to_start = setup.to_start
+        self.timeout = setup.to_score
+        self.rule = config.states if isinstance(config, Config) else StateSettings()
         self._stop_on_nonfinite = config.recovery.on_nonfinite == "stop"
         self._quarantine = quarantine
         self._failed = 0
         self._batches = 0
-        self.left_behind = 0  # groups that the last batch had to wait for
+        self.left_behind = (
+            0  # groups of the last batch that were not scored when its last group came
+        )
         self._starts: dict[int, Any] = {}  # by index, the call that loads the function
 
         def start(index: int) -> Callable[[int], Any]:
@@ -106,7 +135,7 @@ class Verifiers:
             )
 
             def make(incarnation: int) -> Any:
-                actor = options.remote(config, index)
+                actor = options.remote(setup, index)
                 self._starts[index] = actor.start.remote()
                 return actor
 
@@ -118,7 +147,7 @@ class Verifiers:
         ]
 
     def wait_until_started(self, indices: Iterable[int]) -> None:
-        """Until these have loaded the reward function, or it is clear that they do not."""
+        """Wait until these have loaded the reward function, or have failed to."""
         outcomes([self._starts[index] for index in indices], self._to_start)
 
     def stop(self) -> None:
@@ -127,20 +156,20 @@ class Verifiers:
             member.kill()
 
     def scoring(self) -> "Scoring":
-        """To score a batch with, group by group as they come."""
+        """Return an object that scores a batch, group by group."""
         self._batches += 1
         return Scoring(self, self._batches)
 
     def metrics(self) -> dict[str, float]:
-        """`verifier/failed_responses`: on how many the reward function did not return, so far; `queue/score`:
-        groups of the last batch that were not scored when the last of them came."""
+        """Return `verifier/failed_responses`, the number of responses on which the reward function did not return so
+        far, and `queue/score`, the groups of the last batch that were not scored when its last group came."""
         return {
             "verifier/failed_responses": float(self._failed),
             "queue/score": float(self.left_behind),
         }
 
     def judge(self, prompt: Prompt, answer: Answer) -> None:
-        """Keep account of what a group came to.
+        """Count the outcome of a group.
 
         Raises:
             NonFiniteRewardError: a reward is NaN or infinite, unless recovery.on_nonfinite=skip.
@@ -155,11 +184,11 @@ class Verifiers:
 
 
 class Scoring:
-    """The scoring of one batch: groups go to whichever verifier has least to do, as soon as they come.
+    """The scoring of one batch: each group goes at once to the verifier that has fewest groups to score.
 
-    A group yields an error in its place when the reward function failed on one of its responses: it is no wrong
-    answer. When the function did not even return (ResponseError) that counts towards the prompt's
-    quarantine; a prompt that is scored got through engine and verifier.
+    When the reward function failed on one of a group's responses, the result has an error in the place of the group:
+    a failure is not a wrong answer. When the function did not even return (ResponseError), that is a failure of the
+    prompt in the quarantine; a scored group is a success.
 
     A verifier that dies, or gives no answer for `timeouts.score` seconds, is replaced and asked again.
     """
@@ -169,7 +198,7 @@ class Scoring:
         self._number = number
         self._work: list[tuple[Prompt, Group]] = []
         self._answers: dict[int, Answer] = {}  # by place in `_work`
-        # By index of the member, what it has not answered: the call, and the place of its group.
+        # By index of the verifier, the calls that it has not answered, with the place of the group in `_work`.
         self._asked: list[dict[Any, int]] = [{} for _ in verifiers.members]
 
     def add(self, prompt: Prompt, group: Group) -> None:
@@ -181,16 +210,16 @@ class Scoring:
 
     @property
     def prompts(self) -> list[int]:
-        """Ids of the prompts, in the order their groups were added."""
+        """Ids of the prompts, in the order in which their groups were added."""
         return [prompt.id for prompt, _ in self._work]
 
     @property
     def waiting(self) -> int:
-        """Groups not scored yet."""
+        """Number of groups that are not scored yet."""
         return len(self._work) - len(self._answers)
 
     def result(self) -> list[Answer]:
-        """Wait for all: a scored group, or what was wrong with it, for each in the order they were added.
+        """Wait for all groups, and return each scored, or its error, in the order in which they were added.
 
         Raises:
             EngineError: a verifier was lost too often.
@@ -212,7 +241,7 @@ class Scoring:
         return answers
 
     def _collect(self, timeout: float = 0.0) -> bool:
-        """Take in what is answered, once anything is or the time is over; whether anything was."""
+        """Process the answers, waiting at most `timeout` seconds for one, and return whether there was any."""
         calls = [call for asked in self._asked for call in asked]
         number = 1 if timeout else len(calls)
         done = set(wait(calls, number, timeout)[0]) if calls else set()
@@ -242,7 +271,7 @@ class Scoring:
         self._asked[index][call] = place
 
     def _replace(self, index: int, why: str) -> None:
-        """Have another in its place, and ask that for all it had not answered."""
+        """Replace a verifier, and ask its successor for all groups that it had not answered."""
         self._verifiers.members[index].replace(why)
         places, self._asked[index] = list(self._asked[index].values()), {}
         for place in places:

@@ -1,15 +1,15 @@
-"""From the learner's weights to the engines', through vLLM's own weight-transfer interface.
+"""The transfer of the learner's weights to the engines, through vLLM's own weight-transfer interface.
 
         learner ranks                                 rollout engines
     TrainedWeights ──> trainer engine ══ broadcast ══> worker engine ──> model.load_weights
                              └── EngineClient: init, start, update, finish ──┘
 
-On GPUs both engines are vLLM's (`nccl`, or `ipc` on a shared card). vLLM has none for the CPU; ours is in
-`gloo_transfer.py`, and importing this module registers it with vLLM. `guarded_transfer.py` keeps the learner
-from waiting for an engine that is lost.
+On GPUs both ends are vLLM's (`nccl`, or `ipc` on a shared card). vLLM has none for the CPU; ours is in
+`gloo_transfer.py`, and importing this module registers it with vLLM. `guarded_transfer.py` keeps the learner from
+waiting for an engine that is lost.
 
-A group is opened for one list of engines. For another list the learner opens another one, at another
-port; an engine drops the group it had.
+A transfer group is opened for one list of engines. For another list the learner opens a new group at another port,
+and an engine leaves the group it was in.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,8 +27,8 @@ from actors.lora import plain_parameters
 
 
 class TrainedWeights(WeightSource):
-    """The parameters of a DeepSpeed engine's module by their Hugging Face names, made whole one at a time, and with
-    their adapters merged into them. Under ZeRO-3 that is a collective: all ranks iterate, in step."""
+    """The parameters of a DeepSpeed engine's module by their Hugging Face names, gathered one at a time, with adapters
+    merged into them. Under ZeRO-3 that is a collective: all ranks iterate together."""
 
     def __init__(
         self, engine: Any, whole_weights: Callable[[Any], Iterator[tuple[str, torch.Tensor]]]
@@ -51,8 +51,11 @@ class TrainedWeights(WeightSource):
 def trainer_init_info(
     backend: str, *, address: str, port: int, rank: int, workers: int
 ) -> TrainerInitInfo:
-    """What a learner rank opens its end with: with gloo and nccl a group of the sender and all workers;
-    with ipc only the rank, since the engine reads the weights where they are, on the card they share."""
+    """Return what a learner rank opens its end with.
+
+    With gloo and nccl that is a group of the sender and all workers; with ipc only the rank, since the engine reads the
+    weights in place, on the card that they share.
+    """
     if backend == "gloo":
         return GlooTrainerInitInfo(address, port, workers + 1, rank=rank)
     if backend == "nccl":

@@ -168,14 +168,14 @@ class Engines:
             place = self._placement.verifiers
             for line in self._placement.describe():
                 self._tell("  " + line)
-            self.verifiers = Verifiers(config, self._recoveries, self._quarantine, place)
+            self.verifiers = Verifiers(self._config, self._recoveries, self._quarantine, place)
             if joined:
                 self._ends.callback(self.verifiers.stop)
         # With no learner no weights are transferred: engines keep those that they start with.
         transfer = "nccl" if config.resources.rollout.gpus_per_engine else "gloo"
         with Stopping().installed():
             rollouts = Rollouts(
-                config,
+                self._config,
                 model.path,
                 transfer,
                 self._recoveries,

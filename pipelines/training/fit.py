@@ -5,7 +5,15 @@ from typing import Any
 import ray
 
 from actors.card import memory_of_card, shape_of
-from actors.memory import check, engine_room, kv_bytes, learner_room, sequences_at_a_time
+from actors.memory import (
+    EngineMemory,
+    LearnerMemory,
+    check,
+    engine_room,
+    kv_bytes,
+    learner_room,
+    sequences_at_a_time,
+)
 from dps_ray.config import Config
 from dps_ray.errors import ResourceError
 
@@ -27,13 +35,15 @@ def check_fit(config: Config, model: str, place: dict[str, Any]) -> list[str]:
         ray.remote(_memory_of_card).options(**place).remote(), timeout=config.resources.wait
     )
     shape = shape_of(model)
-    learner, engine = learner_room(shape, config, card), engine_room(shape, config, card)
+    of_an_engine = EngineMemory.of(config)
+    learner = learner_room(shape, LearnerMemory.of(config), card)
+    engine = engine_room(shape, of_an_engine, card)
     check([learner, engine])
-    at_once = sequences_at_a_time(shape, config, card)
+    at_once = sequences_at_a_time(shape, of_an_engine, card)
     return [
         str(learner),
         f"{engine}; room for {at_once} of the longest sequences at a time "
-        f"({kv_bytes(shape, config) / 1e3:.0f} kB a token)",
+        f"({kv_bytes(shape, of_an_engine) / 1e3:.0f} kB a token)",
     ]
 
 

@@ -6,6 +6,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from actors.learner_setup import PolicySetup
 from actors.lora import (
     adapter_parameters,
     check_targets,
@@ -33,7 +34,7 @@ DEFAULTS = settings.load(None, ["learner.lora={}"]).learner.lora
 
 def policy_of(path, dtype="float32"):
     config = settings.load(None, [f"model.dtype={dtype}"])
-    return Policy(config, str(path), torch.device("cpu"))
+    return Policy(PolicySetup.of(config), str(path), torch.device("cpu"))
 
 
 def logprobs(policy, model):

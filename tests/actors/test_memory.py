@@ -3,6 +3,8 @@
 import pytest
 
 from actors.memory import (
+    EngineMemory,
+    LearnerMemory,
     ModelShape,
     check,
     engine_room,
@@ -25,18 +27,27 @@ def config(*overrides, file="math"):
     return settings.load(CONFIGS / f"{file}.yaml", list(overrides))
 
 
+def of_rank(shape, config):
+    return learner_room(shape, LearnerMemory.of(config), CARD)
+
+
+def rooms(shape, config):
+    """Of a learner rank and of an engine."""
+    return of_rank(shape, config), engine_room(shape, EngineMemory.of(config), CARD)
+
+
 @pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["1.5B", "7B"])
 def test_the_settings_for_math_fit_cards_of_80_gb(shape):
-    learner, engine = learner_room(shape, config(), CARD), engine_room(shape, config(), CARD)
+    learner, engine = rooms(shape, config())
     check([learner, engine])
-    assert sequences_at_a_time(shape, config(), CARD) >= 32
+    assert sequences_at_a_time(shape, EngineMemory.of(config()), CARD) >= 32
 
 
 def test_states_at_7b_are_those_of_the_stage():
     """12 bytes of optimizer a parameter, 4 of gradient, 2 of weights, over 4 ranks from stages 1, 2 and 3 on."""
     states = {}
     for stage in (1, 2, 3):
-        parts = learner_room(LARGE, config(f"learner.zero_stage={stage}"), CARD).parts
+        parts = of_rank(LARGE, config(f"learner.zero_stage={stage}")).parts
         states[stage] = (
             sum(parts[name] for name in ("weights", "gradients", "optimizer")) / 7.615616512e9
         )
@@ -44,11 +55,11 @@ def test_states_at_7b_are_those_of_the_stage():
 
 
 def test_a_token_of_the_kv_cache_is_two_vectors_a_layer_and_head():
-    assert kv_bytes(SMALL, config()) == 2 * 28 * 2 * 128 * 2
+    assert kv_bytes(SMALL, EngineMemory.of(config())) == 2 * 28 * 2 * 128 * 2
 
 
 def test_without_recomputation_it_is_said_what_to_set():
-    room = learner_room(LARGE, config("learner.gradient_checkpointing=false"), CARD)
+    room = of_rank(LARGE, config("learner.gradient_checkpointing=false"))
     with pytest.raises(
         ResourceError, match=r"takes about .* of 80\.0 GB.*gradient_checkpointing=true"
     ):
@@ -57,13 +68,13 @@ def test_without_recomputation_it_is_said_what_to_set():
 
 def test_what_is_proposed_is_not_what_is_set_already():
     alone = ["resources.learner.ranks=1", "learner.max_tokens_per_micro_batch=9216"]
-    room = learner_room(LARGE, config(*alone), CARD)
+    room = of_rank(LARGE, config(*alone))
     assert room.total > CARD
     assert room.advice == "learner.lora={}, more resources.learner.ranks"
 
 
 def test_an_engine_whose_cache_cannot_hold_one_sequence_is_refused():
-    room = engine_room(LARGE, config("rollout.gpu_memory_utilization=0.2"), CARD)
+    _, room = rooms(LARGE, config("rollout.gpu_memory_utilization=0.2"))
     with pytest.raises(ResourceError, match=r"a rollout engine takes .*gpu_memory_utilization"):
         check([room])
 
@@ -75,11 +86,11 @@ def test_a_shared_card_is_shared():
         "resources.rollout.gpus_per_engine=0.5",
         "resources.learner.gpus_per_rank=0.4",
     )
-    assert learner_room(SMALL, shared, CARD).card == pytest.approx(0.4 * CARD)
-    engine = engine_room(SMALL, shared, CARD)
+    learner, engine = rooms(SMALL, shared)
+    assert learner.card == pytest.approx(0.4 * CARD)
     assert engine.card == pytest.approx(0.85 * 0.5 * CARD)
     # What is left beside weights and work space.
-    cache = kv_cache_room(SMALL, shared, CARD)
+    cache = kv_cache_room(SMALL, EngineMemory.of(shared), CARD)
     assert cache == pytest.approx(
         engine.card - engine.parts["weights"] - engine.parts["work space"]
     )
@@ -93,10 +104,10 @@ def test_by_turns_each_has_nearly_all_of_a_card():
     ]
     for turns, fits in ((False, False), (True, True)):
         settings_ = config(*halves, f"resources.colocate={turns}")
-        learner, engine = learner_room(LARGE, settings_, CARD), engine_room(LARGE, settings_, CARD)
+        learner, engine = rooms(LARGE, settings_)
         assert (learner.total <= learner.card and engine.total <= engine.card) == fits
     # The learner's weights stay, and vLLM may not count on the memory that they take.
-    assert engine_share(LARGE, settings_, CARD) == pytest.approx(
+    assert engine_share(LARGE, EngineMemory.of(settings_), CARD) == pytest.approx(
         0.85 - engine.parts["the learner's weights"] / CARD
     )
 
@@ -104,7 +115,7 @@ def test_by_turns_each_has_nearly_all_of_a_card():
 def of_7b(*overrides: str):
     """A rank for which nothing is set but this."""
     gpus = ["resources.rollout.gpus_per_engine=1", "resources.learner.gpus_per_rank=1"]
-    return learner_room(LARGE, settings.load(None, [*gpus, *overrides]), CARD)
+    return of_rank(LARGE, settings.load(None, [*gpus, *overrides]))
 
 
 def test_with_adapters_7b_fits_a_card_with_half_of_it_to_spare():

@@ -5,8 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from actors.memory import learner_room
-from tests.actors.test_memory import CARD, LARGE, SMALL, config
+from tests.actors.test_memory import LARGE, SMALL, config, of_rank
 from tests.allocated import Allocated
 
 SEQUENCES, TOKENS = 3, 5_120
@@ -16,13 +15,12 @@ HEADS = {SMALL: 12, LARGE: 28}
 @pytest.mark.parametrize("recompute", [True, False])
 @pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["1.5B", "7B"])
 def test_activations_are_the_most_that_a_forward_and_backward_pass_takes(shape, recompute):
-    expected = learner_room(
+    expected = of_rank(
         shape,
         config(
             f"learner.max_tokens_per_micro_batch={SEQUENCES * TOKENS}",
             f"learner.gradient_checkpointing={recompute}",
         ),
-        CARD,
     ).parts["activations"]
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = Qwen2ForCausalLM._from_config(qwen(shape), dtype=torch.bfloat16).train()

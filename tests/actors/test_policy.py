@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from actors.images import load_image_inputs
+from actors.learner_setup import PolicySetup
 from actors.policy import Policy
 from dps_ray.config import settings
 from dps_ray.errors import ModelError
@@ -21,7 +22,7 @@ def policy(vision_policy, tmp_path_factory):
     config = settings.load(
         None, [f"folder={tmp_path_factory.mktemp('run')}", "model.dtype=float32"]
     )
-    return Policy(config, str(vision_policy), torch.device("cpu"))
+    return Policy(PolicySetup.of(config), str(vision_policy), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 import ray
 
 from actors.calls import Lost, answer
+from actors.engine_setup import EngineSetup, engine_environment
 from actors.requests import Request, Sampling
-from actors.rollout import engine_environment
 from actors.rollout_engine import RolloutEngine
 from dps_ray.config import settings
 from dps_ray.weights import START
@@ -75,7 +75,7 @@ def start(folder: Path, policy: Path) -> tuple[ray.actor.ActorHandle, psutil.Pro
     engine = (
         engine_of_two_processes()
         .options(runtime_env=engine_environment(config))
-        .remote(config, str(policy), "gloo", 0, 0)
+        .remote(EngineSetup.of(config, str(policy), "gloo"), 0, 0)
     )
     return engine, psutil.Process(answer(engine.process.remote()))
 
