@@ -78,8 +78,6 @@ class BeliefShard:
         self._pool = pool
         self._clusters = clusters
         self._selector = make_selector(config, ids, pool, clusters)
-        share = getattr(config.selector, "candidates", None)
-        self._options = {} if share is None else {"candidates": share}
 
     def propose(
         self,
@@ -99,7 +97,7 @@ class BeliefShard:
         """
         self._be_at(at, observation)
         available = len(self._selector) - len(exclude)
-        selection = self._selector.select(min(size, available), exclude=exclude, **self._options)
+        selection = self._selector.select(min(size, available), exclude=exclude)
         return Proposal(self._epoch, selection, self._selector.metrics())
 
     def times_sampled(self, at: Moment) -> dict[int, int]:
@@ -142,8 +140,7 @@ class BeliefShard:
 
     def _observe(self, selector: Selector, observation: Observation) -> None:
         mine = observation.take(shards(observation.ids, self._count) == self._index)
-        columns = (mine.ids, mine.states, mine.successes, mine.responses)
-        selector.observe(*columns, observation)
+        selector.observe(mine, observation)
 
     def _restore(self, at: Moment) -> None:
         failpoint("shard.restore", epoch=at.epoch, shard=self._index)
@@ -160,7 +157,7 @@ class BeliefShard:
         if at.base is not None:
             manifest = load(self._storage, at.base)
             snapshot = read_shard(self._storage, manifest, self._index, self._count)
-            selector = methods.restore(selector, snapshot, self._ids, self._clusters)
+            selector.load_state(snapshot)
             step = manifest.step
         for logged, observation in ObservationLog(self._storage, at.epoch).steps_after(step):
             if logged <= at.step:

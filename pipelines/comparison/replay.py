@@ -35,13 +35,13 @@ class Forecast(NamedTuple):
 
     on:        whether the method chose them (batch) or they were drawn uniformly (probe)
     predicted: float64 (n, 3), P(unsolved), P(partial), P(solved)
-    states:    int8 (n,), as then found
+    states:    int (n,), as then found
     """
 
     step: int
     on: Where
     predicted: NDArray[np.float64]
-    states: NDArray[np.int8]
+    states: NDArray[np.integer]
 
 
 class Replay(NamedTuple):
@@ -83,8 +83,7 @@ def replayed(folder: Path) -> Replay:
             if outcome is not None and predicted is not None:
                 forecasts.append(Forecast(step, on, predicted, outcome.states))
         # Ranks were those of the whole pool, of which there is only a part here.
-        alone = observation._replace(clusters=None, ranks=None)
-        selector.observe(*observation[:4], alone)
+        selector.observe(observation._replace(clusters=None, ranks=None))
     return Replay(selector, observations, forecasts)
 
 

@@ -177,7 +177,7 @@ def test_what_other_processes_could_not_load_is_refused_with_what_to_do():
         (
             "mine.py:Own",
             "class Own:\n    def select(self): pass",
-            "Own has no make, __len__, observe, times_sampled, metrics, snapshot, restore; a selector has",
+            "Own has no make, __len__, observe, times_sampled, metrics, snapshot, load_state; a selector has",
         ),
         (
             "mine.py:Own",

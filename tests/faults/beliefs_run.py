@@ -108,7 +108,7 @@ def undisturbed(*steps, store=None):
     store, batches = store or BeliefStore(IDS), []
     for step in steps:
         batches.append(store.select(16))
-        store.observe(*seen(step, batches[-1].ids)[:4])
+        store.observe(seen(step, batches[-1].ids))
     return batches, reshard([store.snapshot()], 1)[0]
 
 

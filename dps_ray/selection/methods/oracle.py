@@ -1,7 +1,7 @@
 """The ceiling, in simulation: selection by the true success rates."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -65,10 +65,8 @@ class Oracle(ScoredSelector):
             "rated_rates": self._rate.copy(),
         }
 
-    @classmethod
-    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> Self:
-        oracle = super().restore(snapshot, ids)
-        rated = oracle._index.distinct_positions(snapshot["rated_ids"])
-        oracle._rate[rated] = snapshot["rated_rates"]
-        oracle._rescore(rated)
-        return oracle
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
+        super().load_state(snapshot)
+        rated = self._index.distinct_positions(snapshot["rated_ids"])
+        self._rate[rated] = snapshot["rated_rates"]
+        self._rescore(rated)

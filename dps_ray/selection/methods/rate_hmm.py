@@ -1,7 +1,7 @@
 """DPS from counts: a hidden Markov model of each prompt's solve rate, its moves learned from all prompts."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,6 +63,8 @@ class RateHMM(ScoredSelector):
 
     def _learn(self, seen: Outcomes) -> None:
         whole = seen.whole
+        assert whole.successes is not None
+        assert whole.responses is not None
         new = ~np.isin(whole.ids, self._visited)
         self._add(whole.ids[new])
         self._places[self._rows(self._index.ids(seen.positions))] = seen.positions
@@ -126,14 +128,12 @@ class RateHMM(ScoredSelector):
             "posterior": self._posterior.copy(),
         }
 
-    @classmethod
-    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> Self:
-        selector = super().restore(snapshot, ids)
-        selector._pool = Pool(*(np.array(snapshot[name]) for name in Pool._fields))
-        selector._visited = np.array(snapshot["visited"])
-        selector._posterior = np.array(snapshot["posterior"])
-        selector._places = np.full(len(selector._visited), -1, dtype=np.int64)
-        mine = np.flatnonzero(selector._times)
-        selector._places[selector._rows(selector._index.ids(mine))] = mine
-        selector._predict()
-        return selector
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
+        super().load_state(snapshot)
+        self._pool = Pool(*(np.array(snapshot[name]) for name in Pool._fields))
+        self._visited = np.array(snapshot["visited"])
+        self._posterior = np.array(snapshot["posterior"])
+        self._places = np.full(len(self._visited), -1, dtype=np.int64)
+        mine = np.flatnonzero(self._times)
+        self._places[self._rows(self._index.ids(mine))] = mine
+        self._predict()

@@ -71,7 +71,7 @@ class RewardMoments(ScoredSelector):
         told = seen.whole.means is not None and seen.whole.deviations is not None
         if len(seen.positions) and not told:
             raise ValueError(
-                "RewardMoments was not told the rewards: give `everywhere`, with means and deviations"
+                "RewardMoments was not told the rewards: give the observation means and deviations"
             )
 
     def _learn(self, seen: Outcomes) -> None:

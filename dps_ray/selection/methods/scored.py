@@ -7,7 +7,7 @@ O(N) a step (3 to 35 ms with 10^6 prompts); what is learned costs O(batch).
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import isqrt
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,7 @@ from dps_ray.selection.draws import tempered
 from dps_ray.selection.outcomes import Outcomes, checked
 from dps_ray.selection.pool.index import Positions, PromptIndex
 from dps_ray.selection.pool.ranking import keys
-from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.selector import Context, Selector, check_settings
 from dps_ray.selection.settings import SelectorSettings
 
 Floats = NDArray[np.float64]
@@ -127,25 +127,14 @@ class ScoredSelector(ABC):
             equal = equal[np.argpartition(keys(self._times[equal], equal), missing - 1)[:missing]]
         return np.concatenate([better, equal])
 
-    def observe(
-        self,
-        ids: ArrayLike,
-        states: ArrayLike,
-        successes: ArrayLike | None = None,
-        responses: ArrayLike | None = None,
-        everywhere: Observation | None = None,
-    ) -> None:
-        """One step of the whole pool: these prompts were rolled out and found in these solve states.
-
-        ids: int64 (n,), without duplicates; states: int (n,) in {0, 1, 2}; n may be 0.
-        successes, responses: int (n,), right and scored responses of each group.
-        everywhere: what the whole step found, over all shards, these prompts among them; None: these are all.
+    def observe(self, mine: Observation, whole: Observation | None = None) -> None:
+        """Learns from one step of the whole pool; see `Selector.observe`.
 
         Raises ValueError, and changes nothing, when one of them cannot be right, or something is missing
         that the method learns from.
         """
         needs_counts = type(self).__name__ if self._learns_from_counts else None
-        seen = checked(self._index, ids, states, successes, responses, everywhere, needs_counts)
+        seen = checked(self._index, mine, whole, needs_counts)
         self._check(seen)
         self.step += 1
         self._learn(seen)
@@ -170,22 +159,18 @@ class ScoredSelector(ABC):
             **{f"seen_{name}": getattr(self, f"_{name}")[seen] for name in self._by_prompt},
         }
 
-    @classmethod
-    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> Self:
-        """The selector that `snapshot()` was taken of, over the same ids: it goes on bit-equal.
-
-        Raises ValueError when an id of the snapshot is not among these.
-        """
-        selector = cls(ids, **{name: snapshot[name] for name in cls._settings})
-        if "temperature" in snapshot:
-            selector.temperature = float(snapshot["temperature"])
-        for name in cls._shared:
-            setattr(selector, name, snapshot[name])
-        seen = selector._index.distinct_positions(snapshot["seen_ids"])
-        for name in cls._by_prompt:
-            getattr(selector, f"_{name}")[seen] = snapshot[f"seen_{name}"]
-        selector._rescore(seen)
-        return selector
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
+        """Goes on from a snapshot, bit-equal; see `Selector.load_state`."""
+        own = {name: getattr(self, name) for name in self._settings}
+        if self.temperature is not None:
+            own["temperature"] = self.temperature
+        check_settings(snapshot, own)
+        seen = self._index.distinct_positions(snapshot["seen_ids"])
+        for name in self._shared:
+            setattr(self, name, snapshot[name])
+        for name in self._by_prompt:
+            getattr(self, f"_{name}")[seen] = snapshot[f"seen_{name}"]
+        self._rescore(seen)
 
 
 def _largest(values: Floats, rank: int) -> np.float64:
