@@ -28,7 +28,7 @@ ROUND = 1e4  # more than the scores of draws lie apart, noise and all, where it 
 REST = 1e3 * ROUND
 
 
-class Covered:
+class CoverageLimits:
     """A selector whose prompts rest between uses, and are used in rounds; see `dps_ray.selection.selector.Selector`.
 
     Args:

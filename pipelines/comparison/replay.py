@@ -20,7 +20,7 @@ from dps_ray.durable import Storage, committed, load, manifests
 from dps_ray.errors import DataError
 from dps_ray.selection import methods
 from dps_ray.selection.clusters import Clusters, number_within
-from dps_ray.selection.coverage import Covered
+from dps_ray.selection.coverage import CoverageLimits
 from dps_ray.selection.methods import RateHMM, RewardMoments
 from dps_ray.selection.methods.beta import BetaSelector, group_states
 from dps_ray.selection.pooled import PooledStore
@@ -101,7 +101,7 @@ def _clusters(
 
 def predictions(selector: Selector, ids: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """P(unsolved), P(partial), P(solved) of each id: float64 (n, 3); None of a method that predicts nothing."""
-    if isinstance(selector, Covered):
+    if isinstance(selector, CoverageLimits):
         return predictions(selector.inner, ids)
     if isinstance(selector, BeliefStore | PooledStore | RateHMM | RewardMoments):
         return selector.predicted(ids)

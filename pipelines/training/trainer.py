@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from actors.belief_shard import Moment
+from actors.belief_shard import BeliefVersion
 from actors.coordinator import Coordinator
 from actors.health import Quarantine
 from actors.learner import Learner, Training
@@ -441,7 +441,7 @@ class Trainer:
         self.learner = self.make_learner(self.checkpoints.epoch)
         self.learner.start(self.storage, manifest)
         name = None if manifest is None else manifest.name
-        self.coordinator.go_to(Moment(self.checkpoints.epoch, self.progress.step, name))
+        self.coordinator.rewind(BeliefVersion(self.checkpoints.epoch, self.progress.step, name))
         # What was recorded after it did not happen; without one, nothing did.
         self.log.resume_at(-1 if manifest is None else manifest.step)
         self.clock.resume_at(self.progress.step)

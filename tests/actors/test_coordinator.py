@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actors.belief_shard import Moment, make_selector
+from actors.belief_shard import BeliefVersion, make_selector
 from actors.coordinator import Coordinator
 from actors.member import Recoveries
 from cluster.placement import Placement, plan
@@ -28,7 +28,7 @@ def coordinator(folder, shards=1, method="dps", *overrides):
         Placement(plan(config)).beliefs,
         clusters_of(config),
     )
-    made.go_to(Moment(1, 0, None))
+    made.rewind(BeliefVersion(1, 0, None))
     return made
 
 

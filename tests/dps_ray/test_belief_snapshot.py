@@ -6,7 +6,7 @@ import pytest
 from dps_ray import BeliefStore, UniformSelector
 from dps_ray.beliefs.states import Observation
 from dps_ray.selection.clusters import number_within
-from dps_ray.selection.coverage import Covered
+from dps_ray.selection.coverage import CoverageLimits
 from dps_ray.selection.methods import RateHMM
 from dps_ray.selection.pooled import PooledStore
 
@@ -62,7 +62,7 @@ def cluster_selector(ids):
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("dps", lambda ids: Covered(BeliefStore(ids, seed=3, temperature=0.5), rest=2)),
+        ("dps", lambda ids: CoverageLimits(BeliefStore(ids, seed=3, temperature=0.5), rest=2)),
         ("dps_counts", lambda ids: RateHMM(ids, 3, decay=0.6, group_size=4)),
         ("dps_pooled", cluster_selector),
     ],

@@ -8,7 +8,7 @@ from dps_ray.beliefs.states import Observation
 from dps_ray.config.settings import load
 from dps_ray.hashing import hash_ids, hash_key
 from dps_ray.selection import methods
-from dps_ray.selection.coverage import Covered
+from dps_ray.selection.coverage import CoverageLimits
 from dps_ray.selection.draws import on_the_ring, tempered
 from dps_ray.selection.methods import Oracle
 from dps_ray.selection.selector import Context
@@ -78,7 +78,7 @@ def test_a_share_of_the_batch_is_of_prompts_never_tried_as_long_as_there_are_any
 
 
 def test_a_method_that_takes_new_prompts_anyway_is_left_alone():
-    bare, covered = UniformSelector(IDS), Covered(UniformSelector(IDS), fresh_share=0.5)
+    bare, covered = UniformSelector(IDS), CoverageLimits(UniformSelector(IDS), fresh_share=0.5)
     for _ in range(7):
         assert run(bare, 1, 30) == run(covered, 1, 30)
 
@@ -173,6 +173,6 @@ def test_limits_that_make_no_sense_are_refused(overrides, named):
 
 def test_limits_are_checked_where_they_are_made_too():
     with pytest.raises(ValueError, match="fresh_share=1"):
-        Covered(UniformSelector(IDS), fresh_share=1.5)
+        CoverageLimits(UniformSelector(IDS), fresh_share=1.5)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         BeliefStore(IDS, temperature=0.0)

@@ -7,7 +7,7 @@ from dps_ray import BeliefStore, UniformSelector, merge
 from dps_ray.beliefs.states import Observation
 from dps_ray.durable import Storage, read_snapshot, reshard, shard_file, write_snapshot
 from dps_ray.hashing import hash_ids, hash_key, shards
-from dps_ray.selection.coverage import Covered, fresh_of
+from dps_ray.selection.coverage import CoverageLimits, fresh_of
 from dps_ray.selection.methods import (
     GRESO,
     HistoryResampling,
@@ -60,24 +60,24 @@ METHODS = {
 }
 # With limits and draws around or within them (`dps_ray.selection.coverage`).
 COVERED = {
-    "dps, covered": lambda ids: Covered(
+    "dps, covered": lambda ids: CoverageLimits(
         BeliefStore(ids, seed=5), rest=3, max_uses=2, fresh_share=0.3
     ),
     "dps, tempered": lambda ids: BeliefStore(ids, seed=5, temperature=0.5),
-    "dps, resting and tempered": lambda ids: Covered(
+    "dps, resting and tempered": lambda ids: CoverageLimits(
         BeliefStore(ids, seed=5, temperature=0.5, decay=1.0), rest=20
     ),
-    "dps_pooled, half fresh": lambda ids: Covered(
+    "dps_pooled, half fresh": lambda ids: CoverageLimits(
         PooledStore(ids, clusters_of(ids), seed=5, temperature=0.05, rest=1), fresh_share=0.5
     ),
-    "dps from counts, covered and tempered": lambda ids: Covered(
+    "dps from counts, covered and tempered": lambda ids: CoverageLimits(
         tempered(RateHMM(ids, seed=5), 0.5), rest=3, max_uses=2, fresh_share=0.3
     ),
     "variance_ema, tempered": lambda ids: tempered(VarianceEMA(ids, seed=5), 0.3),
-    "history_resampling, used once": lambda ids: Covered(
+    "history_resampling, used once": lambda ids: CoverageLimits(
         HistoryResampling(ids, seed=5), max_uses=1
     ),
-    "uniform, used once": lambda ids: Covered(UniformSelector(ids, seed=5), max_uses=1),
+    "uniform, used once": lambda ids: CoverageLimits(UniformSelector(ids, seed=5), max_uses=1),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 covered_too = pytest.mark.parametrize(

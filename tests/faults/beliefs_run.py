@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from actors.belief_shard import Moment
+from actors.belief_shard import BeliefVersion
 from actors.coordinator import Coordinator
 from actors.member import Recoveries
 from cluster.placement import Placement, plan
@@ -59,7 +59,7 @@ class BeliefsRun:
             config, self.storage, IDS, self.recoveries, place, CLUSTERS if pooled else None
         )
         start = 0 if base is None else base.step
-        self.coordinator.go_to(Moment(self.epoch, start, base and base.name))
+        self.coordinator.rewind(BeliefVersion(self.epoch, start, base and base.name))
 
     def steps(self, *steps):
         """Observe these; the batches that were selected."""

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 
 from dps_ray.errors import ConfigError
 from dps_ray.plugins import load_object, spec_of
-from dps_ray.selection.coverage import Covered
+from dps_ray.selection.coverage import CoverageLimits
 from dps_ray.selection.methods.dps import BeliefStore
 from dps_ray.selection.methods.greso import GRESO
 from dps_ray.selection.methods.history_resampling import HistoryResampling
@@ -155,5 +155,5 @@ def make(method: str, ids: ArrayLike, settings: SelectorSettings, context: Conte
     rest = 0 if own or settings.rest is None else settings.rest
     max_uses = None if own else settings.max_uses
     if rest or max_uses is not None or settings.fresh_share:
-        return Covered(selector, rest, max_uses, settings.fresh_share)
+        return CoverageLimits(selector, rest, max_uses, settings.fresh_share)
     return selector

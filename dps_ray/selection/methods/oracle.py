@@ -22,7 +22,7 @@ class Oracle(ScoredSelector):
         group_size: k, responses to a prompt.
     """
 
-    _settings = ("seed", "group_size")
+    saved_settings = ("seed", "group_size")
 
     def __init__(self, ids: ArrayLike, group_size: int = 8, seed: int = 0) -> None:
         super().__init__(ids, seed)
@@ -51,10 +51,10 @@ class Oracle(ScoredSelector):
         wrong, right = (1 - rate) ** self.group_size, rate**self.group_size
         return np.stack([wrong, 1 - (wrong + right), right], axis=-1)
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         """It knows already."""
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         return self._score
 
     def snapshot(self) -> dict[str, Any]:

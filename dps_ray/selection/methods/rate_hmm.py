@@ -33,8 +33,8 @@ class RateHMM(ScoredSelector):
         group_size: k, responses of the next group.
     """
 
-    _settings = ("seed", "decay", "group_size")
-    _learns_from_counts = True
+    saved_settings = ("seed", "decay", "group_size")
+    learns_from_counts = True
 
     def __init__(
         self, ids: ArrayLike, seed: int = 0, *, decay: float = 0.7, group_size: int = 8
@@ -61,7 +61,7 @@ class RateHMM(ScoredSelector):
         """P(unsolved), P(partial), P(solved) at the next step: float64 (n, 3)."""
         return self._predicted(self._index.positions(ids))
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         whole = seen.whole
         assert whole.successes is not None
         assert whole.responses is not None
@@ -111,7 +111,7 @@ class RateHMM(ScoredSelector):
     def _mixed(self, belief: Floats) -> Floats:
         return np.round(rates.group_states(self._grid, belief, self.group_size)[1], _DECIMALS)
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         return self._score
 
     def _predicted(self, positions: Positions) -> Floats:
