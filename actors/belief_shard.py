@@ -31,7 +31,7 @@ from dps_ray.selection.clusters import Clusters
 from dps_ray.selection.selector import Context, Selector
 
 
-class Moment(NamedTuple):
+class BeliefVersion(NamedTuple):
     """A state of the beliefs: that after `step` in `epoch`, which `base` and the log after it lead to."""
 
     epoch: int
@@ -78,12 +78,10 @@ class BeliefShard:
         self._pool = pool
         self._clusters = clusters
         self._selector = make_selector(config, ids, pool, clusters)
-        share = getattr(config.selector, "candidates", None)
-        self._options = {} if share is None else {"candidates": share}
 
     def propose(
         self,
-        at: Moment,
+        at: BeliefVersion,
         size: int,
         exclude: NDArray[np.int64],
         observation: Observation | None = None,
@@ -99,16 +97,16 @@ class BeliefShard:
         """
         self._be_at(at, observation)
         available = len(self._selector) - len(exclude)
-        selection = self._selector.select(min(size, available), exclude=exclude, **self._options)
+        selection = self._selector.select(min(size, available), exclude=exclude)
         return Proposal(self._epoch, selection, self._selector.metrics())
 
-    def times_sampled(self, at: Moment) -> dict[int, int]:
+    def times_sampled(self, at: BeliefVersion) -> dict[int, int]:
         """How many prompts were sampled how many times."""
         self._be_at(at)
         times, prompts = np.unique(self._selector.times_sampled(self._ids), return_counts=True)
         return {int(t): int(n) for t, n in zip(times, prompts, strict=True)}
 
-    def save(self, at: Moment, folder: str) -> Stored:
+    def save(self, at: BeliefVersion, folder: str) -> Stored:
         """Write `folder/beliefs-00003-of-00016.arrow`. Called again, it finds the file and says the same:
         equal states are equal bytes.
 
@@ -126,7 +124,7 @@ class BeliefShard:
             return self._storage.measured(path)
         return write_snapshot(self._storage, path, selector.snapshot())
 
-    def _be_at(self, at: Moment, observation: Observation | None = None) -> None:
+    def _be_at(self, at: BeliefVersion, observation: Observation | None = None) -> None:
         if at.epoch > self._epoch:
             self._restore(at)
         elif at.epoch == self._epoch and at.step == self._step + 1 and observation is not None:
@@ -142,15 +140,14 @@ class BeliefShard:
 
     def _observe(self, selector: Selector, observation: Observation) -> None:
         mine = observation.take(shards(observation.ids, self._count) == self._index)
-        columns = (mine.ids, mine.states, mine.successes, mine.responses)
-        selector.observe(*columns, observation)
+        selector.observe(mine, observation)
 
-    def _restore(self, at: Moment) -> None:
+    def _restore(self, at: BeliefVersion) -> None:
         failpoint("shard.restore", epoch=at.epoch, shard=self._index)
         self._selector = self._led_to(at)
         self._epoch, self._step = at.epoch, at.step
 
-    def _led_to(self, at: Moment) -> Selector:
+    def _led_to(self, at: BeliefVersion) -> Selector:
         """The state of a moment, from its checkpoint and the log after that.
 
         Raises:
@@ -160,7 +157,7 @@ class BeliefShard:
         if at.base is not None:
             manifest = load(self._storage, at.base)
             snapshot = read_shard(self._storage, manifest, self._index, self._count)
-            selector = methods.restore(selector, snapshot, self._ids, self._clusters)
+            selector.load_state(snapshot)
             step = manifest.step
         for logged, observation in ObservationLog(self._storage, at.epoch).steps_after(step):
             if logged <= at.step:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.belief_shard import BeliefShard, Moment, Proposal
+from actors.belief_shard import BeliefShard, BeliefVersion, Proposal
 from actors.calls import Lost, outcomes
 from actors.managed_actor import ManagedActor, RestartTracker
 from actors.process import environment
@@ -33,7 +33,7 @@ _NONE = np.empty(0, dtype=np.int64)
 class Coordinator:
     """Selector over all shards. For any number of them it selects the same prompts.
 
-    `go_to` says where it starts, before anything else.
+    `rewind` says where it starts, before anything else.
 
     Args:
         place: of a shard's index, the options that say where it runs, and with what.
@@ -76,10 +76,10 @@ class Coordinator:
         self.metrics: dict[
             str, float
         ] = {}  # the selectors', summed over shards, at the last select
-        self._at = Moment(0, 0, None)
+        self._at = BeliefVersion(0, 0, None)
         self._proposals: _Asked | None = None
 
-    def go_to(self, at: Moment) -> None:
+    def rewind(self, at: BeliefVersion) -> None:
         """Take up the state of another moment, in an epoch that is new."""
         self._at = at
         self._proposals = None

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from dps_ray import PARTIAL, BeliefStore
 from dps_ray.beliefs import hmm
 from dps_ray.beliefs.priors import PRIORS
+from dps_ray.beliefs.states import Observation
 from dps_ray.hashing import hash_ids, hash_key
 
 Ids = NDArray[np.int64]
@@ -34,7 +35,7 @@ class Ours:
         self.store = store
 
     def step(self, ids: Ids, states: States, size: int) -> Ids:
-        self.store.observe(ids, states)
+        self.store.observe(Observation(ids, states))
         self.store.predicted(ids)
         return self.store.select(size).ids
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
-from actors.belief_shard import Moment
+from actors.belief_shard import BeliefVersion
 from actors.coordinator import Coordinator
 from actors.managed_actor import RestartTracker
 from benchmarks.belief_methods import DriftingLearner
@@ -67,7 +67,7 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
         coordinator = Coordinator(
             config, Storage.at(folder), np.arange(prompts), RestartTracker(), place
         )
-        coordinator.go_to(Moment(1, 0, None))
+        coordinator.rewind(BeliefVersion(1, 0, None))
         actors = [member.actor for member in coordinator.members]
         learner = DriftingLearner(0)
         ids = np.sort(coordinator.select(batch).ids)
@@ -92,7 +92,7 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
 
 def _remember(shard: Any, batch: int) -> None:
     """Runs in the shard: keep a proposal, to send it back when called for nothing."""
-    shard.reply = shard.propose(Moment(1, 0, None), batch, np.empty(0, dtype=np.int64))
+    shard.reply = shard.propose(BeliefVersion(1, 0, None), batch, np.empty(0, dtype=np.int64))
 
 
 def _reply(shard: Any, observation: Observation) -> Any:

@@ -37,6 +37,7 @@ from benchmarks.belief_methods import (
 )
 from benchmarks.belief_shards import ShardsRow, through_ray
 from dps_ray import BeliefStore
+from dps_ray.beliefs.states import Observation
 from dps_ray.paths import path_option
 from dps_ray.selection.pool.index import PromptIndex
 
@@ -142,10 +143,11 @@ def bytes_of_idle_prompts(prompts: int) -> tuple[float, float]:
     """Bytes of an idle prompt, all indexes included: never sampled; and once all have been."""
     store = BeliefStore(np.arange(prompts), decay=0.0)
     never = store.nbytes / prompts
+    nothing = Observation(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int8))
     for part in np.array_split(np.arange(prompts), 1000):
-        store.observe(part, np.zeros(len(part)))
+        store.observe(Observation(part, np.zeros(len(part), dtype=np.int8)))
     for _ in range(10):
-        store.observe([], [])
+        store.observe(nothing)
     assert not store.metrics()["beliefs/active_rows"]
     return never, store.nbytes / prompts
 

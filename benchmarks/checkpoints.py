@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dps_ray import BeliefStore
+from dps_ray.beliefs.states import Observation
 from dps_ray.durable import Storage, write_snapshot
 
 
@@ -26,7 +27,7 @@ def main(seen: int = 100_000, repeats: int = 7) -> None:
         for ids in np.array_split(
             np.random.default_rng(0).choice(prompts, seen, replace=False), 20
         ):
-            store.observe(ids, ids % 3)
+            store.observe(Observation(ids, ids % 3))
         snapshot, write, plain = [], [], []
         with tempfile.TemporaryDirectory(prefix="dps_ray-checkpoints-") as folder:
             for repeat in range(repeats):

@@ -49,7 +49,6 @@ from dps_ray.config.files import CONFIGS
 from dps_ray.durable import Manifest, Storage, committed, newest_valid, read_shard, reshard
 from dps_ray.errors import ConfigError, DPSError, EngineError
 from dps_ray.hashing import shards
-from dps_ray.selection import methods
 from pipelines.monitoring.run_log import read_events, read_metrics
 from pipelines.monitoring.view import LineView
 from pipelines.training.checkpoint import storage_of
@@ -403,7 +402,7 @@ def observations_lost(
     ids, clusters, count = inputs.pool.ids, inputs.clusters, manifest.belief_shards
     replayed = make_selector(config, ids, len(ids), clusters)
     for _, observation in committed(storage, manifest):
-        replayed.observe(*observation[:4], observation)
+        replayed.observe(observation)
     lost, homes = 0, shards(ids, count)
     for index, expected in enumerate(reshard([replayed.snapshot()], count)):
         # The same order of prompts as in the other one.
@@ -415,7 +414,8 @@ def observations_lost(
             rows = np.flatnonzero(homes == index)
             mine, theirs = ids[rows], None if clusters is None else clusters.take(rows)
             like = make_selector(config, mine, len(ids), theirs)
-            times = methods.restore(like, found, mine, theirs).times_sampled(mine)
+            like.load_state(found)
+            times = like.times_sampled(mine)
             lost += max(1, int(np.abs(times - replayed.times_sampled(mine)).sum()))
     return lost
 

@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from dps_ray.beliefs.states import Observation
 from dps_ray.selection.pooled import PooledStore, number_within
 
 BATCH, K = 256, 8
@@ -44,7 +45,7 @@ def measure(prompts: int, clusters: int, observation: str) -> Row:
         right = rng.binomial(K, rates[labels[chosen]])
         states = np.select([right == 0, right == K], [0, 2], 1)
         first = time.perf_counter()
-        store.observe(chosen, states, right, np.full(BATCH, K))
+        store.observe(Observation(chosen, states, right, np.full(BATCH, K)))
         second = time.perf_counter()
         chosen = store.select(BATCH).ids
         observe.append(1e3 * (second - first))

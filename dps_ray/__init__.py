@@ -2,12 +2,12 @@
 
 store = BeliefStore(ids, decay=0.7)
 batch = store.select(256)               # largest P(partial) first
-store.observe(batch.ids, states)        # what became of them; one step for the whole pool
+store.observe(Observation(batch.ids, states))  # what became of them; one step for the whole pool
 """
 
 from typing import TYPE_CHECKING, Any
 
-from dps_ray.beliefs.states import PARTIAL, SOLVED, UNSOLVED
+from dps_ray.beliefs.states import PARTIAL, SOLVED, UNSOLVED, Observation
 from dps_ray.selection.choice import Selection, merge
 from dps_ray.selection.methods.dps import BeliefStore
 from dps_ray.selection.methods.uniform import UniformSelector
@@ -22,6 +22,7 @@ __all__ = [
     "UNSOLVED",
     "BeliefStore",
     "Config",
+    "Observation",
     "Selection",
     "Selector",
     "UniformSelector",

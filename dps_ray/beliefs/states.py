@@ -17,22 +17,24 @@ UNSOLVED, PARTIAL, SOLVED = 0, 1, 2
 
 
 class Observation(NamedTuple):
-    """What one step found out about the prompts it rolled out: what travels to the belief shards.
+    """What one step found out about prompts that it rolled out.
 
-    ids:        int64 (n,), without duplicates, ascending
+    ids:        int64 (n,), without duplicates; ascending where it travels to the belief shards
     states:     int8 (n,), 0 unsolved, 1 partial, 2 solved
-    successes:  int16 (n,), right responses in the group
-    responses:  int16 (n,), scored responses in the group
-    clusters:   int32 (n,), the cluster of each prompt; None where prompts have none
-    ranks:      int32 (n,), its number there; None likewise
-    means:      float64 (n,), mean score of each group; None where nobody learns from it
-    deviations: float64 (n,), the scores' sample standard deviation; None likewise
+    successes:  int16 (n,), right responses in the group; None: not known
+    responses:  int16 (n,), scored responses in the group; None: not known
+    clusters:   int32 (n,), the cluster of each prompt; None where prompts have no clusters
+    ranks:      int32 (n,), the number of each prompt in its cluster; None where prompts have no clusters
+    means:      float64 (n,), mean score of each group; None where the method does not learn from it
+    deviations: float64 (n,), the scores' sample standard deviation; None where the method does not learn from it
+
+    A selector takes sequences in place of arrays too: `Observation([3, 5], [1, 0])`.
     """
 
     ids: NDArray[np.int64]
-    states: NDArray[np.int8]
-    successes: NDArray[np.int16]
-    responses: NDArray[np.int16]
+    states: NDArray[np.integer]
+    successes: NDArray[np.integer] | None = None
+    responses: NDArray[np.integer] | None = None
     clusters: NDArray[np.int32] | None = None
     ranks: NDArray[np.int32] | None = None
     means: NDArray[np.float64] | None = None

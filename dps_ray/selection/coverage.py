@@ -28,7 +28,7 @@ ROUND = 1e4  # more than the scores of draws lie apart, noise and all, where it 
 REST = 1e3 * ROUND
 
 
-class Covered:
+class CoverageLimits:
     """A selector whose prompts rest between uses, and are used in rounds; see `dps_ray.selection.selector.Selector`.
 
     Args:
@@ -62,7 +62,7 @@ class Covered:
     def __len__(self) -> int:
         return len(self.inner)
 
-    def select(self, size: int, exclude: ArrayLike | None = None, **options: Any) -> Selection:
+    def select(self, size: int, exclude: ArrayLike | None = None) -> Selection:
         """As the inner selector's, each prompt with how far it is put back.
 
         Raises ValueError when fewer than `size` are left to choose from.
@@ -79,20 +79,20 @@ class Covered:
             # Whoever is of an earlier level was taken already: else this one would not be reached.
             taken = [part.ids for part in parts]
             others = np.unique(np.concatenate([excluded, ids[behind > level], *taken]))
-            part = self.inner.select(min(left, len(self) - len(others)), others, **options)
+            part = self.inner.select(min(left, len(self) - len(others)), others)
             parts.append(part._replace(behind=np.full(len(part.ids), level)))
             left -= len(part.ids)
             if not left:
                 break
-        if left and not options:
-            self.inner.select(size, exclude, **options)  # it says what is wrong
+        if left:
+            self.inner.select(size, exclude)  # it says what is wrong
         chosen = merge(parts, size - left)
         fresh = min(fresh_of(size, self._fresh_share), len(self))
         missing = fresh - int(np.count_nonzero(chosen.times_sampled == 0))
         if missing <= 0:
             return chosen
         others = np.unique(np.concatenate([excluded, self._seen.values, chosen.ids]))
-        more = self.inner.select(min(missing, len(self) - len(others)), others, **options)
+        more = self.inner.select(min(missing, len(self) - len(others)), others)
         return merge([chosen, more], size - left, fresh)
 
     def _put_back(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -108,18 +108,11 @@ class Covered:
             behind += np.where(self._resting[places] == ids, REST * left[places], 0.0)
         return ids[behind > 0], behind[behind > 0]
 
-    def observe(
-        self,
-        ids: ArrayLike,
-        states: ArrayLike,
-        successes: ArrayLike | None = None,
-        responses: ArrayLike | None = None,
-        everywhere: Observation | None = None,
-    ) -> None:
+    def observe(self, mine: Observation, whole: Observation | None = None) -> None:
         """As the inner selector's."""
-        seen = as_ids(ids)
+        seen = as_ids(mine.ids)
         new = seen[self.inner.times_sampled(seen) == 0]
-        self.inner.observe(ids, states, successes, responses, everywhere)
+        self.inner.observe(mine, whole)
         self._step += 1
         self._seen.append(new)
         if self._rest:
@@ -138,7 +131,7 @@ class Covered:
         return {**self.inner.metrics(), "coverage/resting": float(len(self._resting))}
 
     def snapshot(self) -> dict[str, Any]:
-        """The inner selector's, and who rests."""
+        """The inner selector's, and which prompts rest."""
         return {
             **self.inner.snapshot(),
             "covered_step": self._step,
@@ -146,12 +139,9 @@ class Covered:
             "tired_seen_at": self._seen_at.copy(),
         }
 
-    def around(self, inner: Selector) -> "Covered":
-        """The same limits around another selector, nothing observed."""
-        return Covered(inner, self._rest, self._max_uses, self._fresh_share)
-
-    def take_up(self, snapshot: Mapping[str, Any]) -> None:
-        """Goes on from a snapshot, which the inner selector was restored from already."""
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
+        """Goes on from a snapshot, with the inner selector; see `Selector.load_state`."""
+        self.inner.load_state(snapshot)
         self._step = int(snapshot["covered_step"])
         order = np.argsort(snapshot["tired_ids"])
         self._resting = np.array(snapshot["tired_ids"])[order]

@@ -31,34 +31,38 @@ class Outcomes(NamedTuple):
 
 def checked(
     index: PromptIndex,
-    ids: ArrayLike,
-    states: ArrayLike,
-    successes: ArrayLike | None,
-    responses: ArrayLike | None,
-    everywhere: Observation | None,
+    mine: Observation,
+    whole: Observation | None,
     needs_counts: str | None = None,
 ) -> Outcomes:
-    """What was given to `Selector.observe`, by the positions of `index`.
+    """Returns what was given to `Selector.observe`, by the positions of `index`.
 
     needs_counts: the name of the method, if it learns from successes and responses.
 
     Raises ValueError when one of them cannot be right, or counts are missing that are needed.
     """
-    ids = as_ids(ids)
+    ids = as_ids(mine.ids)
     positions = index.distinct_positions(ids)
-    found = check_states(states, len(positions))
-    if successes is None or responses is None:
-        if successes is not responses or (needs_counts and len(ids)):
+    found = check_states(mine.states, len(positions))
+    if mine.successes is None or mine.responses is None:
+        if mine.successes is not mine.responses or (needs_counts and len(ids)):
             raise ValueError(
                 f"{needs_counts or 'observe'} was told states alone: give both successes and responses"
             )
         right = scored = np.full(len(ids), np.nan)
     else:
-        right, scored = _counts(ids, found, successes, responses)
-    if everywhere is None:
-        whole = Observation(ids, found, _whole_numbers(right), _whole_numbers(scored))
+        right, scored = _counts(ids, found, mine.successes, mine.responses)
+    if whole is None:
+        whole = mine._replace(
+            ids=ids,
+            states=found,
+            successes=_whole_numbers(right),
+            responses=_whole_numbers(scored),
+        )
     else:
-        whole = everywhere
+        if whole.successes is None or whole.responses is None:
+            untold = np.full(len(whole.ids), -1, dtype=np.int16)
+            whole = whole._replace(successes=untold, responses=untold)
         theirs, here = index.find(whole.ids)
         if not np.array_equal(np.sort(theirs[here]), np.sort(positions)):
             raise ValueError("the whole step holds other prompts of this shard than were given")

@@ -1,5 +1,6 @@
 """What every selection method offers, so that the pipeline does not know which one runs."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -46,21 +47,12 @@ class Selector(Protocol):
         """
         ...
 
-    def observe(
-        self,
-        ids: ArrayLike,
-        states: ArrayLike,
-        successes: ArrayLike | None = None,
-        responses: ArrayLike | None = None,
-        everywhere: Observation | None = None,
-    ) -> None:
-        """One step of the whole pool: these prompts were rolled out and found in these solve states.
+    def observe(self, mine: Observation, whole: Observation | None = None) -> None:
+        """Learns from one step of the whole pool.
 
-        ids: int64 (n,), without duplicates; states: int (n,) in {0, 1, 2}; n may be 0.
-        successes, responses: int (n,), right and scored responses of each group.
-        everywhere: what the whole step found, over all shards, these prompts among them; None: these are
-            all. With clusters and ranks, or means and deviations, for a method that learns from them.
-        What a method has no use for it does not look at.
+        mine: what the step found out about prompts that this selector holds, n >= 0 of them.
+        whole: what the step found out over all shards, `mine` included; None: `mine` is all of it. It has clusters and
+            ranks, or means and deviations, for a method that learns from them.
 
         Raises ValueError, and changes nothing, when one of them cannot be right.
         """
@@ -75,8 +67,24 @@ class Selector(Protocol):
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """The whole state, as arrays and plain numbers that `numpy.savez` can write.
+        """The whole state, as arrays and plain numbers that `numpy.savez` can write."""
+        ...
 
-        `dps_ray.selection.methods.restore` makes a selector from it that goes on where this one stopped.
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
+        """Goes on where the selector of this snapshot stopped.
+
+        For a selector that has observed nothing, and was made with the same settings over the same prompts.
+
+        Raises ValueError when it was made with other settings, or without one of the snapshot's prompts.
         """
         ...
+
+
+def check_settings(snapshot: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises ValueError when a selector with these settings cannot go on from a snapshot, which holds its own."""
+    for name, value in settings.items():
+        if not np.array_equal(snapshot[name], value):
+            raise ValueError(
+                f"the snapshot was taken with {name}={snapshot[name]}, and this selector has {value}: make it with "
+                "the same settings"
+            )

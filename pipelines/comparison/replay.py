@@ -20,7 +20,7 @@ from dps_ray.durable import Storage, committed, load, manifests
 from dps_ray.errors import DataError
 from dps_ray.selection import methods
 from dps_ray.selection.clusters import Clusters, number_within
-from dps_ray.selection.coverage import Covered
+from dps_ray.selection.coverage import CoverageLimits
 from dps_ray.selection.methods import RateHMM, RewardMoments
 from dps_ray.selection.methods.beta import BetaSelector, group_states
 from dps_ray.selection.pooled import PooledStore
@@ -35,13 +35,13 @@ class Forecast(NamedTuple):
 
     on:        whether the method chose them (batch) or they were drawn uniformly (probe)
     predicted: float64 (n, 3), P(unsolved), P(partial), P(solved)
-    states:    int8 (n,), as then found
+    states:    int (n,), as then found
     """
 
     step: int
     on: Where
     predicted: NDArray[np.float64]
-    states: NDArray[np.int8]
+    states: NDArray[np.integer]
 
 
 class Replay(NamedTuple):
@@ -83,8 +83,7 @@ def replayed(folder: Path) -> Replay:
             if outcome is not None and predicted is not None:
                 forecasts.append(Forecast(step, on, predicted, outcome.states))
         # Ranks were those of the whole pool, of which there is only a part here.
-        alone = observation._replace(clusters=None, ranks=None)
-        selector.observe(*observation[:4], alone)
+        selector.observe(observation._replace(clusters=None, ranks=None))
     return Replay(selector, observations, forecasts)
 
 
@@ -102,7 +101,7 @@ def _clusters(
 
 def predictions(selector: Selector, ids: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """P(unsolved), P(partial), P(solved) of each id: float64 (n, 3); None of a method that predicts nothing."""
-    if isinstance(selector, Covered):
+    if isinstance(selector, CoverageLimits):
         return predictions(selector.inner, ids)
     if isinstance(selector, BeliefStore | PooledStore | RateHMM | RewardMoments):
         return selector.predicted(ids)

@@ -63,6 +63,8 @@ class RunLog:
 
     def probe(self, step: int, found: Observation) -> None:
         """Appends what a uniform probe found before a step."""
+        assert found.successes is not None
+        assert found.responses is not None
         record = {
             "step": step,
             "ids": found.ids.tolist(),

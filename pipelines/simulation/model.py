@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dps_ray import PARTIAL
-from dps_ray.beliefs.states import states_of
+from dps_ray.beliefs.states import Observation, states_of
 from dps_ray.selection.methods import Oracle
 from dps_ray.selection.selector import Selector
 
@@ -189,7 +189,7 @@ def simulate(
         resting.append(rows)
         responses = np.full(len(rows), group_size)
         states = states_of(right, responses)
-        selector.observe(rows, states, right, responses)
+        selector.observe(Observation(rows, states, right, responses))
         useful = np.flatnonzero(states == PARTIAL)[:batch_size]
         student.train(rows[useful], right[useful] / group_size)
         total += len(rows) * group_size

@@ -5,7 +5,7 @@ save ─> begin a checkpoint ──(the next batch is rolled out)──> commit 
 
 from dataclasses import asdict
 
-from actors.belief_shard import Moment
+from actors.belief_shard import BeliefVersion
 from dps_ray.durable import Manifest
 from dps_ray.errors import CheckpointError, LearnerLostError
 from pipelines.training.checkpoint import records_of
@@ -115,7 +115,7 @@ class History:
         run.learner = run.make_learner(run.checkpoints.epoch)
         run.learner.start(run.storage, manifest)
         name, step = (None, -1) if manifest is None else (manifest.name, manifest.step)
-        run.coordinator.go_to(Moment(run.checkpoints.epoch, run.progress.step, name))
+        run.coordinator.rewind(BeliefVersion(run.checkpoints.epoch, run.progress.step, name))
         run.log.rewind(step)  # what was recorded after the checkpoint did not happen
         run.clock.rewind(run.progress.step)
         run.view.rewind(run.progress.step)

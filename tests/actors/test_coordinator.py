@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actors.belief_shard import Moment, make_selector
+from actors.belief_shard import BeliefVersion, make_selector
 from actors.coordinator import Coordinator
 from actors.managed_actor import RestartTracker
 from cluster.placement import Placement, plan
@@ -28,7 +28,7 @@ def coordinator(folder, shards=1, method="dps", *overrides):
         Placement(plan(config)).beliefs,
         clusters_of(config),
     )
-    made.go_to(Moment(1, 0, None))
+    made.rewind(BeliefVersion(1, 0, None))
     return made
 
 
@@ -82,7 +82,7 @@ def test_any_number_of_shards_selects_what_one_store_selects(
                 np.testing.assert_array_equal(field, value)
             each.observe(step, seen(step, selection.ids))
         found = seen(step, expected.ids)
-        single.observe(*found[:4])
+        single.observe(found)
     times = dict(zip(*np.unique(single.times_sampled(IDS), return_counts=True), strict=True))
     assert all(each.times_sampled() == times for each in coordinators)
 
@@ -108,7 +108,7 @@ def test_what_the_whole_step_found_reaches_every_shard(local_ray, tmp_path, over
         shares = found.successes / found.responses
         found = found._replace(means=shares, deviations=shares * (1 - shares))
         three.observe(step, found)
-        single.observe(*found[:4], found)
+        single.observe(found)
 
 
 def test_prompts_that_are_excluded_are_not_selected(local_ray, tmp_path):

@@ -64,7 +64,7 @@ def audited(request, tmp_path, tiny_policy, chains):
             for step in steps:
                 whole = log.read(step)
                 part = whole.take(shards(whole.ids, len(applied)) == index)
-                selector.observe(*part[:4], whole)
+                selector.observe(part, whole)
             path = f"{checkpoint_folder(epoch, STEPS)}/{shard_file(index, len(applied))}"
             files.append(write_snapshot(storage, path, selector.snapshot()))
         manifest = Manifest(

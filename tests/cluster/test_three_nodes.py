@@ -68,7 +68,7 @@ def test_twenty_steps_with_every_actor_where_the_plan_says(
     storage, manifest = newest(tmp_path)
     store = BeliefStore(PromptTable.open(chains[0], None).ids, decay=0.7)
     for _, observation in committed(storage, manifest):
-        store.observe(*observation[:4])
+        store.observe(observation)
     (expected,), found = reshard([store.snapshot()], 1), beliefs_in(storage, manifest)
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore, UniformSelector, merge
+from dps_ray.beliefs.states import Observation
 from dps_ray.hashing import shards
 
 IDS = np.random.default_rng(0).integers(-(2**62), 2**62, 400)
@@ -31,7 +32,7 @@ def run(make, homes, exclude_some=False, **arguments):
         owners = np.array([home_of[i] for i in batch.ids.tolist()])
         for place, store in enumerate(stores):
             mine = observed & (owners == place)
-            store.observe(batch.ids[mine][::-1], states[mine][::-1])
+            store.observe(Observation(batch.ids[mine][::-1], states[mine][::-1]))
     return selections, stores, home_of
 
 
@@ -92,5 +93,5 @@ def test_uniform_selections_are_equal_for_any_split(count):
 def test_shards_may_be_empty():
     stores = [BeliefStore([]), BeliefStore([3, 4])]
     assert merge([store.select(len(store)) for store in stores], 2).ids.size == 2
-    stores[0].observe([], [])
+    stores[0].observe(Observation([], []))
     assert stores[0].metrics()["beliefs/active_rows"] == 0

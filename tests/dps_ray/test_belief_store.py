@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from dps_ray import PARTIAL, SOLVED, UNSOLVED, BeliefStore
 from dps_ray.beliefs import hmm
 from dps_ray.beliefs.priors import PRIORS, prior_counts
+from dps_ray.beliefs.states import Observation
 
 COUNTS = st.one_of(st.just(0.0), st.floats(1e-6, 1e3))
 ARRAYS = st.lists(COUNTS, min_size=9, max_size=9).map(lambda counts: np.reshape(counts, (3, 3)))
@@ -37,7 +38,7 @@ def test_the_store_equals_a_sweep_over_all_prompts(prior, decay, initial, seed):
     beliefs, times = hmm.initial_beliefs(len(ids), initial), np.zeros(len(ids))
     alpha0 = prior_counts(prior)
     for rows, states in random_steps(rng, len(ids), 500):
-        store.observe(ids[rows], states)
+        store.observe(Observation(ids[rows], states))
         beliefs = hmm.step(beliefs, rows, states, alpha0, decay)
         times[rows] += 1
         predicted = store.predicted(ids)
@@ -56,7 +57,7 @@ def test_the_best_by_score_then_by_times_sampled_are_selected(decay, weight, see
     ids = np.arange(60)
     store = BeliefStore(ids, decay=decay, entropy_weight=weight, seed=seed)
     for rows, states in random_steps(rng, len(ids), 150):
-        store.observe(rows, states)
+        store.observe(Observation(rows, states))
         chosen = store.select(7)
         beliefs = store.predicted(ids)
         score = np.round(beliefs[:, 1] + weight * hmm.entropy(beliefs.T), 12)
@@ -70,7 +71,7 @@ def test_the_best_by_score_then_by_times_sampled_are_selected(decay, weight, see
 
 def test_a_prompt_seen_partial_scores_two_fifths_and_comes_first():
     store = BeliefStore([10, 11, 12, 13])
-    store.observe([10, 11, 12], [UNSOLVED, PARTIAL, SOLVED])
+    store.observe(Observation([10, 11, 12], [UNSOLVED, PARTIAL, SOLVED]))
     chosen = store.select(4)
     assert chosen.ids[:2].tolist() == [11, 13]
     np.testing.assert_allclose(chosen.score, [0.4, 1 / 3, 0.3, 0.3], atol=1e-12)
@@ -79,7 +80,7 @@ def test_a_prompt_seen_partial_scores_two_fifths_and_comes_first():
 def test_scores_that_are_equal_on_paper_are_equal():
     store = BeliefStore(np.arange(2), decay=0.7)
     for low, high in [(0, 2), (0, 2), (1, 1), (0, 2), (2, 0)]:
-        store.observe([0, 1], [low, high])
+        store.observe(Observation([0, 1], [low, high]))
         score = store.select(2).score
         assert score[0] == score[1]
 
@@ -94,7 +95,7 @@ def test_ties_follow_the_seed_and_not_the_order_of_the_ids():
 
 def test_selecting_changes_nothing():
     store = BeliefStore(np.arange(100))
-    store.observe(np.arange(9), [1] * 9)
+    store.observe(Observation(np.arange(9), [1] * 9))
     first = store.select(30)
     for size in (100, 1, 0, 50):
         store.select(size)
@@ -107,7 +108,7 @@ def test_a_prompt_that_was_chosen_but_not_observed_comes_again():
     for _ in range(50):
         batch = store.select(20).ids
         assert failing[0] in batch
-        store.observe(np.setdiff1d(batch, failing), [UNSOLVED] * 19)
+        store.observe(Observation(np.setdiff1d(batch, failing), [UNSOLVED] * 19))
 
 
 def test_excluded_prompts_are_passed_over():
@@ -116,21 +117,21 @@ def test_excluded_prompts_are_passed_over():
         usual = store.select(40).ids
         rest = store.select(20, exclude=usual[:20])
         assert rest.ids.tolist() == usual[20:].tolist()
-        store.observe(usual[:20], np.arange(20) % 3 * (step % 7 > 2))
+        store.observe(Observation(usual[:20], np.arange(20) % 3 * (step % 7 > 2)))
 
 
 def test_all_prompts_can_be_selected_whatever_became_of_them():
     for decay in (0.0, 0.5, 1.0):
         store = BeliefStore(np.arange(50), decay=decay)
         for step in range(80):
-            store.observe(np.arange(step % 25), [step % 3] * (step % 25))
+            store.observe(Observation(np.arange(step % 25), [step % 3] * (step % 25)))
             assert sorted(store.select(50).ids) == list(range(50))
 
 
 class TestCandidates:
     def test_as_a_number_are_that_many_and_the_best_of_them_are_taken(self):
         store = BeliefStore(np.arange(300), decay=0.7)
-        store.observe(np.arange(0, 300, 2), [1] * 150)
+        store.observe(Observation(np.arange(0, 300, 2), [1] * 150))
         candidates = store.select(40, candidates=40).ids
         best = store.select(10, candidates=40)
         assert set(best.ids) <= set(candidates)
@@ -145,7 +146,7 @@ class TestCandidates:
         store, met = BeliefStore(np.arange(100)), set()
         for _ in range(60):
             met.update(store.select(10, candidates=10).ids.tolist())
-            store.observe([], [])
+            store.observe(Observation([], []))
         assert met == set(range(100))
 
     def test_leave_excluded_prompts_out(self):
@@ -161,7 +162,7 @@ class TestCost:
     def steps(self, store, steps, batch=32, state=UNSOLVED):
         for _ in range(steps):
             ids = store.select(batch).ids
-            store.observe(ids, [state] * batch)
+            store.observe(Observation(ids, [state] * batch))
 
     @pytest.mark.parametrize("decay", [0.0, 0.5, 0.7])
     def test_prompts_long_not_seen_have_no_row(self, decay):
@@ -184,9 +185,9 @@ class TestCost:
         store = BeliefStore(ids, decay=0.0)
         assert store.nbytes / len(ids) < 18
         for part in np.array_split(ids, 200):
-            store.observe(part, np.zeros(len(part)))
+            store.observe(Observation(part, np.zeros(len(part))))
         for _ in range(10):
-            store.observe([], [])
+            store.observe(Observation([], []))
         assert store.metrics()["beliefs/active_rows"] == 0
         rows = store._moving.nbytes
         assert (store.nbytes - rows) / len(ids) <= 32
@@ -195,22 +196,22 @@ class TestCost:
 def test_decay_0_forgets_all_but_the_last_step():
     once, twice = BeliefStore([0]), BeliefStore([0], decay=0.0)
     once = BeliefStore([0], decay=0.0)
-    once.observe([], [])
-    once.observe([0], [PARTIAL])
+    once.observe(Observation([], []))
+    once.observe(Observation([0], [PARTIAL]))
     for state in (SOLVED, UNSOLVED, SOLVED):
-        twice.observe([0], [state])
+        twice.observe(Observation([0], [state]))
     for _ in range(3):
-        twice.observe([], [])
-    twice.observe([0], [PARTIAL])
+        twice.observe(Observation([], []))
+    twice.observe(Observation([0], [PARTIAL]))
     np.testing.assert_array_equal(once.predicted([0]), twice.predicted([0]))
 
 
 def test_decay_1_counts_every_move_for_ever():
     store = BeliefStore([0], decay=1.0)
     for _ in range(10):
-        store.observe([0], [PARTIAL])
+        store.observe(Observation([0], [PARTIAL]))
     for _ in range(1000):
-        store.observe([], [])
+        store.observe(Observation([], []))
     assert store.transition_counts([0])[0].sum() == pytest.approx(9 + 10)
 
 
@@ -218,7 +219,7 @@ def test_under_a_prior_that_is_not_uniform_prompts_never_seen_drift_together():
     store = BeliefStore(np.arange(3), prior="progress")
     sweep = hmm.initial_beliefs(1, [1 / 3] * 3)
     for _ in range(5):
-        store.observe([], [])
+        store.observe(Observation([], []))
         sweep = hmm.step(sweep, np.array([], int), np.array([], int), PRIORS["progress"], 0.7)
         np.testing.assert_array_equal(store.predicted([0, 2]), [sweep.predicted[:, 0]] * 2)
     assert store.predicted([0])[0, 2] > 0.37
@@ -261,9 +262,9 @@ class TestWrongInput:
     def test_in_an_observation_names_the_value_and_changes_nothing(self, ids, states, named):
         store, untouched = BeliefStore(np.arange(5)), BeliefStore(np.arange(5))
         with pytest.raises(ValueError, match=named):
-            store.observe(ids, states)
-        store.observe([3], [PARTIAL])
-        untouched.observe([3], [PARTIAL])
+            store.observe(Observation(ids, states))
+        store.observe(Observation([3], [PARTIAL]))
+        untouched.observe(Observation([3], [PARTIAL]))
         for store_, other in zip(store.select(5), untouched.select(5), strict=True):
             np.testing.assert_array_equal(store_, other)
         assert store.metrics() == untouched.metrics()

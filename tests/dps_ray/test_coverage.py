@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore, UniformSelector
+from dps_ray.beliefs.states import Observation
 from dps_ray.config.settings import load
 from dps_ray.hashing import hash_ids, hash_key
 from dps_ray.selection import methods
-from dps_ray.selection.coverage import Covered
+from dps_ray.selection.coverage import CoverageLimits
 from dps_ray.selection.draws import on_the_ring, tempered
 from dps_ray.selection.methods import Oracle
 from dps_ray.selection.selector import Context
@@ -26,7 +27,9 @@ def run(selector, steps, size):
     batches = []
     for _ in range(steps):
         batches.append(selector.select(size))
-        selector.observe(batches[-1].ids, np.ones(size), np.full(size, 4), np.full(size, K))
+        selector.observe(
+            Observation(batches[-1].ids, np.ones(size), np.full(size, 4), np.full(size, K))
+        )
     return [set(batch.ids.tolist()) for batch in batches]
 
 
@@ -69,13 +72,13 @@ def test_a_share_of_the_batch_is_of_prompts_never_tried_as_long_as_there_are_any
         batch = selector.select(40)
         assert np.count_nonzero(batch.times_sampled == 0) == 10
         assert np.all(np.diff(batch.score) <= 0)
-        selector.observe(batch.ids, np.ones(40))
+        selector.observe(Observation(batch.ids, np.ones(40)))
     assert selector.times_sampled(IDS).min() == 1
     assert len(selector.select(40).ids) == 40
 
 
 def test_a_method_that_takes_new_prompts_anyway_is_left_alone():
-    bare, covered = UniformSelector(IDS), Covered(UniformSelector(IDS), fresh_share=0.5)
+    bare, covered = UniformSelector(IDS), CoverageLimits(UniformSelector(IDS), fresh_share=0.5)
     for _ in range(7):
         assert run(bare, 1, 30) == run(covered, 1, 30)
 
@@ -117,7 +120,7 @@ def test_dps_draws_idle_and_seen_prompts_by_one_rule():
 
     def make(seed):
         store = BeliefStore(IDS, seed=seed, temperature=0.2)
-        store.observe(IDS[:40], np.ones(40))
+        store.observe(Observation(IDS[:40], np.ones(40)))
         return store
 
     counts = drawn_first(make, 3000)
@@ -128,10 +131,10 @@ def test_dps_draws_idle_and_seen_prompts_by_one_rule():
 
 def test_a_low_temperature_takes_the_best_and_a_high_one_anybody():
     store = BeliefStore(IDS, temperature=1e-6)
-    store.observe(IDS[:40], np.ones(40))
+    store.observe(Observation(IDS[:40], np.ones(40)))
     assert set(store.select(40).ids) == set(IDS[:40])
     hot = BeliefStore(IDS, temperature=1e6)
-    hot.observe(IDS[:40], np.ones(40))
+    hot.observe(Observation(IDS[:40], np.ones(40)))
     assert 3 <= len({*hot.select(100).ids.tolist()} & {*IDS[:40].tolist()}) <= 35
 
 
@@ -170,6 +173,6 @@ def test_limits_that_make_no_sense_are_refused(overrides, named):
 
 def test_limits_are_checked_where_they_are_made_too():
     with pytest.raises(ValueError, match="fresh_share=1"):
-        Covered(UniformSelector(IDS), fresh_share=1.5)
+        CoverageLimits(UniformSelector(IDS), fresh_share=1.5)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         BeliefStore(IDS, temperature=0.0)

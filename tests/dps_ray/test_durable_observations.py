@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore
-from dps_ray.beliefs.states import observation, observed
+from dps_ray.beliefs.states import Observation, observation, observed
 from dps_ray.durable import (
     Manifest,
     ObservationLog,
@@ -186,7 +186,7 @@ def train(store, log, steps, salt=0):
     for step in steps:
         seen = outcome(store.select(40).ids, step, salt)
         log.append(step, seen)
-        store.observe(seen.ids, seen.states)
+        store.observe(Observation(seen.ids, seen.states))
 
 
 def assert_same_state(ours, theirs):
@@ -201,9 +201,10 @@ def test_a_snapshot_and_the_log_after_it_give_the_store_that_was_lost(log, stora
     stored = write_snapshot(storage, "ckpt/beliefs.arrow", store.snapshot())
     train(store, log, range(31, 61))
 
-    again = BeliefStore.restore(read_snapshot(storage, stored), IDS)
+    again = BeliefStore(IDS)
+    again.load_state(read_snapshot(storage, stored))
     for _, seen in log.steps_after(30):
-        again.observe(seen.ids, seen.states)
+        again.observe(Observation(seen.ids, seen.states))
     assert_same_state(again, store)
     np.testing.assert_array_equal(again.select(100).ids, store.select(100).ids)
 
@@ -214,7 +215,8 @@ def test_the_committed_history_leaves_out_what_was_rolled_back(storage):
     snapshot = store.snapshot()
     train(store, ObservationLog(storage, 1), range(21, 31))  # lost: its driver died before a commit
 
-    store = BeliefStore.restore(snapshot, IDS)
+    store = BeliefStore(IDS)
+    store.load_state(snapshot)
     train(store, ObservationLog(storage, 2), range(21, 26), salt=1)
     manifest = Manifest(
         epoch=2,
@@ -232,7 +234,7 @@ def test_the_committed_history_leaves_out_what_was_rolled_back(storage):
 
     again, steps = BeliefStore(IDS), []
     for step, seen in committed(storage, manifest):
-        again.observe(seen.ids, seen.states)
+        again.observe(Observation(seen.ids, seen.states))
         steps.append(step)
     assert steps == list(range(1, 26))
     assert_same_state(again, store)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore, UniformSelector, merge
+from dps_ray.beliefs.states import Observation
 from dps_ray.durable import Storage, read_snapshot, reshard, shard_file, write_snapshot
 from dps_ray.errors import CheckpointError
 from dps_ray.hashing import shards
@@ -35,7 +36,7 @@ def train(selectors, steps):
         homes = shards(batch.ids, len(selectors))
         states = (batch.ids // 7 + batch.ids // 13 * step) % 3
         for shard, selector in enumerate(selectors):
-            selector.observe(batch.ids[homes == shard], states[homes == shard])
+            selector.observe(Observation(batch.ids[homes == shard], states[homes == shard]))
         batches.append(batch)
     return batches
 
@@ -102,11 +103,9 @@ def test_four_shards_then_eight_then_three_then_one_are_bit_equal_to_never_havin
     whole, selectors, done = make(IDS), split(make, 4), 0
     for count in (4, 8, 3, 1):
         snapshots = through_files(storage, f"ckpt/{done}", [s.snapshot() for s in selectors])
-        homes = shards(IDS, count)
-        selectors = [
-            type(whole).restore(snapshot, IDS[homes == shard])
-            for shard, snapshot in enumerate(reshard(snapshots, count))
-        ]
+        selectors = split(make, count)
+        for selector, snapshot in zip(selectors, reshard(snapshots, count), strict=True):
+            selector.load_state(snapshot)
         steps = range(done, done := done + 25)
         for ours, theirs in zip(train(selectors, steps), train([whole], steps), strict=True):
             for mine, other in zip(ours, theirs, strict=True):
@@ -131,7 +130,7 @@ def test_snapshots_of_different_steps_do_not_fit_together():
     selectors = split(MAKERS["decay 0.3"], 2)
     train(selectors, range(3))
     snapshots = [s.snapshot() for s in selectors]
-    selectors[1].observe([], [])
+    selectors[1].observe(Observation([], []))
     with pytest.raises(
         CheckpointError, match="shards 0 and 1 are not of one run and step: their step is 3 and 4"
     ):

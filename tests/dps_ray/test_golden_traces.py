@@ -7,7 +7,7 @@ import pytest
 
 from dps_ray import BeliefStore
 from dps_ray.beliefs import hmm
-from dps_ray.beliefs.states import solve_states
+from dps_ray.beliefs.states import Observation, solve_states
 
 TRACES = sorted((Path(__file__).parents[1] / "data" / "golden").glob("*.npz"))
 
@@ -45,7 +45,7 @@ def test_the_store_believes_what_the_published_code_believes(trace):
     )
     for step, rolled_out in enumerate(trace["ids"]):
         np.testing.assert_allclose(store.predicted(ids), trace["predicted"][step], atol=1e-9)
-        store.observe(rolled_out, seen(trace, step))
+        store.observe(Observation(rolled_out, seen(trace, step)))
     np.testing.assert_allclose(store.predicted(ids), trace["predicted"][-1], atol=1e-9)
     np.testing.assert_allclose(store.transition_counts(ids), trace["alpha_final"], atol=1e-9)
     np.testing.assert_array_equal(store.times_sampled(ids), trace["times_sampled"])
@@ -63,4 +63,4 @@ def test_the_store_ranks_as_the_published_code_ranked(trace):
         scores = published[:, 1] - weight * (published * np.log(published)).sum(axis=1)
         ours = store.select(len(chosen)).score
         np.testing.assert_allclose(ours, -np.sort(-scores[chosen]), atol=1e-9)
-        store.observe(chosen, seen(trace, step))
+        store.observe(Observation(chosen, seen(trace, step)))

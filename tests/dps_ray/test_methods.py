@@ -7,7 +7,7 @@ from dps_ray import BeliefStore, UniformSelector, merge
 from dps_ray.beliefs.states import Observation
 from dps_ray.durable import Storage, read_snapshot, reshard, shard_file, write_snapshot
 from dps_ray.hashing import hash_ids, hash_key, shards
-from dps_ray.selection.coverage import Covered, fresh_of
+from dps_ray.selection.coverage import CoverageLimits, fresh_of
 from dps_ray.selection.methods import (
     GRESO,
     HistoryResampling,
@@ -17,7 +17,6 @@ from dps_ray.selection.methods import (
     RateHMM,
     Recency,
     VarianceEMA,
-    restore,
 )
 from dps_ray.selection.pooled import PooledStore, number_within
 
@@ -32,8 +31,10 @@ def clusters_of(ids):
     return number_within(IDS, LABELS, 5).take(np.flatnonzero(np.isin(IDS, ids)))
 
 
-def restored(selector, snapshot, ids):
-    return restore(selector, snapshot, ids, clusters_of(ids))
+def restored(make, snapshot, ids):
+    selector = make(ids)
+    selector.load_state(snapshot)
+    return selector
 
 
 def tempered(selector, temperature):
@@ -59,24 +60,24 @@ METHODS = {
 }
 # With limits and draws around or within them (`dps_ray.selection.coverage`).
 COVERED = {
-    "dps, covered": lambda ids: Covered(
+    "dps, covered": lambda ids: CoverageLimits(
         BeliefStore(ids, seed=5), rest=3, max_uses=2, fresh_share=0.3
     ),
     "dps, tempered": lambda ids: BeliefStore(ids, seed=5, temperature=0.5),
-    "dps, resting and tempered": lambda ids: Covered(
+    "dps, resting and tempered": lambda ids: CoverageLimits(
         BeliefStore(ids, seed=5, temperature=0.5, decay=1.0), rest=20
     ),
-    "dps_pooled, half fresh": lambda ids: Covered(
+    "dps_pooled, half fresh": lambda ids: CoverageLimits(
         PooledStore(ids, clusters_of(ids), seed=5, temperature=0.05, rest=1), fresh_share=0.5
     ),
-    "dps from counts, covered and tempered": lambda ids: Covered(
+    "dps from counts, covered and tempered": lambda ids: CoverageLimits(
         tempered(RateHMM(ids, seed=5), 0.5), rest=3, max_uses=2, fresh_share=0.3
     ),
     "variance_ema, tempered": lambda ids: tempered(VarianceEMA(ids, seed=5), 0.3),
-    "history_resampling, used once": lambda ids: Covered(
+    "history_resampling, used once": lambda ids: CoverageLimits(
         HistoryResampling(ids, seed=5), max_uses=1
     ),
-    "uniform, used once": lambda ids: Covered(UniformSelector(ids, seed=5), max_uses=1),
+    "uniform, used once": lambda ids: CoverageLimits(UniformSelector(ids, seed=5), max_uses=1),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 covered_too = pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def step(selectors, number, in_flight):
     for shard, selector in enumerate(selectors):
         mine = (done & (homes == shard)).nonzero()[0][::-1]
         counts = successes[mine], np.full(len(mine), K)
-        selector.observe(batch.ids[mine], states[mine], *counts, whole)
+        selector.observe(Observation(batch.ids[mine], states[mine], *counts), whole)
     return batch, batch.ids[~done]
 
 
@@ -160,7 +161,7 @@ def run(make, count, steps=STEPS, restart=None, storage=None):
             ]
             parts = split(IDS, restart)
             selectors = [
-                restored(selectors[0], snapshot, ids)
+                restored(make, snapshot, ids)
                 for snapshot, ids in zip(reshard(snapshots, restart), parts, strict=True)
             ]
         if isinstance(selectors[0], Oracle) and number % 7 == 0:
@@ -209,7 +210,7 @@ def test_a_snapshot_holds_arrays_and_plain_numbers_and_comes_back_equal(make, tm
     _, (selector,) = run(make, 1, steps=9)
     storage, snapshot = Storage.at(tmp_path), selector.snapshot()
     back = read_snapshot(storage, write_snapshot(storage, shard_file(0, 1), snapshot))
-    again = restored(selector, back, IDS).snapshot()
+    again = restored(make, back, IDS).snapshot()
     assert again.keys() == snapshot.keys()
     for name, value in snapshot.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
@@ -247,7 +248,7 @@ def test_excluded_prompts_are_passed_over(make):
 def test_a_prompt_that_is_not_observed_keeps_its_count(make):
     selector = make(IDS)
     batch = selector.select(5)
-    selector.observe(batch.ids[:2], [1, 1], [3, 4], [K, K])
+    selector.observe(Observation(batch.ids[:2], [1, 1], [3, 4], [K, K]))
     assert selector.times_sampled(batch.ids).tolist() == [1, 1, 0, 0, 0]
 
 
@@ -263,9 +264,9 @@ def test_other_seeds_give_other_batches(make):
 def test_a_shard_may_be_empty(make):
     selector = make(np.empty(0, np.int64))
     whole = found_of(IDS[:6], [0, 1, 1, 2, 2, 2])
-    selector.observe([], [], [], [], whole)
+    selector.observe(Observation([], [], [], []), whole)
     assert selector.select(0).predicted.shape == (0, 3)
-    assert len(restored(selector, selector.snapshot(), np.empty(0, np.int64))) == 0
+    assert len(restored(make, selector.snapshot(), np.empty(0, np.int64))) == 0
 
 
 @every_method
@@ -276,20 +277,38 @@ def test_a_shard_may_be_empty(make):
         (lambda s: s.select(-1), "-1 prompts"),
         (lambda s: s.select(1, exclude=[-5]), "id -5"),
         (lambda s: s.select(1, exclude=IDS[[1, 1]]), "given twice"),
-        (lambda s: s.observe([-5], [0], [0], [K]), "id -5"),
-        (lambda s: s.observe(IDS[[1, 1]], [0, 0], [0, 0], [K, K]), "given twice"),
-        (lambda s: s.observe(IDS[:1], [4], [0], [K]), "state 4"),
-        (lambda s: s.observe(IDS[:2], [0], [0, 0], [K, K]), "one for each"),
-        (lambda s: s.observe(IDS[:2], [0, 0], [0], [K, K]), "successes must be 2 integers"),
-        (lambda s: s.observe(IDS[:1], [1], [0.5], [K]), "successes must be 1 integers"),
-        (lambda s: s.observe(IDS[:1], [0], [0], [[K]]), "responses must be 1 integers"),
-        (lambda s: s.observe(IDS[:1], [0], [0]), "both successes and responses"),
-        (lambda s: s.observe(IDS[:1], [2], [9], [K]), "9 right of 8 responses"),
-        (lambda s: s.observe(IDS[:1], [0], [-1], [K]), "-1 right of 8"),
-        (lambda s: s.observe(IDS[:1], [0], [0], [0]), "0 right of 0"),
-        (lambda s: s.observe(IDS[:1], [2], [3], [K]), "3 right of 8 responses and state 2"),
-        (lambda s: s.observe(IDS[:1], [0], [0], [K], found_of(IDS[1:3], [1, 2])), "of this shard"),
-        (lambda s: s.observe(IDS[:1], [0], [0], [K], found_of(IDS[:2], [0, 2])), "of this shard"),
+        (lambda s: s.observe(Observation([-5], [0], [0], [K])), "id -5"),
+        (lambda s: s.observe(Observation(IDS[[1, 1]], [0, 0], [0, 0], [K, K])), "given twice"),
+        (lambda s: s.observe(Observation(IDS[:1], [4], [0], [K])), "state 4"),
+        (lambda s: s.observe(Observation(IDS[:2], [0], [0, 0], [K, K])), "one for each"),
+        (
+            lambda s: s.observe(Observation(IDS[:2], [0, 0], [0], [K, K])),
+            "successes must be 2 integers",
+        ),
+        (
+            lambda s: s.observe(Observation(IDS[:1], [1], [0.5], [K])),
+            "successes must be 1 integers",
+        ),
+        (
+            lambda s: s.observe(Observation(IDS[:1], [0], [0], [[K]])),
+            "responses must be 1 integers",
+        ),
+        (lambda s: s.observe(Observation(IDS[:1], [0], [0])), "both successes and responses"),
+        (lambda s: s.observe(Observation(IDS[:1], [2], [9], [K])), "9 right of 8 responses"),
+        (lambda s: s.observe(Observation(IDS[:1], [0], [-1], [K])), "-1 right of 8"),
+        (lambda s: s.observe(Observation(IDS[:1], [0], [0], [0])), "0 right of 0"),
+        (
+            lambda s: s.observe(Observation(IDS[:1], [2], [3], [K])),
+            "3 right of 8 responses and state 2",
+        ),
+        (
+            lambda s: s.observe(Observation(IDS[:1], [0], [0], [K]), found_of(IDS[1:3], [1, 2])),
+            "of this shard",
+        ),
+        (
+            lambda s: s.observe(Observation(IDS[:1], [0], [0], [K]), found_of(IDS[:2], [0, 2])),
+            "of this shard",
+        ),
     ],
 )
 def test_wrong_input_is_named_and_changes_nothing(make, call, named):
@@ -307,14 +326,14 @@ def test_wrong_input_is_named_and_changes_nothing(make, call, named):
 def test_a_method_that_learns_from_counts_refuses_states_alone(name):
     selector = METHODS[name](IDS)
     with pytest.raises(ValueError, match=f"{type(selector).__name__} was told states alone"):
-        selector.observe(IDS[:1], [1])
-    selector.observe([], [])
+        selector.observe(Observation(IDS[:1], [1]))
+    selector.observe(Observation([], []))
     assert selector.step == 1
 
 
 @pytest.mark.parametrize("name", ["history_resampling", "greso", "recency", "oracle"])
 def test_other_methods_learn_from_states_alone(name):
-    METHODS[name](IDS).observe(IDS[:3], [0, 1, 2])
+    METHODS[name](IDS).observe(Observation(IDS[:3], [0, 1, 2]))
 
 
 @pytest.mark.parametrize(

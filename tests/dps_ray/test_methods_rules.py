@@ -25,7 +25,7 @@ UNSOLVED, PARTIAL, SOLVED = 0, 1, 2
 def observe(selector, ids, successes, k=8, **arguments):
     successes = np.broadcast_to(np.asarray(successes), len(ids))
     states = np.select([successes == 0, successes == k], [0, 2], 1)
-    selector.observe(ids, states, successes, np.full(len(ids), k), **arguments)
+    selector.observe(Observation(ids, states, successes, np.full(len(ids), k)), **arguments)
 
 
 # --- history resampling ----------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_mopps_ranks_by_how_near_to_one_half_its_draws_are_and_draws_anew_each_s
     of_even = first.score[np.isin(first.ids, IDS[:20])]
     assert of_easy.max() < -0.45
     assert of_even.min() > -0.15
-    selector.observe([], [])
+    selector.observe(Observation([], []))
     assert selector.select(100).score.tolist() != first.score.tolist()
 
 
@@ -183,7 +183,7 @@ def test_mapp_samples_without_replacement_in_proportion_to_its_weights():
     for _ in range(n):
         first, second = selector.select(2).ids.tolist()
         counts[place[first], place[second]] += 1
-        selector.observe([], [])
+        selector.observe(Observation([], []))
     expected = n * weight[:, None] * weight / (1 - weight[:, None])
     off = ~np.eye(5, dtype=bool)
     assert counts[~off].sum() == 0
@@ -208,7 +208,7 @@ def test_greedy_mapp_takes_the_largest_weights_and_holds_mirror_images_for_equal
 
 
 def observe_states(selector, ids, state):
-    selector.observe(ids, np.broadcast_to(state, len(ids)))
+    selector.observe(Observation(ids, np.broadcast_to(state, len(ids))))
 
 
 def observe_elsewhere(selector, *counts):
@@ -216,13 +216,13 @@ def observe_elsewhere(selector, *counts):
     states = np.repeat([UNSOLVED, PARTIAL, SOLVED], counts)
     ids, right = 10**9 + np.arange(len(states)), np.array([0, 4, 8])[states]
     whole = Observation(ids, states, right, np.full(len(states), 8))
-    selector.observe([], [], everywhere=whole)
+    selector.observe(Observation([], []), whole)
 
 
 def test_greso_counts_the_trailing_visits_without_variance():
     selector = GRESO(IDS, pool=100)
     for states in ([2, 0, 2, 1], [2, 0, 0, 2], [2, 1, 0, 2]):
-        selector.observe(IDS[:4], states)
+        selector.observe(Observation(IDS[:4], states))
     assert selector.streaks(IDS[:5]).tolist() == [3, 0, -2, 2, 0]
 
 
@@ -260,7 +260,7 @@ def test_greso_skips_with_one_minus_p_to_the_streak(state, visits, keep):
 
 def test_greso_never_skips_a_prompt_that_was_mixed_or_never_seen():
     selector = GRESO(IDS, pool=100)
-    selector.observe(IDS[:50], [SOLVED] * 25 + [PARTIAL] * 25)
+    selector.observe(Observation(IDS[:50], [SOLVED] * 25 + [PARTIAL] * 25))
     assert set(selector.select(50).ids) == set(IDS[50:])
     observe_states(selector, IDS[50:], PARTIAL)
     batch = selector.select(100)
@@ -293,7 +293,7 @@ def test_greso_holds_the_shares_without_variance_near_their_targets():
     state_of = np.select([ids % 10 < 3, ids % 10 < 7], [SOLVED, UNSOLVED], PARTIAL)
     for _ in range(250):
         batch = selector.select(100).ids
-        selector.observe(batch, state_of[batch])
+        selector.observe(Observation(batch, state_of[batch]))
         shares.append(np.bincount(state_of[batch], minlength=3) / 100)
     hard, _, easy = np.mean(shares[150:], axis=0)
     assert abs(easy - 0.083) < 0.04

@@ -6,7 +6,7 @@ import pytest
 from dps_ray import BeliefStore, UniformSelector, merge
 from dps_ray.beliefs import moments
 from dps_ray.beliefs.state_rules import successes
-from dps_ray.beliefs.states import PARTIAL, observed
+from dps_ray.beliefs.states import PARTIAL, Observation, observed
 from dps_ray.config import StateSettings
 from dps_ray.durable import Storage, read_snapshot, reshard, shard_file, write_snapshot
 from dps_ray.hashing import shards
@@ -85,10 +85,8 @@ def observation_of(ids, scores):
     return observed(ids, right, [K] * len(ids), scores.mean(axis=1), scores.std(axis=1, ddof=1))
 
 
-def observe(selector, seen, everywhere=None):
-    columns = (seen.ids, seen.states, seen.successes, seen.responses)
-    whole = seen if everywhere is None else everywhere
-    selector.observe(*columns, whole)
+def observe(selector, seen, whole=None):
+    selector.observe(seen, whole)
 
 
 def follow(selector, seed, steps=40, batch=64):
@@ -145,8 +143,9 @@ def test_selections_are_bit_equal_for_any_number_of_shards_and_over_a_restart(
                 )
                 for i, each in enumerate(parts)
             ]
-            again = zip(reshard(kept, restart), split(restart), strict=True)
-            parts = [RewardMoments.restore(snapshot, mine) for snapshot, mine in again]
+            parts = [RewardMoments(mine, seed=1) for mine in split(restart)]
+            for part, snapshot in zip(parts, reshard(kept, restart), strict=True):
+                part.load_state(snapshot)
         batch = merge([each.select(min(32, len(each))) for each in parts], 32)
         for field, expected in zip(batch, single.select(32), strict=True):
             np.testing.assert_array_equal(field, expected)
@@ -154,15 +153,15 @@ def test_selections_are_bit_equal_for_any_number_of_shards_and_over_a_restart(
         observe(single, seen)
         homes = shards(seen.ids, len(parts))
         for shard, each in enumerate(parts):
-            observe(each, seen.take(homes == shard), everywhere=seen)
+            observe(each, seen.take(homes == shard), whole=seen)
 
 
 def test_without_the_rewards_it_refuses_and_changes_nothing():
     selector = RewardMoments(np.arange(10))
     with pytest.raises(ValueError, match="was not told the rewards"):
-        selector.observe([3], [1], [4], [K])
+        selector.observe(Observation([3], [1], [4], [K]))
     assert selector.step == 0
-    selector.observe([], [], [], [])
+    selector.observe(Observation([], [], [], []))
     assert selector.step == 1
 
 

@@ -13,7 +13,7 @@ from dps_ray.config import Config, settings
 from dps_ray.errors import ConfigError
 from dps_ray.plugins import load_object, spec_of
 from dps_ray.selection import methods
-from dps_ray.selection.coverage import Covered
+from dps_ray.selection.coverage import CoverageLimits
 from dps_ray.selection.methods import MoPPS
 from dps_ray.selection.selector import Context
 
@@ -34,10 +34,10 @@ class LargestId(ScoredSelector):
         selector.sign = settings.sign
         return selector
 
-    def _scores(self):
+    def scores(self):
         return self.sign * self._index.ids(np.arange(len(self))).astype(float)
 
-    def _learn(self, seen):
+    def learn(self, seen):
         pass
 """.replace("from typing", "import numpy as np\nfrom typing", 1)
 
@@ -60,7 +60,7 @@ def test_a_selector_in_a_file_is_a_method_with_settings_of_its_own(file: Path, m
     assert config.method == f"{file}:LargestId"  # from anywhere
     ids = np.arange(50)
     selector = methods.make(config.method, ids, config.selector, Context(0, 50, 8))
-    assert isinstance(selector, Covered)
+    assert isinstance(selector, CoverageLimits)
     assert selector.select(3).ids.tolist() == [49, 48, 47]
     assert selector.inner.sign == 2.0
 
@@ -177,7 +177,7 @@ def test_what_other_processes_could_not_load_is_refused_with_what_to_do():
         (
             "mine.py:Own",
             "class Own:\n    def select(self): pass",
-            "Own has no make, __len__, observe, times_sampled, metrics, snapshot, restore; a selector has",
+            "Own has no make, __len__, observe, times_sampled, metrics, snapshot, load_state; a selector has",
         ),
         (
             "mine.py:Own",

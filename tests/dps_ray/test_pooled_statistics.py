@@ -165,7 +165,7 @@ def test_transitions_of_clusters_are_found_from_prompts_tried_again():
         [[[0.7, 0.1, 0.0], [0.3, 0.8, 0.2], [0.0, 0.1, 0.8]], [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]]
     )
     labels, states = np.repeat([0, 1], 100), RNG.integers(3, size=200)
-    dynamics = StateDynamics(2, memory=0.995, decay=0.7, strength=50.0)
+    dynamics = StateDynamics(2, cluster_decay=0.995, decay=0.7, strength=50.0)
     nobody = np.empty(0, dtype=int)
     none = Found(nobody.astype(np.int8), nobody, nobody)
     first = Found(states.astype(np.int8), states, states)

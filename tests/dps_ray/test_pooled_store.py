@@ -60,7 +60,7 @@ def test_what_is_believed_of_prompts_never_tried_is_what_a_uniform_probe_of_them
             ids = selector.select(64).ids
             right = rng.binomial(K, student.success(ids))
             states = np.select([right == 0, right == K], [0, 2], 1)
-            selector.observe(ids, states, right, np.full(len(ids), K))
+            selector.observe(Observation(ids, states, right, np.full(len(ids), K)))
             useful = np.flatnonzero(states == 1)
             student.train(ids[useful], right[useful] / K)
             if step >= 30 and step % 10 == 0:
@@ -82,7 +82,7 @@ def test_a_prompt_never_tried_has_the_belief_of_its_cluster_and_one_tried_its_ow
     ids = np.arange(40)
     selector = PooledStore(ids, number_within(ids, ids % 2, 0), strength=30.0)
     for step in range(6):
-        selector.observe(ids[4 * step : 4 * step + 4], [1, 0, 1, 2])
+        selector.observe(Observation(ids[4 * step : 4 * step + 4], [1, 0, 1, 2]))
     predicted = selector.predicted(ids)
     assert predicted.sum(axis=1) == pytest.approx(np.ones(40))
     assert len(np.unique(predicted[24:].round(12), axis=0)) == 2
@@ -95,10 +95,10 @@ def test_a_prompt_never_tried_has_the_belief_of_its_cluster_and_one_tried_its_ow
 def test_a_prompt_waits_again_when_it_was_tried_long_ago():
     ids = np.arange(30)
     selector = PooledStore(ids, rest=0)
-    selector.observe(ids[:10], np.ones(10))
+    selector.observe(Observation(ids[:10], np.ones(10)))
     assert selector.metrics()["beliefs/active_rows"] == 10
     for _ in range(60):
-        selector.observe([], [])
+        selector.observe(Observation([], []))
     assert selector.metrics() == {"beliefs/active_rows": 0, "beliefs/prompts_seen": 10}
     np.testing.assert_array_equal(selector.predicted(ids[:1]), selector.predicted(ids[20:21]))
     assert set(selector.select(30).ids) == set(ids)
@@ -113,7 +113,7 @@ def test_in_a_pool_larger_than_what_is_recent_nobody_is_used_up_twice_before_all
         others = np.setdiff1d(ids, batch)
         assert times[batch].max() <= times[others].min()
         done = batch[rng.random(8) < 0.9]
-        selector.observe(done, np.where(done % 2, 1, rng.integers(3, size=len(done))))
+        selector.observe(Observation(done, np.where(done % 2, 1, rng.integers(3, size=len(done)))))
     assert selector.times_sampled(ids).min() == 3
 
 
@@ -122,7 +122,7 @@ def test_by_default_half_of_a_small_pool_is_left_to_choose_from():
     selector, batches = PooledStore(ids), []
     for _ in range(12):
         batches.append(set(selector.select(10).ids))
-        selector.observe(list(batches[-1]), np.ones(10))
+        selector.observe(Observation(list(batches[-1]), np.ones(10)))
     assert all(not batches[i] & (batches[i - 1] | batches[i - 2]) for i in range(2, 12))
     assert any(batches[i] & batches[i - 4] for i in range(6, 12))
 
@@ -132,7 +132,7 @@ def test_rows_are_those_of_the_last_dozens_of_steps_however_long_a_run_is():
     selector, rows = PooledStore(ids), []
     for _ in range(200):
         chosen = selector.select(8).ids
-        selector.observe(chosen, rng.integers(3, size=8))
+        selector.observe(Observation(chosen, rng.integers(3, size=8)))
         rows.append(selector.metrics()["beliefs/active_rows"])
     assert max(rows) <= 8 * 50
     assert rows[-1] > 8 * 40
@@ -163,7 +163,7 @@ def test_a_whole_step_that_cannot_be_right_is_refused_and_changes_nothing(everyw
     )
     before = selector.select(20).ids.tolist()
     with pytest.raises(ValueError, match=named):
-        selector.observe(ids[:2], [1, 0], everywhere=everywhere(whole))
+        selector.observe(Observation(ids[:2], [1, 0]), everywhere(whole))
     assert selector.select(20).ids.tolist() == before
     assert selector.step == 0
 
@@ -172,7 +172,7 @@ def test_a_whole_step_that_cannot_be_right_is_refused_and_changes_nothing(everyw
     ("settings", "named"),
     [
         ({"temperature": 0.0}, r"temperature=0\.0: it must be above 0"),
-        ({"memory": 1.5}, r"memory=1\.5"),
+        ({"cluster_decay": 1.5}, r"cluster_decay=1\.5"),
         ({"rest": -1}, "rest=-1"),
         ({"max_uses": 0}, "max_uses=0"),
         ({"observation": "scores"}, "observation='scores'"),

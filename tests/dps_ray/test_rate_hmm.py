@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore
+from dps_ray.beliefs.states import Observation
 from dps_ray.selection.methods.rate_hmm import RateHMM
 
 K = 8
@@ -14,7 +15,7 @@ def states_of(successes, k=K):
 
 
 def observe(selector, ids, successes, k=K):
-    selector.observe(ids, states_of(successes, k), successes, np.full(len(ids), k))
+    selector.observe(Observation(ids, states_of(successes, k), successes, np.full(len(ids), k)))
 
 
 class Learner:

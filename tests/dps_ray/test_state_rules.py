@@ -102,7 +102,7 @@ def test_methods_that_learn_from_counts_learn_the_mean_of_a_dense_reward():
     seen = observed([3], [right], [8])
     mopps, ema, rate = MoPPS([3], decay=1), VarianceEMA([3], keep=0), RateHMM([3])
     for selector in (mopps, ema, rate):
-        selector.observe(*seen[:4])
+        selector.observe(seen)
     assert mopps.parameters([3]).tolist() == [[7, 3]]
     assert ema.variances([3]) == pytest.approx(4 * 0.75 * 0.25)
     assert rate.predicted([3])[0].argmax() == PARTIAL

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from dps_ray import UniformSelector
+from dps_ray.beliefs.states import Observation
 
 IDS = np.random.default_rng(0).choice(10**9, 100, replace=False)
 
@@ -12,7 +13,7 @@ def epoch(selector, batch, batches, fails=()):
         ids = selector.select(batch).ids
         drawn.append(ids)
         observed = ids[~np.isin(ids, fails)]
-        selector.observe(observed, np.zeros(len(observed)))
+        selector.observe(Observation(observed, np.zeros(len(observed))))
     return np.concatenate(drawn)
 
 
@@ -35,7 +36,7 @@ def test_a_batch_at_the_end_of_an_epoch_is_filled_from_the_next():
     batch = selector.select(30)
     assert batch.times_sampled.tolist() == [0] * 10 + [1] * 20
     assert len(set(batch.ids.tolist())) == 30
-    selector.observe(batch.ids, [0] * 30)
+    selector.observe(Observation(batch.ids, [0] * 30))
     times = selector.times_sampled(IDS)
     assert times.min() == 1
     assert times.sum() == 120
@@ -54,7 +55,7 @@ def test_a_prompt_whose_rollout_failed_comes_again_at_once():
     failing = selector.select(1).ids
     drawn = epoch(selector, 10, 30, fails=failing)
     assert (drawn == failing[0]).sum() == 30
-    selector.observe(failing, [1])
+    selector.observe(Observation(failing, [1]))
     assert selector.times_sampled(failing)[0] == 1
     assert selector.select(100).ids.size == 100
 
@@ -82,9 +83,9 @@ def test_it_counts_the_prompts_it_has_seen():
     [
         (lambda s: s.select(101), "101 prompts"),
         (lambda s: s.select(1, exclude=[-5]), "id -5"),
-        (lambda s: s.observe([-5], [0]), "id -5"),
-        (lambda s: s.observe(IDS[:1], [4]), "state 4"),
-        (lambda s: s.observe(IDS[[1, 1]], [0, 0]), "given twice"),
+        (lambda s: s.observe(Observation([-5], [0])), "id -5"),
+        (lambda s: s.observe(Observation(IDS[:1], [4])), "state 4"),
+        (lambda s: s.observe(Observation(IDS[[1, 1]], [0, 0])), "given twice"),
     ],
 )
 def test_wrong_input_is_named(call, named):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from actors.belief_shard import Moment
+from actors.belief_shard import BeliefVersion
 from actors.coordinator import Coordinator
 from actors.managed_actor import RestartTracker
 from cluster.placement import Placement, plan
@@ -59,7 +59,7 @@ class BeliefsRun:
             config, self.storage, IDS, self.recoveries, place, CLUSTERS if pooled else None
         )
         start = 0 if base is None else base.step
-        self.coordinator.go_to(Moment(self.epoch, start, base and base.name))
+        self.coordinator.rewind(BeliefVersion(self.epoch, start, base and base.name))
 
     def steps(self, *steps):
         """Observe these; the batches that were selected."""
@@ -108,7 +108,7 @@ def undisturbed(*steps, store=None):
     store, batches = store or BeliefStore(IDS), []
     for step in steps:
         batches.append(store.select(16))
-        store.observe(*seen(step, batches[-1].ids)[:4])
+        store.observe(seen(step, batches[-1].ids))
     return batches, reshard([store.snapshot()], 1)[0]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import ray
 
-from actors.belief_shard import BeliefShard, Moment
+from actors.belief_shard import BeliefShard, BeliefVersion
 from actors.managed_actor import RestartTracker
 from dps_ray import BeliefStore
 from dps_ray.durable import ObservationLog, Storage
@@ -124,19 +124,19 @@ def test_a_call_that_is_delivered_twice_has_its_effect_once(local_ray, tmp_path)
     first = BeliefStore(IDS).select(16).ids
     ObservationLog(storage, 1).append(1, seen(1, first))
     none = np.empty(0, np.int64)
-    ray.get(shard.propose.remote(Moment(1, 0, None), 16, none))
-    call = (Moment(1, 1, None), 16, none, seen(1, first))
+    ray.get(shard.propose.remote(BeliefVersion(1, 0, None), 16, none))
+    call = (BeliefVersion(1, 1, None), 16, none, seen(1, first))
     once, again = ray.get([shard.propose.remote(*call) for _ in range(2)])
     np.testing.assert_array_equal(once.selection.ids, again.selection.ids)
-    assert ray.get(shard.times_sampled.remote(Moment(1, 1, None))) == {0: 284, 1: 16}
+    assert ray.get(shard.times_sampled.remote(BeliefVersion(1, 1, None))) == {0: 284, 1: 16}
 
 
 def test_a_gap_and_a_call_from_before_are_refused(local_ray, tmp_path):
     storage = Storage.at(tmp_path)
     shard = BeliefShard.remote(config_of(tmp_path, 1), storage, IDS, 0, len(IDS))
     none = np.empty(0, np.int64)
-    ray.get(shard.propose.remote(Moment(2, 0, None), 16, none))
-    for late in (Moment(2, 3, None), Moment(1, 0, None)):
+    ray.get(shard.propose.remote(BeliefVersion(2, 0, None), 16, none))
+    for late in (BeliefVersion(2, 3, None), BeliefVersion(1, 0, None)):
         with pytest.raises(StaleError, match="is at step 0 of epoch 2 and cannot serve"):
             ray.get(shard.propose.remote(late, 16, none, seen(3, IDS[:4])))
 

@@ -73,7 +73,7 @@ def pretend(run):
             seen = found(ids, rates, rng)
             seen = seen._replace(clusters=None if labels is None else labels[seen.ids])
             ObservationLog(storage, epoch).append(step, seen)
-            selector.observe(*seen[:4], seen)
+            selector.observe(seen)
             rollouts += BATCH * K
             times = selector.times_sampled(np.arange(POOL))
             metrics |= {

@@ -69,7 +69,7 @@ def assert_beliefs_equal_a_replay(folder, store):
     """The shards' beliefs in the run's checkpoint are those of this new store, told what the run observed."""
     storage, manifest = newest(folder)
     for _, observation in committed(storage, manifest):
-        store.observe(*observation[:4])
+        store.observe(observation)
     (expected,), found = reshard([store.snapshot()], 1), beliefs_in(storage, manifest)
     assert found.keys() == expected.keys()
     for name in expected:

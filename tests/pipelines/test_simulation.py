@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dps_ray import BeliefStore
+from dps_ray.beliefs.states import Observation
 from dps_ray.selection.methods.partitions import PartitionedHMM
 from pipelines.simulate import main
 from pipelines.simulation.entries import ABLATIONS, ENTRIES
@@ -97,7 +98,7 @@ def test_a_rolled_out_prompt_rests_ten_steps_under_dps_rest():
     entry, drawn = ENTRIES["dps_rest"], []
     selector = entry.make(POOL, K, 0)
     observe = selector.observe
-    selector.observe = lambda ids, *others: (drawn.append(set(ids)), observe(ids, *others))
+    selector.observe = lambda mine: (drawn.append(set(mine.ids)), observe(mine))
     simulate(selector, steps=25, batch_size=BATCH, group_size=K, rest=entry.rest)
     assert all(not drawn[i] & drawn[j] for j in range(25) for i in range(max(0, j - 10), j))
     assert any(drawn[i] & drawn[i + 11] for i in range(14))
@@ -129,7 +130,7 @@ def test_three_states_are_the_belief_store(decay):
         right = rng.choice([0, 0, 3, 5, 8, 8], len(chosen))
         states = np.select([right == 0, right == K], [0, 2], 1)
         for selector in (store, partitioned):
-            selector.observe(chosen, states, right, np.full(len(chosen), K))
+            selector.observe(Observation(chosen, states, right, np.full(len(chosen), K)))
         np.testing.assert_allclose(partitioned.beliefs(ids), store.predicted(ids), atol=1e-8)
 
 
@@ -156,12 +157,15 @@ def test_beliefs_over_any_partition_are_distributions_and_a_restored_one_goes_on
         chosen = selector.select(10).ids
         right = rng.integers(0, K + 1, 10)
         outcome = np.select([right == 0, right == K], [0, 2], 1)
-        selector.observe(chosen, outcome, right, np.full(10, K))
+        selector.observe(Observation(chosen, outcome, right, np.full(10, K)))
         if step == 5:
-            selector = PartitionedHMM.restore(selector.snapshot(), ids)
+            before = selector.snapshot()
+            selector = PartitionedHMM(ids, seed=1, states=states)
+            selector.load_state(before)
     assert selector.beliefs(ids).sum(axis=1) == pytest.approx(np.ones(50))
     assert selector.beliefs(ids).min() > 0
-    again = PartitionedHMM.restore(selector.snapshot(), ids)
+    again = PartitionedHMM(ids, seed=1, states=states)
+    again.load_state(selector.snapshot())
     np.testing.assert_array_equal(again.select(20).ids, selector.select(20).ids)
 
 

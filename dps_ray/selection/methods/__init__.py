@@ -16,15 +16,13 @@
 selection with the loop's group filter. All give the same batches for any number of shards.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from dps_ray.errors import ConfigError
 from dps_ray.plugins import load_object, spec_of
-from dps_ray.selection.clusters import Clusters
-from dps_ray.selection.coverage import Covered
+from dps_ray.selection.coverage import CoverageLimits
 from dps_ray.selection.methods.dps import BeliefStore
 from dps_ray.selection.methods.greso import GRESO
 from dps_ray.selection.methods.history_resampling import HistoryResampling
@@ -55,7 +53,6 @@ __all__ = [
     "make",
     "name_by_settings",
     "name_of",
-    "restore",
 ]
 
 BUILT_IN: dict[str, Any] = {
@@ -77,7 +74,7 @@ _PROTOCOL = (
     "times_sampled",
     "metrics",
     "snapshot",
-    "restore",
+    "load_state",
 )
 
 
@@ -158,22 +155,5 @@ def make(method: str, ids: ArrayLike, settings: SelectorSettings, context: Conte
     rest = 0 if own or settings.rest is None else settings.rest
     max_uses = None if own else settings.max_uses
     if rest or max_uses is not None or settings.fresh_share:
-        return Covered(selector, rest, max_uses, settings.fresh_share)
+        return CoverageLimits(selector, rest, max_uses, settings.fresh_share)
     return selector
-
-
-def restore(
-    like: Selector,
-    snapshot: Mapping[str, Any],
-    ids: ArrayLike,
-    clusters: Clusters | None = None,
-) -> Selector:
-    """The selector that the snapshot was taken of; `like` is one that was made with the same settings."""
-    if isinstance(like, Covered):
-        covered = like.around(restore(like.inner, snapshot, ids, clusters))
-        covered.take_up(snapshot)
-        return covered
-    if isinstance(like, PooledStore):
-        return type(like).restore(snapshot, ids, clusters)
-    kind: Any = type(like)  # of which every one restores itself
-    return kind.restore(snapshot, ids)

@@ -44,9 +44,9 @@ class BetaSelector(ScoredSelector):
     def make(cls, ids: ArrayLike, settings: Settings, context: Context) -> Selector:
         return cls(ids, context.seed, settings.beta_decay, context.group_size)
 
-    _settings: ClassVar[tuple[str, ...]] = ("seed", "decay", "group_size")
-    _by_prompt = ("times", "a", "b")
-    _learns_from_counts = True
+    saved_settings: ClassVar[tuple[str, ...]] = ("seed", "decay", "group_size")
+    saved_by_prompt = ("times", "a", "b")
+    learns_from_counts = True
 
     def __init__(
         self, ids: ArrayLike, seed: int = 0, decay: float = 0.5, group_size: int = 8
@@ -61,7 +61,7 @@ class BetaSelector(ScoredSelector):
         self.decay, self.group_size = float(decay), int(group_size)
         self._a, self._b = np.ones(len(self)), np.ones(len(self))
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         for parameter, count in (
             (self._a, seen.successes),
             (self._b, seen.responses - seen.successes),

@@ -58,9 +58,9 @@ class GRESO(ScoredSelector):
     def make(cls, ids: ArrayLike, settings: Any, context: Context) -> Selector:
         return cls(ids, context.seed, pool=context.pool)
 
-    _settings = ("seed", "pool")
-    _shared = ("step", "observed", "p_easy", "p_hard")
-    _by_prompt = ("times", "due", "streak")
+    saved_settings = ("seed", "pool")
+    saved_for_all = ("step", "observed", "p_easy", "p_hard")
+    saved_by_prompt = ("times", "due", "streak")
 
     def __init__(self, ids: ArrayLike, seed: int = 0, *, pool: int) -> None:
         super().__init__(ids, seed)
@@ -95,11 +95,11 @@ class GRESO(ScoredSelector):
         epochs[held] += drawn.astype(np.int64)
         return epochs
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         epochs = self._epochs(np.arange(len(self)))
         return -(epochs + uniforms(self._ties, hash_key(self.seed, 2), epochs))
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         self._due[seen.positions] = self._epochs(seen.positions) + 1
         streak = self._streak[seen.positions]
         easy, hard = seen.states == SOLVED, seen.states == UNSOLVED

@@ -31,7 +31,7 @@ class HistoryResampling(ScoredSelector):
     class Settings(SelectorSettings):
         pass
 
-    _by_prompt = ("times", "dropped")
+    saved_by_prompt = ("times", "dropped")
 
     def __init__(self, ids: ArrayLike, seed: int = 0) -> None:
         super().__init__(ids, seed)
@@ -39,7 +39,7 @@ class HistoryResampling(ScoredSelector):
         self._score = np.empty(len(self))
         self._rescore(np.arange(len(self)))
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         self._dropped[seen.positions] = seen.states == SOLVED
 
     def _rescore(self, positions: Positions) -> None:
@@ -47,7 +47,7 @@ class HistoryResampling(ScoredSelector):
         place = visits + uniforms(self._ties[positions], hash_key(self.seed), visits)
         self._score[positions] = -place - _BEHIND * self._dropped[positions]
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         return self._score
 
     def metrics(self) -> dict[str, float]:

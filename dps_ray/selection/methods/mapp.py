@@ -27,7 +27,7 @@ class MaPP(BetaSelector):
     class Settings(BetaSelector.Settings):
         pass
 
-    _settings = ("seed", "decay", "group_size", "greedy")
+    saved_settings = ("seed", "decay", "group_size", "greedy")
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class MaPP(BetaSelector):
     def _rescore(self, positions: Positions) -> None:
         self._weight[positions] = self._weight_of(self._a[positions], self._b[positions])
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         if self.greedy:
             return self._weight
         drawn = uniforms(self._ties, hash_key(self.seed, self.step))

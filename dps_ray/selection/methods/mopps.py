@@ -26,7 +26,7 @@ class MoPPS(BetaSelector):
     class Settings(BetaSelector.Settings):
         pass
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         key = hash_key(self.seed, self.step)
         drawn = uniforms(self._ties, hash_key(key, 0, 1))
         seen = np.flatnonzero(self._times)

@@ -1,7 +1,7 @@
 """The ceiling, in simulation: selection by the true success rates."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,7 +22,7 @@ class Oracle(ScoredSelector):
         group_size: k, responses to a prompt.
     """
 
-    _settings = ("seed", "group_size")
+    saved_settings = ("seed", "group_size")
 
     def __init__(self, ids: ArrayLike, group_size: int = 8, seed: int = 0) -> None:
         super().__init__(ids, seed)
@@ -51,10 +51,10 @@ class Oracle(ScoredSelector):
         wrong, right = (1 - rate) ** self.group_size, rate**self.group_size
         return np.stack([wrong, 1 - (wrong + right), right], axis=-1)
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         """It knows already."""
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         return self._score
 
     def snapshot(self) -> dict[str, Any]:
@@ -65,10 +65,8 @@ class Oracle(ScoredSelector):
             "rated_rates": self._rate.copy(),
         }
 
-    @classmethod
-    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> Self:
-        oracle = super().restore(snapshot, ids)
-        rated = oracle._index.distinct_positions(snapshot["rated_ids"])
-        oracle._rate[rated] = snapshot["rated_rates"]
-        oracle._rescore(rated)
-        return oracle
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
+        super().load_state(snapshot)
+        rated = self._index.distinct_positions(snapshot["rated_ids"])
+        self._rate[rated] = snapshot["rated_rates"]
+        self._rescore(rated)

@@ -30,9 +30,9 @@ class PartitionedHMM(ScoredSelector):
         decay: lambda in [0, 1], the part of the evidence that is kept from step to step.
     """
 
-    _settings = ("seed", "states", "decay")
-    _by_prompt = ("times", "evidence", "posterior", "belief")
-    _learns_from_counts = True
+    saved_settings = ("seed", "states", "decay")
+    saved_by_prompt = ("times", "evidence", "posterior", "belief")
+    learns_from_counts = True
 
     def __init__(
         self, ids: ArrayLike, seed: int = 0, *, states: int = 3, decay: float = 0.7
@@ -63,7 +63,7 @@ class PartitionedHMM(ScoredSelector):
         """Of each state at the next step: float64 (n, S)."""
         return self._belief[self._index.positions(ids)]
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         mine, states = seen.positions, self.states_of(seen.successes, seen.responses)
         moves = _transitions(self._evidence[mine])[np.arange(len(mine)), states]
         moves *= self._posterior[mine]
@@ -73,7 +73,7 @@ class PartitionedHMM(ScoredSelector):
         self._posterior[mine] = np.eye(self.states)[states]
         self._belief = np.einsum("nij,nj->ni", _transitions(self._evidence), self._posterior)
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         return np.round(self._belief[:, self._mixed].sum(axis=1), _DECIMALS)
 
     def _predicted(self, positions: Positions) -> Floats:

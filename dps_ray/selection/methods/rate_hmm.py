@@ -1,7 +1,7 @@
 """DPS from counts: a hidden Markov model of each prompt's solve rate, its moves learned from all prompts."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,8 +33,8 @@ class RateHMM(ScoredSelector):
         group_size: k, responses of the next group.
     """
 
-    _settings = ("seed", "decay", "group_size")
-    _learns_from_counts = True
+    saved_settings = ("seed", "decay", "group_size")
+    learns_from_counts = True
 
     def __init__(
         self, ids: ArrayLike, seed: int = 0, *, decay: float = 0.7, group_size: int = 8
@@ -61,8 +61,10 @@ class RateHMM(ScoredSelector):
         """P(unsolved), P(partial), P(solved) at the next step: float64 (n, 3)."""
         return self._predicted(self._index.positions(ids))
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         whole = seen.whole
+        assert whole.successes is not None
+        assert whole.responses is not None
         new = ~np.isin(whole.ids, self._visited)
         self._add(whole.ids[new])
         self._places[self._rows(self._index.ids(seen.positions))] = seen.positions
@@ -109,7 +111,7 @@ class RateHMM(ScoredSelector):
     def _mixed(self, belief: Floats) -> Floats:
         return np.round(rates.group_states(self._grid, belief, self.group_size)[1], _DECIMALS)
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         return self._score
 
     def _predicted(self, positions: Positions) -> Floats:
@@ -126,14 +128,12 @@ class RateHMM(ScoredSelector):
             "posterior": self._posterior.copy(),
         }
 
-    @classmethod
-    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> Self:
-        selector = super().restore(snapshot, ids)
-        selector._pool = Pool(*(np.array(snapshot[name]) for name in Pool._fields))
-        selector._visited = np.array(snapshot["visited"])
-        selector._posterior = np.array(snapshot["posterior"])
-        selector._places = np.full(len(selector._visited), -1, dtype=np.int64)
-        mine = np.flatnonzero(selector._times)
-        selector._places[selector._rows(selector._index.ids(mine))] = mine
-        selector._predict()
-        return selector
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
+        super().load_state(snapshot)
+        self._pool = Pool(*(np.array(snapshot[name]) for name in Pool._fields))
+        self._visited = np.array(snapshot["visited"])
+        self._posterior = np.array(snapshot["posterior"])
+        self._places = np.full(len(self._visited), -1, dtype=np.int64)
+        mine = np.flatnonzero(self._times)
+        self._places[self._rows(self._index.ids(mine))] = mine
+        self._predict()

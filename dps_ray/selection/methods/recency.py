@@ -21,14 +21,14 @@ class Recency(ScoredSelector):
     class Settings(SelectorSettings):
         pass
 
-    _by_prompt = ("times", "last")
+    saved_by_prompt = ("times", "last")
 
     def __init__(self, ids: ArrayLike, seed: int = 0) -> None:
         super().__init__(ids, seed)
         self._last = np.zeros(len(self))
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         self._last[seen.positions] = np.where(seen.states == PARTIAL, self.step, -self.step)
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         return self._last

@@ -31,9 +31,9 @@ class RewardMoments(ScoredSelector):
         middle: the mean reward above which a group that does not vary is solved.
     """
 
-    _settings = ("seed", "decay", "group_size", "least_std", "middle")
-    _by_prompt = ("times", "weight", "mean", "freedom", "squares", "at")
-    _learns_from_counts = True
+    saved_settings = ("seed", "decay", "group_size", "least_std", "middle")
+    saved_by_prompt = ("times", "weight", "mean", "freedom", "squares", "at")
+    learns_from_counts = True
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class RewardMoments(ScoredSelector):
         told = seen.whole.means is not None and seen.whole.deviations is not None
         if len(seen.positions) and not told:
             raise ValueError(
-                "RewardMoments was not told the rewards: give `everywhere`, with means and deviations"
+                "RewardMoments was not told the rewards: give the observation means and deviations"
             )
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         mine, whole = seen.positions, seen.whole
         if whole.means is None or whole.deviations is None:
             return  # nothing was observed
@@ -85,7 +85,7 @@ class RewardMoments(ScoredSelector):
         self._weight[mine], self._mean[mine], self._freedom[mine], self._squares[mine] = learned
         self._at[mine] = self.step
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         scores = np.empty(len(self))
         scores.fill(self._states(moments.nothing(1))[1, 0])
         seen = np.flatnonzero(self._times)

@@ -7,7 +7,7 @@ O(N) a step (3 to 35 ms with 10^6 prompts); what is learned costs O(batch).
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import isqrt
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,7 @@ from dps_ray.selection.draws import tempered
 from dps_ray.selection.outcomes import Outcomes, checked
 from dps_ray.selection.pool.index import Positions, PromptIndex
 from dps_ray.selection.pool.ranking import keys
-from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.selector import Context, Selector, check_settings
 from dps_ray.selection.settings import SelectorSettings
 
 Floats = NDArray[np.float64]
@@ -30,7 +30,7 @@ _TEMPERED = 0x74656D70  # keeps this draw apart from a method's own
 class ScoredSelector(ABC):
     """Selects by (score descending, times sampled, seeded hash of the id); see `Selector`.
 
-    A subclass says how a prompt is scored (`_scores`) and what is learned (`_learn`). To be bit-equal for
+    A subclass says how a prompt is scored (`scores`) and what is learned (`learn`). To be bit-equal for
     any number of shards, both may use what is known of the prompt itself, the step, and what the whole step found.
 
     Args:
@@ -46,10 +46,10 @@ class ScoredSelector(ABC):
 
     # What a snapshot holds, by the names of attributes: arguments of the constructor, numbers alike in
     # all shards, and arrays by position (there with a leading underscore) of the prompts seen.
-    _settings: ClassVar[tuple[str, ...]] = ("seed",)
-    _shared: ClassVar[tuple[str, ...]] = ("step",)
-    _by_prompt: ClassVar[tuple[str, ...]] = ("times",)
-    _learns_from_counts: ClassVar[bool] = False
+    saved_settings: ClassVar[tuple[str, ...]] = ("seed",)
+    saved_for_all: ClassVar[tuple[str, ...]] = ("step",)
+    saved_by_prompt: ClassVar[tuple[str, ...]] = ("times",)
+    learns_from_counts: ClassVar[bool] = False
     # Draws without replacement by weight score^(1 / temperature), for a score that is a probability; None
     # takes the best.
     temperature: float | None = None
@@ -72,11 +72,11 @@ class ScoredSelector(ABC):
     # --- what a method is -------------------------------------------------------------------------
 
     @abstractmethod
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         """The score of every prompt at this step, by position: float64 (N,), finite, not to be written in."""
 
     @abstractmethod
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         """Takes in one step; `self.step` is its number, from 1; `self._times` counts it not yet."""
 
     def _check(self, seen: Outcomes) -> None:  # noqa: B027, states and counts were checked
@@ -99,7 +99,7 @@ class ScoredSelector(ABC):
         """
         excluded = self._index.distinct_positions([] if exclude is None else exclude)
         check_size(size, len(self), len(excluded))
-        score = self._scores()
+        score = self.scores()
         if self.temperature is not None:
             key = hash_key(self.seed, self.step, _TEMPERED)
             score = tempered(score, self.temperature, self._ties, key)
@@ -127,28 +127,17 @@ class ScoredSelector(ABC):
             equal = equal[np.argpartition(keys(self._times[equal], equal), missing - 1)[:missing]]
         return np.concatenate([better, equal])
 
-    def observe(
-        self,
-        ids: ArrayLike,
-        states: ArrayLike,
-        successes: ArrayLike | None = None,
-        responses: ArrayLike | None = None,
-        everywhere: Observation | None = None,
-    ) -> None:
-        """One step of the whole pool: these prompts were rolled out and found in these solve states.
-
-        ids: int64 (n,), without duplicates; states: int (n,) in {0, 1, 2}; n may be 0.
-        successes, responses: int (n,), right and scored responses of each group.
-        everywhere: what the whole step found, over all shards, these prompts among them; None: these are all.
+    def observe(self, mine: Observation, whole: Observation | None = None) -> None:
+        """Learns from one step of the whole pool; see `Selector.observe`.
 
         Raises ValueError, and changes nothing, when one of them cannot be right, or something is missing
         that the method learns from.
         """
-        needs_counts = type(self).__name__ if self._learns_from_counts else None
-        seen = checked(self._index, ids, states, successes, responses, everywhere, needs_counts)
+        needs_counts = type(self).__name__ if self.learns_from_counts else None
+        seen = checked(self._index, mine, whole, needs_counts)
         self._check(seen)
         self.step += 1
-        self._learn(seen)
+        self.learn(seen)
         self._times[seen.positions] += 1
         self._rescore(seen.positions)
 
@@ -164,28 +153,24 @@ class ScoredSelector(ABC):
         """The whole state: settings, and what is known of the prompts ever observed."""
         seen = np.flatnonzero(self._times)
         return {
-            **{name: getattr(self, name) for name in (*self._settings, *self._shared)},
+            **{name: getattr(self, name) for name in (*self.saved_settings, *self.saved_for_all)},
             **({} if self.temperature is None else {"temperature": self.temperature}),
             "seen_ids": self._index.ids(seen),
-            **{f"seen_{name}": getattr(self, f"_{name}")[seen] for name in self._by_prompt},
+            **{f"seen_{name}": getattr(self, f"_{name}")[seen] for name in self.saved_by_prompt},
         }
 
-    @classmethod
-    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> Self:
-        """The selector that `snapshot()` was taken of, over the same ids: it goes on bit-equal.
-
-        Raises ValueError when an id of the snapshot is not among these.
-        """
-        selector = cls(ids, **{name: snapshot[name] for name in cls._settings})
-        if "temperature" in snapshot:
-            selector.temperature = float(snapshot["temperature"])
-        for name in cls._shared:
-            setattr(selector, name, snapshot[name])
-        seen = selector._index.distinct_positions(snapshot["seen_ids"])
-        for name in cls._by_prompt:
-            getattr(selector, f"_{name}")[seen] = snapshot[f"seen_{name}"]
-        selector._rescore(seen)
-        return selector
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
+        """Goes on from a snapshot, bit-equal; see `Selector.load_state`."""
+        own = {name: getattr(self, name) for name in self.saved_settings}
+        if self.temperature is not None:
+            own["temperature"] = self.temperature
+        check_settings(snapshot, own)
+        seen = self._index.distinct_positions(snapshot["seen_ids"])
+        for name in self.saved_for_all:
+            setattr(self, name, snapshot[name])
+        for name in self.saved_by_prompt:
+            getattr(self, f"_{name}")[seen] = snapshot[f"seen_{name}"]
+        self._rescore(seen)
 
 
 def _largest(values: Floats, rank: int) -> np.float64:

@@ -11,7 +11,7 @@ from dps_ray.hashing import as_ids, hash_ids, hash_key, unhash_ids
 from dps_ray.selection.choice import Selection, check_size, merge
 from dps_ray.selection.pool.index import PromptIndex
 from dps_ray.selection.pool.lazy_order import LazyOrder
-from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.selector import Context, Selector, check_settings
 from dps_ray.selection.settings import SelectorSettings
 
 
@@ -71,17 +71,10 @@ class UniformSelector:
             behind=np.zeros(len(free)),
         )
 
-    def observe(
-        self,
-        ids: ArrayLike,
-        states: ArrayLike,
-        successes: ArrayLike | None = None,
-        responses: ArrayLike | None = None,
-        everywhere: Observation | None = None,
-    ) -> None:
+    def observe(self, mine: Observation, whole: Observation | None = None) -> None:
         """These prompts were rolled out; each moves up a level. The states must be states, and are not used."""
-        positions = self._index.distinct_positions(ids)
-        check_states(states, len(positions))
+        positions = self._index.distinct_positions(mine.ids)
+        check_states(mine.states, len(positions))
         ids, times = self._index.ids(positions), self._times[positions]
         for level in np.unique(times):
             self._levels[level].discard(hash_ids(ids[times == level], self._key(level)))
@@ -108,15 +101,13 @@ class UniformSelector:
             "seen_times": self._times[seen],
         }
 
-    @classmethod
-    def restore(cls, snapshot: Mapping[str, Any], ids: ArrayLike) -> "UniformSelector":
-        """The selector that `snapshot()` was taken of, over the same pool: it draws on where that stopped."""
-        selector = cls(ids, seed=int(snapshot["seed"]))
-        seen = selector._index.distinct_positions(snapshot["seen_ids"])
-        selector._times[seen] = snapshot["seen_times"]
-        selector._levels = {}
-        selector._join_levels(selector._index.ids(np.arange(len(selector))), selector._times)
-        return selector
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
+        """Goes on from a snapshot; see `Selector.load_state`."""
+        check_settings(snapshot, {"seed": self._seed})
+        seen = self._index.distinct_positions(snapshot["seen_ids"])
+        self._times[seen] = snapshot["seen_times"]
+        self._levels = {}
+        self._join_levels(self._index.ids(np.arange(len(self))), self._times)
 
     def _join_levels(self, ids: NDArray[np.int64], times: NDArray[np.int32]) -> None:
         for level in np.unique(times).tolist():

@@ -36,9 +36,9 @@ class VarianceEMA(ScoredSelector):
         selector.temperature = settings.temperature
         return selector
 
-    _settings = ("seed", "keep")
-    _by_prompt = ("times", "variance")
-    _learns_from_counts = True
+    saved_settings = ("seed", "keep")
+    saved_by_prompt = ("times", "variance")
+    learns_from_counts = True
 
     def __init__(self, ids: ArrayLike, seed: int = 0, keep: float = 0.7) -> None:
         if not 0 <= keep <= 1:
@@ -51,10 +51,10 @@ class VarianceEMA(ScoredSelector):
         """v of each id: float64 (n,)."""
         return self._variance[self._index.positions(ids)]
 
-    def _learn(self, seen: Outcomes) -> None:
+    def learn(self, seen: Outcomes) -> None:
         rate = seen.successes / seen.responses
         past = self.keep * self._variance[seen.positions]
         self._variance[seen.positions] = past + (1 - self.keep) * 4 * rate * (1 - rate)
 
-    def _scores(self) -> Floats:
+    def scores(self) -> Floats:
         return self._variance

@@ -31,7 +31,7 @@ class RateDynamics:
 
     Args:
         clusters: C, how many there are.
-        memory: gamma in [0, 1], the part of all counts that is kept from step to step.
+        cluster_decay: gamma in [0, 1], the part of all counts that is kept from step to step.
         group_size: k, responses of the next group.
 
     `waiting` is the same as `predicted` of a waiting prompt of each cluster, (3, C).
@@ -39,8 +39,8 @@ class RateDynamics:
 
     width = _BINS
 
-    def __init__(self, clusters: int, memory: float, group_size: int) -> None:
-        self._memory, self._group_size = memory, group_size
+    def __init__(self, clusters: int, cluster_decay: float, group_size: int) -> None:
+        self._cluster_decay, self._group_size = cluster_decay, group_size
         self._grid = rates.rate_grid(_BINS)
         self._pool = rates.initial_pool(_BINS)
         self._first = np.zeros((_BINS, clusters))
@@ -72,14 +72,14 @@ class RateDynamics:
         filtered = rates.condition(predicted, self._likelihood(found_again))
         moves = rates.count_moves(self._transitions, before, predicted, filtered)
         self._pool = self._pool._replace(
-            moves=self._memory * self._pool.moves + rates.pooled_sum(moves) / rates.QUANTA
+            moves=self._cluster_decay * self._pool.moves + rates.pooled_sum(moves) / rates.QUANTA
         )
         coming[:, again] = filtered
 
         new = rates.condition(
             self._believed.take(first_labels, axis=1), self._likelihood(found_first)
         )
-        part = kept(self._memory, first_labels, len(self._first.T))
+        part = kept(self._cluster_decay, first_labels, len(self._first.T))
         self._first *= part
         self._first_states *= part
         for one, found in zip(self._first, new, strict=True):
@@ -94,7 +94,7 @@ class RateDynamics:
     def _refresh(self) -> None:
         """Transitions and beliefs, from the counts."""
         self._transitions = rates.transitions(self._pool)
-        effective = (1 + self._memory) * self._first_states.sum(axis=0)
+        effective = (1 + self._cluster_decay) * self._first_states.sum(axis=0)
         strength = shrunk(self._first_states, effective, FIRST_PRIOR).strength
         prior = np.full(_BINS, 1 / _BINS)
         self._believed = towards_the_pool(self._first, effective, prior, strength).clusters
@@ -109,7 +109,7 @@ class RateDynamics:
             "first_states": self._first_states.copy(),
         }
 
-    def take_up(self, snapshot: Mapping[str, Any]) -> None:
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
         """Goes on from a snapshot."""
         self._pool = self._pool._replace(moves=np.array(snapshot["moves"]))
         self._first = np.array(snapshot["first"])

@@ -1,4 +1,4 @@
-"""Prompts tried lately, of the whole pool: every shard keeps the rows of all, for all of them move the clusters."""
+"""Prompts tried lately. Every shard keeps those of the whole pool, because each updates cluster statistics."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ class Recent(NamedTuple):
     seen_at: int64 (n,), the step at which it was last observed
     uses:    int64 (n,), how often it was since it last waited
     lap:     int64 (n,), the lap of its ring that it waited in then
-    numbers: float64 (R, n), what is believed of it
+    parameters: float64 (R, n), what is believed of it
     """
 
     ids: NDArray[np.int64]
@@ -27,10 +27,10 @@ class Recent(NamedTuple):
     seen_at: NDArray[np.int64]
     uses: NDArray[np.int64]
     lap: NDArray[np.int64]
-    numbers: Floats
+    parameters: Floats
 
     @classmethod
-    def nobody(cls, width: int) -> "Recent":
+    def none(cls, width: int) -> "Recent":
         nothing = np.empty(0, dtype=np.int64)
         small = nothing.astype(np.int32)
         return cls(nothing, small, small, nothing, nothing, nothing, np.empty((width, 0)))
@@ -49,12 +49,12 @@ class Recent(NamedTuple):
         """How often each was used up: int64 (n,)."""
         return self.lap + self.uses // max_uses
 
-    def tried_again(self, rows: NDArray[np.integer], step: int, numbers: Floats) -> "Recent":
-        """After a step in which these rows were tried, by which the numbers of all became those given."""
+    def tried_again(self, rows: NDArray[np.integer], step: int, parameters: Floats) -> "Recent":
+        """After a step in which these rows were tried, after which all have these parameters."""
         seen_at, uses = self.seen_at.copy(), self.uses.copy()
         seen_at[rows] = step
         uses[rows] += 1
-        return self._replace(seen_at=seen_at, uses=uses, numbers=numbers)
+        return self._replace(seen_at=seen_at, uses=uses, parameters=parameters)
 
     def joined(self, other: "Recent") -> "Recent":
         """With these too, ascending by id again."""
@@ -72,4 +72,5 @@ class Recent(NamedTuple):
 
 
 def _saved(name: str) -> str:
-    return "recent_prompts" if name == "ids" else f"recent_{name}"
+    # Names of earlier versions, whose snapshots can be read.
+    return {"ids": "recent_prompts", "parameters": "recent_numbers"}.get(name, f"recent_{name}")

@@ -43,10 +43,10 @@ class Found(NamedTuple):
     responses: NDArray[np.int64]
 
 
-def kept(memory: float, first_labels: Labels, clusters: int) -> Floats:
+def kept(cluster_decay: float, first_labels: Labels, clusters: int) -> Floats:
     """The part of their counts of first visits that clusters keep over a step with these, (C,)."""
     visited = np.bincount(first_labels, minlength=clusters) > 0
-    return np.where(visited, memory, memory**0.25)
+    return np.where(visited, cluster_decay, cluster_decay**0.25)
 
 
 class StateDynamics:
@@ -56,7 +56,7 @@ class StateDynamics:
 
     Args:
         clusters: C, how many there are.
-        memory: gamma in [0, 1], the part of the clusters' counts that is kept over a step.
+        cluster_decay: gamma in [0, 1], the part of the clusters' counts that is kept over a step.
         decay: lambda in [0, 1], the part of a prompt's own evidence that is kept.
         strength: kappa, how many moves from a state its cluster's transitions are worth to a prompt.
 
@@ -66,8 +66,8 @@ class StateDynamics:
 
     width = 15
 
-    def __init__(self, clusters: int, memory: float, decay: float, strength: float) -> None:
-        self._memory, self._decay, self._strength = memory, decay, strength
+    def __init__(self, clusters: int, cluster_decay: float, decay: float, strength: float) -> None:
+        self._cluster_decay, self._decay, self._strength = cluster_decay, decay, strength
         self._first = np.zeros((3, clusters))
         self._moves = np.zeros((3, 3, clusters))
         self._refresh()
@@ -109,11 +109,11 @@ class StateDynamics:
         posterior = predicted.copy()
         posterior[:, again] = hmm.condition(found_again.states)
 
-        self._moves *= self._memory
+        self._moves *= self._cluster_decay
         for origin in range(3):
             target = self._moves[:, origin]
             np.add.at(target, (found_again.states, labels[again]), moves[origin])
-        self._first *= kept(self._memory, first_labels, len(self._first.T))
+        self._first *= kept(self._cluster_decay, first_labels, len(self._first.T))
         np.add.at(self._first, (found_first.states, first_labels), 1.0)
         self._refresh()
 
@@ -132,7 +132,7 @@ class StateDynamics:
             axis=1,
         )
         # Of a steady stream of visits, decayed counts have the variance of as many whole ones.
-        effective = (1 + self._memory) * self._first.sum(axis=0)
+        effective = (1 + self._cluster_decay) * self._first.sum(axis=0)
         self.waiting = shrunk(self._first, effective, FIRST_PRIOR).clusters
 
     def _prior(self, labels: Labels) -> Floats:
@@ -150,7 +150,7 @@ class StateDynamics:
     def snapshot(self) -> dict[str, Any]:
         return {"first": self._first.copy(), "moves": self._moves.copy()}
 
-    def take_up(self, snapshot: Mapping[str, Any]) -> None:
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
         """Goes on from a snapshot."""
         self._first = np.array(snapshot["first"])
         self._moves = np.array(snapshot["moves"])

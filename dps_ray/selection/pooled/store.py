@@ -8,7 +8,7 @@ comes again when its own belief says so, but most are new ones, of the clusters 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,7 +28,7 @@ from dps_ray.selection.pooled.recent import Recent
 from dps_ray.selection.pooled.state_dynamics import Found, StateDynamics
 from dps_ray.selection.pooled.waiting import Waiting, keys_of
 from dps_ray.selection.pooled.whole_step import clustered
-from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.selector import Context, Selector, check_settings
 from dps_ray.selection.settings import ClusterSettings
 from dps_ray.setting_types import Share
 
@@ -49,7 +49,7 @@ class PooledStore:
         seed: decides the order in which prompts are tried, and keys all draws.
         observation: what a prompt shows: its state, or how many responses were right.
         group_size: k, responses of the next group.
-        memory: gamma in [0, 1], the part of the clusters' counts kept from step to step.
+        cluster_decay: gamma in [0, 1], the part of the clusters' counts kept from step to step.
         decay: lambda in [0, 1], the part of a prompt's own evidence kept.
         strength: kappa, how many moves its cluster's transitions are worth to a prompt.
         temperature: T > 0; small is greedy, large uniform.
@@ -90,22 +90,12 @@ class PooledStore:
             observation=settings.observation,
             group_size=context.group_size,
             decay=settings.decay,
-            memory=settings.cluster_decay,
+            cluster_decay=settings.cluster_decay,
             strength=settings.cluster_strength,
             temperature=settings.temperature,
             rest=settings.rest,
             max_uses=settings.max_uses,
         )
-
-    _settings = (
-        "seed",
-        "observation",
-        "group_size",
-        "memory",
-        "decay",
-        "strength",
-        "temperature",
-    )
 
     def __init__(
         self,
@@ -115,7 +105,7 @@ class PooledStore:
         *,
         observation: Literal["states", "counts"] = "states",
         group_size: int = 8,
-        memory: float = 0.9,
+        cluster_decay: float = 0.9,
         decay: float = 0.7,
         strength: float = 10.0,
         temperature: float = 0.25,
@@ -124,12 +114,13 @@ class PooledStore:
     ) -> None:
         self.seed, self.step = int(seed), 0
         self.observation, self.group_size = observation, int(group_size)
-        self.memory, self.decay, self.strength = float(memory), float(decay), float(strength)
+        self.cluster_decay, self.decay = float(cluster_decay), float(decay)
+        self.strength = float(strength)
         self.temperature, self.rest, self.max_uses = float(temperature), rest, max_uses
         for name, value, good, wanted in (
             ("observation", observation, observation in ("states", "counts"), "states or counts"),
             ("group_size", group_size, group_size >= 2, "2 or more"),
-            ("memory", memory, 0 <= memory <= 1, "between 0 and 1"),
+            ("cluster_decay", cluster_decay, 0 <= cluster_decay <= 1, "between 0 and 1"),
             ("decay", decay, 0 <= decay <= 1, "between 0 and 1"),
             ("strength", strength, strength > 0, "above 0"),
             ("temperature", temperature, temperature > 0, "above 0"),
@@ -147,11 +138,11 @@ class PooledStore:
         by_position[self._index.positions(known)] = np.arange(len(known))
         self._waiting = Waiting(clusters.take(by_position))
         self._dynamics: StateDynamics | RateDynamics = (
-            RateDynamics(len(clusters.sizes), self.memory, self.group_size)
+            RateDynamics(len(clusters.sizes), self.cluster_decay, self.group_size)
             if observation == "counts"
-            else StateDynamics(len(clusters.sizes), self.memory, self.decay, self.strength)
+            else StateDynamics(len(clusters.sizes), self.cluster_decay, self.decay, self.strength)
         )
-        self._recent = Recent.nobody(self._dynamics.width)
+        self._recent = Recent.none(self._dynamics.width)
         self._mine = np.empty(0, dtype=np.int64)  # positions of the recent, -1 of another shard's
         self._times = np.zeros(len(known), dtype=np.int32)
         self._seen = 0  # prompts ever observed
@@ -185,7 +176,7 @@ class PooledStore:
         rows, waiting = rows[best[best < len(rows)]], waiting[best[best >= len(rows)] - len(rows)]
         positions = np.concatenate([self._mine[rows], waiting])
         predicted = [
-            self._dynamics.predicted(self._recent.numbers[:, rows]),
+            self._dynamics.predicted(self._recent.parameters[:, rows]),
             self._dynamics.waiting.take(self._waiting.labels[waiting], axis=1),
         ]
         selection = Selection(
@@ -202,7 +193,7 @@ class PooledStore:
         """Of recent prompts of this shard: those that rest come last, those that were used up before them."""
         recent = self._recent.take(rows)
         ties = self._index.ties(self._mine[rows])
-        partial = self._dynamics.predicted(recent.numbers)[PARTIAL]
+        partial = self._dynamics.predicted(recent.parameters)[PARTIAL]
         score = tempered(
             partial, self.temperature, ties, hash_key(self.seed, self.step, _OF_PROMPTS)
         )
@@ -221,22 +212,15 @@ class PooledStore:
 
     # --- learning ---------------------------------------------------------------------------------
 
-    def observe(
-        self,
-        ids: ArrayLike,
-        states: ArrayLike,
-        successes: ArrayLike | None = None,
-        responses: ArrayLike | None = None,
-        everywhere: Observation | None = None,
-    ) -> None:
+    def observe(self, mine: Observation, whole: Observation | None = None) -> None:
         """One step of the whole pool; see `Selector.observe`.
 
-        everywhere: with clusters and ranks, of prompts of other shards at least.
+        whole: with clusters and ranks, of prompts of other shards at least.
 
         Raises ValueError, and changes nothing, when one of them cannot be right.
         """
         needs_counts = "PooledStore" if self.observation == "counts" else None
-        seen = checked(self._index, ids, states, successes, responses, everywhere, needs_counts)
+        seen = checked(self._index, mine, whole, needs_counts)
         whole = clustered(seen.whole, self._index, self._waiting)
         labels, ranks = whole.clusters, whole.ranks
         assert labels is not None
@@ -245,7 +229,7 @@ class PooledStore:
         again, first = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
         self.step += 1
         numbers, new_numbers = self._dynamics.step(
-            self._recent.numbers,
+            self._recent.parameters,
             self._recent.labels,
             rows[again],
             _found(whole, again),
@@ -289,7 +273,7 @@ class PooledStore:
         rows = self._recent.find(self._index.ids(positions))
         found = self._dynamics.waiting.take(self._waiting.labels[positions], axis=1)
         here = rows >= 0
-        found[:, here] = self._dynamics.predicted(self._recent.numbers).take(rows[here], axis=1)
+        found[:, here] = self._dynamics.predicted(self._recent.parameters).take(rows[here], axis=1)
         return np.ascontiguousarray(found.T)
 
     def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
@@ -315,9 +299,7 @@ class PooledStore:
         """The whole state: settings, clusters and recent prompts, alike in all shards, and who was seen here."""
         seen = np.flatnonzero(self._times)
         return {
-            **{name: getattr(self, name) for name in self._settings},
-            "rest": -1 if self.rest is None else self.rest,
-            "max_uses": self.max_uses or 0,
+            **self._own_settings(),
             "step": self.step,
             **{f"waiting_{name}": value for name, value in self._waiting.snapshot().items()},
             **{f"dynamics_{name}": value for name, value in self._dynamics.snapshot().items()},
@@ -326,40 +308,41 @@ class PooledStore:
             "seen_times": self._times[seen],
         }
 
-    @classmethod
-    def restore(
-        cls, snapshot: Mapping[str, Any], ids: ArrayLike, clusters: Clusters | None = None
-    ) -> Self:
-        """The store that `snapshot()` was taken of, over the same ids and clusters: it goes on bit-equal.
+    def _own_settings(self) -> dict[str, Any]:
+        """Settings as a snapshot has them."""
+        return {
+            "seed": self.seed,
+            "observation": self.observation,
+            "group_size": self.group_size,
+            "memory": self.cluster_decay,  # its name in the snapshots of earlier versions
+            "decay": self.decay,
+            "strength": self.strength,
+            "temperature": self.temperature,
+            "rest": -1 if self.rest is None else self.rest,
+            "max_uses": self.max_uses or 0,
+        }
 
-        Raises ValueError when an id of the snapshot is not among these.
-        """
-        settings = {name: snapshot[name] for name in cls._settings}
-        rest = int(snapshot["rest"])
-        store = cls(
-            ids,
-            clusters,
-            **settings,
-            rest=None if rest < 0 else rest,
-            max_uses=int(snapshot["max_uses"]) or None,
-        )
-        store.step = int(snapshot["step"])
+    def load_state(self, snapshot: Mapping[str, Any]) -> None:
+        """Goes on from a snapshot, bit-equal; see `Selector.load_state`."""
+        check_settings(snapshot, self._own_settings())
+        seen = self._index.distinct_positions(snapshot["seen_ids"])
+        self.step = int(snapshot["step"])
         prefix = "dynamics_"
-        store._dynamics.take_up(
+        self._dynamics.load_state(
             {name[len(prefix) :]: snapshot[name] for name in snapshot if name.startswith(prefix)}
         )
-        store._recent = Recent.restore(snapshot)
-        positions, here = store._index.find(store._recent.ids)
-        store._mine = np.where(here, positions, -1)
-        seen = store._index.distinct_positions(snapshot["seen_ids"])
-        store._times[seen], store._seen = snapshot["seen_times"], len(seen)
-        store._waiting.take_up(
-            **{name: snapshot[f"waiting_{name}"] for name in store._waiting.snapshot()}
+        self._recent = Recent.restore(snapshot)
+        positions, here = self._index.find(self._recent.ids)
+        self._mine = np.where(here, positions, -1)
+        self._times[seen], self._seen = snapshot["seen_times"], len(seen)
+        self._waiting.load_state(
+            **{name: snapshot[f"waiting_{name}"] for name in self._waiting.snapshot()}
         )
-        return store
 
 
 def _found(whole: Observation, rows: NDArray[np.integer]) -> Found:
+    assert whole.successes is not None
+    assert whole.responses is not None
     return Found(whole.states[rows], whole.successes[rows], whole.responses[rows])
 
 

@@ -129,7 +129,7 @@ class Waiting:
             "away": self._away.copy(),
         }
 
-    def take_up(self, heads: Keys, laps: Keys, behind: Keys, away: Keys) -> None:
+    def load_state(self, heads: Keys, laps: Keys, behind: Keys, away: Keys) -> None:
         """Goes on from a snapshot."""
         self._heads, self.laps = np.array(heads), np.array(laps)
         self._behind, self._away = np.array(behind), np.array(away)
