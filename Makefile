@@ -1,5 +1,6 @@
 # make run    the main job on the built-in task        make test       every test
 # make test-fast   most tests, in two minutes         make check      lint, types, format
+# make docs   the documentation site, into build/site
 # make install BUILD=gpu   the pins for GPUs, in a .venv that has no others
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -16,7 +17,7 @@ CPU_TORCH := $(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(PIP_FIND_LINKS))),,
 TORCH_SOURCE := $(if $(filter cpu,$(BUILD)),$(CPU_TORCH))
 INSTALLED := $(VENV)/.installed-$(BUILD)
 
-.PHONY: run test test-fast test-slow check format install lock clean
+.PHONY: run test test-fast test-slow check docs format install lock clean
 
 run: $(INSTALLED)
 	$(BIN)/python -m pipelines.grpo_dps folder=runs/$(shell date +%Y%m%d-%H%M%S) $(ARGS)
@@ -37,6 +38,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The variable silences a notice about the successor of MkDocs.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix-only .

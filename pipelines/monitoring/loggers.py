@@ -282,7 +282,7 @@ class MLflow:
         title = os.environ.get("MLFLOW_EXPERIMENT_NAME", "dps_ray")
         experiment = self._client.get_experiment_by_name(title)
         number = experiment.experiment_id if experiment else self._client.create_experiment(title)
-        run = self._client.create_run(number, run_name=name).info.run_id
+        run: str = self._client.create_run(number, run_name=name).info.run_id
         parameters = [Param(key, str(value)) for key, value in _leaves(settings)]
         for start in range(0, len(parameters), _PARAMETERS_AT_ONCE):
             self._client.log_batch(run, params=parameters[start : start + _PARAMETERS_AT_ONCE])

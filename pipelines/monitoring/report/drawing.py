@@ -81,7 +81,8 @@ def _trailing_mean(values: list[float]) -> list[float]:
     sums = np.cumsum([0.0, *values])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)
-    return ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
+    means: list[float] = ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
+    return means
 
 
 def empty_figure(unit: str, records: Sequence[Record]) -> go.Figure:
