@@ -1,4 +1,4 @@
-"""A deadline for calls that leave the process and have none of their own."""
+"""A deadline for calls to other processes or machines that offer no timeout."""
 
 import threading
 from collections.abc import Callable
@@ -9,13 +9,13 @@ T = TypeVar("T")
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What the work returns, or raises.
+    """Returns the result of `work`, or raises its exception.
 
-    It is done in a thread, which is left behind when the time is over: nothing can end it, and it does not keep
-    the process from ending.
+    The work runs in a daemon thread. After a timeout the thread is abandoned, because a thread cannot be killed; it
+    does not keep the process from exiting.
 
     Raises:
-        TimeoutError: it took longer.
+        TimeoutError: the work took longer than `seconds`.
     """
     done: Future[T] = Future()
 
@@ -29,6 +29,6 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     try:
         return done.result(seconds)
     except TimeoutError:
-        if done.done():  # the work's own
+        if done.done():  # the work itself raised TimeoutError
             raise
         raise TimeoutError(f"no answer within {seconds:g} s") from None

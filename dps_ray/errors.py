@@ -1,12 +1,12 @@
-"""The errors a user can cause or meet. Each message names what was wrong, which value, and what to write instead.
+"""Errors that a user can cause or encounter. Each message says what was wrong, which value, and what to write instead.
 
-Programs print the message alone, without a traceback, and exit with code 2.
+Programs print the message without a traceback and exit with code 2.
 """
 
 import errno
 
-# Errors of the system that are about the user's files, folders and disks, and not about this program.
-_OF_FILES = (
+# Operating system errors that concern the user's files, folders and disks, not this program.
+_FILE_ERRORS = (
     errno.EACCES,
     errno.EDQUOT,
     errno.EEXIST,
@@ -24,11 +24,11 @@ _OF_FILES = (
 
 
 class DPSError(Exception):
-    """Everything below; `except DPSError` catches what this package raises on purpose."""
+    """Base class of the errors below; `except DPSError` catches all errors that this package raises on purpose."""
 
 
 class ConfigError(DPSError, ValueError):
-    """A setting is unknown, of the wrong type, out of range, or at odds with another."""
+    """A setting is unknown, has the wrong type, is out of range, or conflicts with another setting."""
 
 
 class DataError(DPSError, ValueError):
@@ -36,19 +36,19 @@ class DataError(DPSError, ValueError):
 
 
 class ModelError(DPSError, ValueError):
-    """A model folder is missing or cannot serve the job (no weights, no tokenizer, no chat template)."""
+    """A model folder is missing or unsuitable: it lacks weights, a tokenizer or a chat template."""
 
 
 class RewardError(DPSError, ValueError):
-    """A reward function cannot be imported, or returned something that is no score."""
+    """A reward function cannot be imported, or returned a value that is not a score."""
 
 
 class ResponseError(RewardError):
-    """The reward function did not return on a response: it hung, needed too much, or ended its process."""
+    """The reward function did not return for a response: it hung, exceeded a limit, or ended its process."""
 
 
 class ResourceError(DPSError, RuntimeError):
-    """The machine or cluster lacks what the configuration asks for."""
+    """The machine or cluster lacks resources that the configuration asks for."""
 
 
 class EngineError(DPSError, RuntimeError):
@@ -56,15 +56,15 @@ class EngineError(DPSError, RuntimeError):
 
 
 class LearnerLostError(EngineError):
-    """A rank of the learner is gone, and with it the group: the run goes back to its last checkpoint."""
+    """A learner rank died, which ends all ranks: the run rewinds to its last checkpoint."""
 
 
 class TransferError(EngineError):
-    """Weights did not reach the engines; those of this transfer may hold some old and some new."""
+    """A transfer of weights to the engines failed; engines in it may hold a mix of old and new weights."""
 
 
 class StaleError(DPSError, RuntimeError):
-    """A call of an epoch, for an incarnation or about weights that are no longer the actor's."""
+    """A call referred to an epoch, an incarnation or weights that the actor no longer has."""
 
 
 class NonFiniteError(DPSError, ArithmeticError):
@@ -80,10 +80,10 @@ class OwnershipError(CheckpointError):
 
 
 def mendable(error: BaseException) -> str | None:
-    """One line for the user about an error whose cause the user can mend; None for any other error."""
+    """One line for the user about an error whose cause the user can fix; None for any other error."""
     if isinstance(error, DPSError):
         return str(error)
-    if isinstance(error, OSError) and (error.errno in _OF_FILES or error.filename is not None):
+    if isinstance(error, OSError) and (error.errno in _FILE_ERRORS or error.filename is not None):
         what = error.strerror or str(error)
         return what if error.filename is None else f"{error.filename}: {what}"
     return None

@@ -1,33 +1,32 @@
-"""Named points at which a test has a process die, hang or fail: `fail_at("shard.apply.before", step=3)`.
+"""Named points at which a test can make a process die, hang or fail: `fail_at("shard.apply.before", step=3)`.
 
-Code passes a point with `failpoint("shard.apply.before", step=step)`, which does nothing unless a folder of
-armed points is named by the environment variable DPS_RAY_FAILPOINTS; actors are given the driver's. A point
-that was armed goes off once: the process that takes its file away is the one that fails, and its successor,
-passing the same point, is not.
+The code calls `failpoint("shard.apply.before", step=step)` at such a point. The call does nothing unless the
+environment variable DPS_RAY_FAILPOINTS names a folder of armed points; actors get the driver's value. An armed point
+triggers once: the process that renames its file fails, and a restarted process that reaches the same point does not.
 
-| name | where | given |
+| name | where | values passed |
 |---|---|---|
 | `shard.apply.before`, `shard.apply.after` | around a shard's observation of a step | step, shard |
 | `shard.start` | a shard's process has started | shard |
-| `shard.restore` | before a shard goes to a checkpoint and the log after it | epoch, shard |
+| `shard.restore` | before a shard restores a checkpoint and replays the log after it | epoch, shard |
 | `shard.save` | before a shard writes its snapshot | step, shard |
 | `engine.start` | before an engine loads the model | engine |
-| `engine.generate.before`, `engine.generate.after` | an engine was given prompts; has answers to them | seed, engine |
-| `engine.prompt` | an engine was given this prompt | prompt |
+| `engine.generate.before`, `engine.generate.after` | before and after an engine generates responses to a request's prompts | seed, engine |
+| `engine.prompt` | an engine received this prompt | prompt |
 | `engine.join` | an engine is about to join a transfer group | engine |
-| `engine.sleep` | an engine is about to leave its card to the learner | engine |
-| `engine.update` | an engine is about to take in weights | weights, engine |
+| `engine.sleep` | an engine is about to release its GPU to the learner | engine |
+| `engine.update` | an engine is about to load new weights | weights, engine |
 | `engine.weights` | an engine is asked which weights it has | engine |
 | `verifier.start` | before a verifier loads the reward function | verifier |
-| `verifier.score` | a verifier was given groups | verifier |
-| `learner.start` | before a rank meets the others and loads the model | epoch, rank |
+| `verifier.score` | a verifier received groups | verifier |
+| `learner.start` | before a rank joins the others and loads the model | epoch, rank |
 | `learner.load` | before DeepSpeed loads a checkpoint | epoch, rank |
 | `learner.send` | before a rank sends the weights of this name | weights, rank |
-| `transfer.open`, `transfer.broadcast` | over gloo, before rank 0 opens the group of a transfer; before each of its broadcasts | weights |
+| `transfer.open`, `transfer.broadcast` | over gloo, before rank 0 opens a transfer's process group; before each of its broadcasts | weights |
 | `learner.train.before`, `learner.train.after` | around a rank's optimizer steps | step, rank |
 | `learner.save` | before a rank writes its checkpoint | step, rank |
 | `learner.save.state` | as DeepSpeed collects and writes a rank's state | step, rank |
-| `learner.save.weights` | as the whole weights are copied | step, rank 0 |
+| `learner.save.weights` | as the full weights are copied | step, rank 0 |
 | `learner.loss` | action "nan": the loss of the next minibatch is NaN | step, rank |
 | `driver.observe.before`, `driver.observe.after` | around the log entry of a step | step |
 | `driver.commit.before`, `driver.commit.after` | around the writing of a manifest | step |
@@ -46,7 +45,7 @@ Action = Literal["die", "hang", "freeze", "no-space", "error", "nan"]
 
 
 class ArmedFailpoint:
-    """A point that will go off once."""
+    """A point that will trigger once."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -57,10 +56,11 @@ class ArmedFailpoint:
 
 
 def fail_at(name: str, action: Action = "die", **where: object) -> ArmedFailpoint:
-    """Arm a point: the first process to pass it, with these values among those it gives, fails.
+    """Arms a point: the first process that reaches it with these values fails. The process may pass more values.
 
-    action: "die" is SIGKILL to itself, "hang" never returns, "freeze" is SIGSTOP to itself, "no-space"
-    raises OSError(ENOSPC), "error" raises KeyError, "nan" has `failpoint` return True and leaves the rest to the code there.
+    action: "die" sends SIGKILL to the process itself; "hang" never returns; "freeze" sends SIGSTOP to the process
+    itself; "no-space" raises OSError(ENOSPC); "error" raises KeyError; "nan" makes `failpoint` return True, and the
+    code there produces the NaN.
 
     Raises KeyError unless DPS_RAY_FAILPOINTS names a folder.
     """
@@ -74,7 +74,7 @@ def fail_at(name: str, action: Action = "die", **where: object) -> ArmedFailpoin
 
 
 def failpoint(name: str, **where: object) -> bool:
-    """Fail here if this point is armed; whether it is, for those that do not end the process."""
+    """Fails if this point is armed. Returns whether it was armed, if the action lets the process continue."""
     folder = os.environ.get(VARIABLE)
     if not folder:
         return False
@@ -92,7 +92,7 @@ def failpoint(name: str, **where: object) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """What an actor's process needs to pass the points that the driver's tests arm."""
+    """Environment variables that make an actor's process use the armed points of the driver."""
     return {VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {}
 
 

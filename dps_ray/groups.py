@@ -1,4 +1,4 @@
-"""A group: one prompt, its k responses, and, once scored, their rewards. What travels between actors."""
+"""Groups, the data that actors exchange: one prompt, its k responses and, once scored, their rewards."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ from dps_ray.weights import WeightsId
 
 
 class Response(NamedTuple):
-    tokens: NDArray[np.int32]  # (n,) the end-of-sequence token included
+    tokens: NDArray[np.int32]  # (n,) including the end-of-sequence token
     logprobs: NDArray[np.float32]  # (n,) of the tokens, under the policy that sampled them
     text: str  # without special tokens
-    truncated: bool  # stopped by the length limit
+    truncated: bool  # whether the length limit ended it
 
 
 class Group(NamedTuple):
@@ -23,14 +23,16 @@ class Group(NamedTuple):
 
 
 class Scores(NamedTuple):
-    scores: NDArray[np.float64]  # (k,) rewards, shaped: what advantages are made of
-    accuracies: NDArray[np.float64]  # (k,) in [0, 1]: what solve states are made of, by default
+    scores: NDArray[np.float64]  # (k,) shaped rewards, from which advantages are computed
+    accuracies: NDArray[
+        np.float64
+    ]  # (k,) in [0, 1], from which solve states are derived by default
 
 
 class ScoredGroup(NamedTuple):
     group: Group
     scores: NDArray[np.float64]  # (k,)
     accuracies: NDArray[np.float64]  # (k,)
-    successes: int  # responses that count as right, from 0 to k
+    successes: int  # number of responses that count as right, from 0 to k
     state: int  # the solve state: 0 unsolved, 1 partial, 2 solved
-    images: tuple[bytes, ...] = ()  # encoded files that the prompt shows
+    images: tuple[bytes, ...] = ()  # encoded image files in the prompt

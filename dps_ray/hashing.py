@@ -1,9 +1,8 @@
-"""Prompt ids, and stable 64-bit hashes of them: they break ties, draw subsets and map ids to shards.
+"""Prompt ids and their stable 64-bit hashes, which break ties, select random subsets and map ids to shards.
 
-The hash is the finaliser of SplitMix64 (Steele, Lea & Flood 2014) behind a key. It is a bijection on
-64-bit words, and two things follow that the rest leans on: different ids never collide, so an order by
-hash is a total order; and the id can be had back from its hash, so a table sorted by hash need not
-store the ids beside it.
+The hash applies the finaliser of SplitMix64 (Steele, Lea & Flood 2014) to the id xor a key. It is a bijection on
+64-bit words, with two consequences that other modules rely on. Different ids never collide, so the order by hash is a
+total order. The id can be recovered from its hash, so a table sorted by hash need not store the ids.
 """
 
 import numpy as np
@@ -15,11 +14,11 @@ _WORD = 2**64 - 1
 _GAMMA = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _FIRST_INVERSE, _SECOND_INVERSE = pow(_FIRST, -1, 2**64), pow(_SECOND, -1, 2**64)
-_BLOCK = 1 << 15  # words hashed at a time: two such arrays stay in the second-level cache
+_BLOCK = 1 << 15  # words hashed at a time: two such arrays fit in the second-level cache
 
 
 def as_ids(values: ArrayLike) -> NDArray[np.int64]:
-    """Prompt ids as int64 (n,). Raises ValueError, naming the first, when they are not 64-bit integers."""
+    """Prompt ids as int64 (n,). Raises ValueError if they are not 64-bit integers."""
     given = np.asarray(values)
     if given.ndim != 1:
         raise ValueError(f"ids must be one row of integers, not an array of shape {given.shape}")
@@ -33,7 +32,7 @@ def as_ids(values: ArrayLike) -> NDArray[np.int64]:
 
 
 def hash_key(*parts: int) -> int:
-    """One 64-bit key from integers such as (seed, step). Different parts give unrelated keys."""
+    """A 64-bit key made from integers such as (seed, step). Different integers give unrelated keys."""
     key = 0
     for part in parts:
         word = (key ^ (part & _WORD)) + _GAMMA & _WORD
@@ -69,14 +68,15 @@ def unhash_ids(hashes: NDArray[np.uint64], key: int) -> NDArray[np.int64]:
 
 
 def buckets(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The virtual bucket, 0 to 1,023, of each id. It depends on the id alone, never on a seed."""
+    """The virtual bucket of each id, 0 to 1,023. It depends on the id alone, never on a seed."""
     return (hash_ids(ids, hash_key(BUCKETS)) >> np.uint64(54)).astype(np.int64)
 
 
 def shards(ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Which of `count` shards holds each id: an even run of buckets for each shard.
+    """The shard, of `count`, that holds each id. Each shard holds a contiguous range of buckets, as equal in size as
+    possible.
 
-    Another number of shards hands whole buckets over; ids never move between buckets.
+    Changing the number of shards moves whole buckets between shards; ids never move between buckets.
     """
     if not 1 <= count <= BUCKETS:
         raise ValueError(f"the number of shards must lie between 1 and {BUCKETS:,}, not {count}")

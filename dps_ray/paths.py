@@ -1,4 +1,4 @@
-"""Paths as a person writes them: `~` is the home folder."""
+"""Paths as a user writes them, in which `~` means the home folder."""
 
 import argparse
 import os
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def expanded(text: str) -> str:
-    """The path with a leading `~` or `~user` replaced by that home folder; of `file.py:function` and the like too.
+    """The path with a leading `~` or `~user` replaced by that home folder. Also accepts `file.py:function` and similar.
 
     Raises:
-        ValueError: there is no such user, or the text is empty.
+        ValueError: the user does not exist, or the text is empty.
     """
     if not text.strip():
         raise ValueError("is empty; write a path")
@@ -21,7 +21,7 @@ def expanded(text: str) -> str:
 
 
 def expanded_of_named(text: str) -> str:
-    """The same of `NAME=PATH`, where the path after a name is meant."""
+    """As `expanded`, but in `NAME=PATH` it expands the path after the name."""
     name, separator, path = text.partition("=")
     if separator and "/" not in name and path.startswith("~"):
         return f"{name}={expanded(path)}"
@@ -29,7 +29,7 @@ def expanded_of_named(text: str) -> str:
 
 
 def path_option(text: str) -> Path:
-    """A path that a program is given as an option: a `type` for `argparse`."""
+    """Parses a path given as a program's option: a `type` for `argparse`."""
     try:
         return Path(expanded(text))
     except ValueError as error:

@@ -1,11 +1,11 @@
-"""What survives any process: files, epochs, manifests, the observation log, selector snapshots.
+"""State that survives the death of any process: files, epochs, manifests, the observation log, selector snapshots.
 
     log/e0007/step=00000042.arrow                                observations, durable before they are applied
     ckpt/e0007/step=00000040/beliefs-00003-of-00016.arrow, ...   the files of a checkpoint
     manifests/e0007.00000040.json                                the commit, written last
-    epochs/e0007                                                 which driver the run belongs to
+    epochs/e0007                                                 which driver owns the run
 
-Nothing here knows Ray, vLLM or DeepSpeed.
+This package does not depend on Ray, vLLM or DeepSpeed.
 """
 
 from dps_ray.durable.epochs import check_owner, claim_epoch

@@ -1,11 +1,11 @@
-"""Which driver a run belongs to: the last to have claimed an epoch.
+"""Ownership of a run: it belongs to the driver that claimed the newest epoch.
 
-    epochs/e0008      claimed by an exclusive create; says by whom
+    epochs/e0008      claimed by exclusive creation; its content names the host and process
 
-All that a driver and its actors write stands under its epoch, so a frozen predecessor that wakes up
-writes beside its successor and never over it, and finds at its next commit that the run is not its own.
-A driver that goes back to a manifest within its life claims a new epoch too: the steps that it does again
-may come out otherwise, and the log of its old epoch has them already.
+A driver and its actors write only below their own epoch. A frozen predecessor that wakes up therefore never
+overwrites its successor's files, and its next commit fails with an OwnershipError. A driver that rewinds to an
+earlier manifest also claims a new epoch: the repeated steps may give other results, and the old epoch's log
+already holds those steps.
 """
 
 import os
@@ -20,7 +20,7 @@ _CLAIM = re.compile(rf"{_FOLDER}/e(\d+)(\.[0-9a-f]+)?")  # with a suffix in obje
 
 
 def claim_epoch(storage: Storage) -> int:
-    """The next epoch of this run, 1 for the first, which is then the caller's alone."""
+    """Claims the run's next epoch for the caller alone and returns its number. The first is 1."""
     who = f"{socket.gethostname()}, process {os.getpid()}".encode()
     while True:
         epoch = _newest(storage) + 1
@@ -29,7 +29,8 @@ def claim_epoch(storage: Storage) -> int:
 
 
 def check_owner(storage: Storage, epoch: int) -> None:
-    """
+    """Checks that no newer epoch has been claimed.
+
     Raises:
         OwnershipError: a newer epoch exists; the run belongs to the driver that claimed it.
     """
@@ -38,13 +39,13 @@ def check_owner(storage: Storage, epoch: int) -> None:
         claims = [path for path in storage.list(_FOLDER) if _epoch_of(path) == newest]
         who = storage.content(claims[0]).to_pybytes().decode(errors="replace")
         raise OwnershipError(
-            f"epoch {newest} was claimed by another driver ({who}): {storage.root} is its run now, and "
-            f"this one, with epoch {epoch}, stops"
+            f"epoch {newest} was claimed by another driver ({who}), which now owns the run {storage.root}; "
+            f"this driver, with epoch {epoch}, stops"
         )
 
 
 def epoch_name(epoch: int) -> str:
-    """`e0008`, as it stands in names of files and folders."""
+    """The epoch as written in file and folder names, such as `e0008`."""
     return f"e{epoch:04}"
 
 

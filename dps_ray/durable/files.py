@@ -1,11 +1,12 @@
-"""Files that are there whole or not at all, and that are recognised when they were altered since.
+"""Files that exist completely or not at all, with checksums that reveal later changes.
 
     write ──> part file ──> fsync ──> rename ──> fsync of the folder      a local or shared file system
     write ──> put under a key that was never used                         an object store
 
-A name is written once and never again, so whoever read it may keep what was read. What came back from
-`write` is all that is needed to notice a file that was truncated, altered or lost: Arrow reads a flipped
-bit in an uncompressed file back without a word, and a file system gives a hole as zeros.
+Each name is written once and never overwritten, so readers may cache its content. `write` returns the size and
+SHA-256 of the file; they suffice to detect a file that was truncated, altered or lost. Without them, damage can go
+unnoticed: Arrow reads an uncompressed file with a flipped bit without an error, and a file system returns zeros for
+a hole.
 """
 
 import hashlib
@@ -29,8 +30,8 @@ from dps_ray.errors import CheckpointError
 T = TypeVar("T")
 Writer = Callable[[io.RawIOBase], object]
 
-# Seconds in which an object store has to have answered a call that moves little. On Linux, Arrow sets no limit of its
-# own to how long it waits for an answer of S3. What moves a model has the time of `timeouts.checkpoint`.
+# Seconds that an object store may take for a call that transfers little data. On Linux, Arrow itself waits for S3
+# without a limit. `timeouts.checkpoint` limits calls that transfer a model.
 SILENT = 120.0
 
 
@@ -38,10 +39,10 @@ SILENT = 120.0
 class Stored:
     """One file as it was written.
 
-    path:   below the storage's root, with "/" between its parts
-    bytes:  its length
-    sha256: of its content, in hexadecimal
-    rows:   what the writer counts in it, where there is something to count
+    path:   relative to the storage's root, with "/" between its parts
+    bytes:  the file's length
+    sha256: the hexadecimal SHA-256 of its content
+    rows:   the number of rows, if the writer counts any
     """
 
     path: str
@@ -52,10 +53,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Storage:
-    """The files below one root. It may be sent to other processes.
+    """Reads and writes the files below one root. It can be pickled and sent to other processes.
 
-    root:   the folder or URI, for messages
-    files:  the file system as seen from the root
+    root:   the folder or URI, as shown in messages
+    files:  the file system, with paths relative to the root
     folder: the root as a local folder; None in an object store
     """
 
@@ -65,10 +66,10 @@ class Storage:
 
     @classmethod
     def at(cls, where: str | Path) -> Self:
-        """Storage in a local or shared folder, or where a URI such as `s3://bucket/run` points to.
+        """Returns the storage in a local or shared folder, or at a URI such as `s3://bucket/run`.
 
         Raises:
-            CheckpointError: the URI is none that pyarrow knows.
+            CheckpointError: pyarrow does not support the URI.
         """
         if "://" in str(where):
             try:
@@ -84,20 +85,20 @@ class Storage:
         return cls(_shown(where), fs.SubTreeFileSystem(path, files), folder)
 
     def local(self, path: str) -> Path | None:
-        """Where this path is for programs that write files themselves; None in an object store."""
+        """The local path, for programs that write files themselves; None in an object store."""
         return None if self.folder is None else self.folder / path
 
     # --- writing ----------------------------------------------------------------------------------
 
     def write(self, path: str, content: bytes | pa.Buffer | Writer) -> Stored:
-        """Write a new file: durable, and under its name, when this returns.
+        """Writes a new file. It is durable, under its final name, when this returns.
 
-        content: the bytes, or a function that is given the open file and writes them.
+        content: the bytes, or a function that writes them to the open file it is given.
 
-        When it cannot be completed nothing is left under the name.
+        If the write fails, no file is left under the name.
 
         Raises:
-            CheckpointError: the name is taken, or the file system refused, such as for lack of space.
+            CheckpointError: the name is taken, or the file system refused the write, for example because it is full.
         """
         writer: Writer = content if callable(content) else lambda sink: sink.write(content)
         with self._failing("written", path):
@@ -114,11 +115,12 @@ class Storage:
         return Stored(path, sink.bytes, sink.sha256)
 
     def create_exclusively(self, path: str, content: bytes = b"") -> bool:
-        """Create this file unless it is there; False when it is, or another process came first.
+        """Creates this file and returns True; returns False if it exists or another process created it first.
 
-        Of several that try at the same moment at most one succeeds. On a file system exactly one does.
-        Object stores offer no such call to pyarrow: there everyone puts a claim of its own beside the
-        others and looks, and whoever sees another's claim has lost. Both may, and try the next name.
+        If several processes try at the same moment, at most one succeeds; on a file system, exactly one does.
+        pyarrow has no exclusive creation in object stores. There each process writes its own claim and lists
+        all claims; a process that finds another claim fails. Two processes may both fail, and then try the next
+        name.
         """
         with self._failing("created", path):
             if self.folder is not None:
@@ -131,20 +133,20 @@ class Storage:
     def adopt(
         self, folder: Path, path: str, mine: Callable[[Path], bool] = lambda file: True
     ) -> list[Stored]:
-        """Take over the files that another program wrote into a local folder, to stand under `path`.
+        """Adds the files that another program wrote into a local folder, under `path`.
 
-        In place when `folder` is `local(path)`: each file and folder is made durable, on the machine that
-        wrote it if the file system is shared. Else they are copied.
+        If `folder` is `local(path)`, the files stay in place and each file and folder is made durable; on a shared
+        file system this must run on the machine that wrote them. Otherwise the files are copied.
 
         Args:
-            mine: those to take over, where others answer for the rest.
+            mine: selects the files to add; other processes add the rest.
 
         Raises:
-            CheckpointError: there are none at all, or one cannot be read, made durable or copied.
+            CheckpointError: the folder holds no files, or one cannot be read, made durable or copied.
         """
         everything = sorted(source for source in folder.rglob("*") if source.is_file())
         if not everything:
-            raise CheckpointError(f"{folder} holds no files, though they should have been written")
+            raise CheckpointError(f"{folder} holds no files; the program that fills it wrote none")
         sources = [source for source in everything if mine(source)]
         if self.folder is None or folder.absolute() != self.folder / path:
             return [
@@ -156,11 +158,11 @@ class Storage:
             return [self.measured(source.relative_to(self.folder).as_posix()) for source in sources]
 
     def delete(self, path: str) -> None:
-        """Delete this file, and the folders it leaves empty. No error when it is gone already."""
+        """Deletes this file, and the folders that become empty. It is no error if the file does not exist."""
         with self._failing("deleted", path), suppress(FileNotFoundError):
             self._in_time(lambda: self.files.delete_file(path))
         if self.folder is not None:
-            with suppress(OSError):  # the first that is not empty
+            with suppress(OSError):  # stops at the first folder that is not empty
                 for parent in Path(path).parents[:-1]:
                     (self.folder / parent).rmdir()
 
@@ -172,16 +174,16 @@ class Storage:
             return bool(info.type != fs.FileType.NotFound)
 
     def list(self, folder: str) -> list[str]:
-        """The paths of all files below this folder, those unfinished included; none if there is none."""
+        """The paths of all files below this folder, unfinished ones included; empty if the folder does not exist."""
         with self._failing("listed", folder):
             found = self._in_time(lambda: self._found(folder))
         return sorted(info.path for info in found if info.type == fs.FileType.File)
 
     def content(self, path: str) -> pa.Buffer:
-        """What this file holds, which nothing vouches for.
+        """The file's content, without a check of its checksum.
 
         Raises:
-            CheckpointError: it is missing or cannot be read.
+            CheckpointError: the file is missing or cannot be read.
         """
 
         def read() -> pa.Buffer:
@@ -192,10 +194,10 @@ class Storage:
             return self._in_time(read)
 
     def read(self, stored: Stored) -> pa.Buffer:
-        """What this file holds, which is what was written.
+        """The file's content, checked against the size and checksum that `write` returned.
 
         Raises:
-            CheckpointError: it is missing, truncated or altered; the message says which.
+            CheckpointError: the file is missing, truncated or altered; the message says which.
         """
         content = self.content(stored.path)
         digest = hashlib.sha256(content).hexdigest()
@@ -203,17 +205,18 @@ class Storage:
         return content
 
     def verify(self, stored: Stored) -> None:
-        """As `read`, of any length, without keeping what was read."""
+        """Checks a file of any length as `read` does, without holding its content in memory."""
         with self._failing("read", stored.path):
             size = self._in_time(lambda: self.files.get_file_info(stored.path)).size
-        if size is not None and size != stored.bytes:  # spares reading it
+        if size is not None and size != stored.bytes:  # fails without reading the content
             self._compare(stored, Stored(stored.path, size, ""))
         self._compare(stored, self.measured(stored.path))
 
     def fetch(self, stored: Iterable[Stored], path: str, scratch: Path) -> Path:
-        """A local folder with these files, which all stand under `path`, for a program that reads folders.
+        """A local folder with these files, which must all lie below `path`, for programs that read folders.
 
-        It is where they are, or `scratch`, into which those of an object store are copied.
+        On a file system this is the folder that already holds them. From an object store they are copied into
+        `scratch`, and that is returned.
 
         Raises:
             CheckpointError: a file is missing, truncated or altered.
@@ -232,7 +235,7 @@ class Storage:
     # --- steps of these ---------------------------------------------------------------------------
 
     def _in_time(self, work: Callable[[], T]) -> T:
-        """What the work returns; TimeoutError when the object store is silent."""
+        """The result of `work`. Raises TimeoutError if an object store does not answer within `SILENT` seconds."""
         return work() if self.folder is not None else within(SILENT, work)
 
     def _put(self, path: str, writer: Writer) -> "_HashingSink":
@@ -247,7 +250,7 @@ class Storage:
     def _opened(self, path: str) -> Any:
         try:
             return self.files.open_output_stream(path)
-        except FileNotFoundError:  # a store that has folders, which object stores proper do not
+        except FileNotFoundError:  # the store has real folders, as true object stores have not
             self.files.create_dir(path.rpartition("/")[0], recursive=True)
             return self.files.open_output_stream(path)
 
@@ -255,14 +258,14 @@ class Storage:
         try:
             selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
             return self.files.get_file_info(selector)
-        except FileNotFoundError:  # a folder came or went while it looked
+        except FileNotFoundError:  # a folder was made or removed during the listing
             if looks == 1:
                 raise
             return self._found(folder, looks - 1)
 
     def measured(self, path: str, target: Any = None) -> Stored:
-        """A file as it is now, while it is copied to `target`, if there is one: what `write` gave to a caller
-        who was lost."""
+        """Measures the length and SHA-256 of a file as it is now, and copies it to `target` if one is given. A caller
+        can thus recover what `write` returned to a process that died."""
         sink = _HashingSink(target)
         with self._failing("read", path), self.files.open_input_stream(path) as stream:
             shutil.copyfileobj(stream, sink, _BLOCK)
@@ -285,7 +288,7 @@ class Storage:
 
     @contextmanager
     def _failing(self, done: str, path: str) -> Iterator[None]:
-        """Errors of the file system as errors that name the file."""
+        """Turns errors of the file system into CheckpointErrors that name the file."""
         try:
             yield
         except (OSError, pa.ArrowException) as error:
@@ -299,7 +302,7 @@ _BLOCK = 1 << 20
 
 
 class _HashingSink(io.RawIOBase):
-    """Passes on what is written, and keeps its length and SHA-256."""
+    """Forwards what is written to a target and records its length and SHA-256."""
 
     def __init__(self, target: Any) -> None:
         self._target = target
@@ -323,7 +326,7 @@ class _HashingSink(io.RawIOBase):
 
 
 def _shown(where: str | Path) -> str:
-    """A folder as it is; a URI without its options and credentials."""
+    """The folder unchanged; a URI without its options and credentials."""
     if "://" not in str(where):
         return str(where)
     parts = urlsplit(str(where))

@@ -1,4 +1,4 @@
-"""Files on a local or shared file system that survive a loss of power once a call returns."""
+"""Writing files on a local or shared file system; once a call returns, its files survive a loss of power."""
 
 import errno
 import os
@@ -11,14 +11,14 @@ from typing import BinaryIO, TypeVar
 T = TypeVar("T")
 
 UNFINISHED = ".part"
-"""How the names of files end that are being written, or were when their writer died."""
+"""Suffix of files that are being written, or that were being written when their process died."""
 
 
 def write_aside(path: Path, fill: Callable[[BinaryIO], T]) -> T:
-    """Have a new file filled under another name beside `path`, and give it that name when it is durable.
+    """Writes a new file with `fill` under a temporary name beside `path`, renames it once durable, and returns the
+    result of `fill`.
 
-    Whatever goes wrong, nothing stands under `path`, and the other file is gone if the system lets it.
-    Returns what `fill` did.
+    On any error there is no file at `path`, and the temporary file is deleted if the system permits.
     """
     make_folder(path.parent)
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
@@ -36,7 +36,8 @@ def write_aside(path: Path, fill: Callable[[BinaryIO], T]) -> T:
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Create this file unless it is there; False when it is. Of several at once, exactly one does."""
+    """Creates this file and returns True; returns False if it exists. If several processes try at once, exactly one
+    succeeds."""
     make_folder(path.parent)
     try:
         with path.open("xb") as file:
@@ -49,7 +50,7 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing, each durable in the one above."""
+    """Makes a folder and its missing parents, and makes each entry durable in its parent."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -57,20 +58,20 @@ def make_folder(folder: Path) -> None:
 
 
 def nearest(path: Path) -> Path:
-    """The path, or else the lowest above it that is there."""
+    """The path if it exists, otherwise its closest existing parent."""
     path = Path(os.path.abspath(path))
     return next(place for place in (path, *path.parents) if place.exists())
 
 
 def prove_writable(folder: Path, size: int = 1 << 20) -> None:
-    """Write a file of so many bytes into a folder, or into the lowest above it that is there, and remove it.
+    """Writes a file of `size` bytes into a folder, or into its closest existing parent, and removes it again.
 
     Raises:
-        OSError: the folder cannot be made, or has no room, or may not be written to.
+        OSError: the folder cannot be made, has too little space, or is not writable.
     """
     place = nearest(folder)
     if not place.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "is a file and no folder", str(place))
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(place))
     file = place / f".{secrets.token_hex(8)}{UNFINISHED}"
     try:
         with file.open("xb") as probe:
@@ -84,7 +85,7 @@ def prove_writable(folder: Path, size: int = 1 << 20) -> None:
 
 
 def sync_tree(folder: Path, files: Collection[Path]) -> None:
-    """Make durable these files, which another program wrote into a folder, and the folder itself."""
+    """Makes durable a folder and these files in it, which another program wrote."""
     for inner in folder.rglob("*"):
         if inner.is_dir() or inner in files:
             sync(inner)
@@ -92,19 +93,19 @@ def sync_tree(folder: Path, files: Collection[Path]) -> None:
 
 
 def sync_upwards(folder: Path) -> None:
-    """Make a folder durable, whoever made it and those above it."""
+    """Makes a folder and all its parents durable, no matter which process made them."""
     for each in (folder, *folder.parents):
-        with suppress(PermissionError):  # not ours, so not made by this run
+        with suppress(PermissionError):  # belongs to another user, so this run did not make it
             sync(each)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are durable."""
+    """Waits until a file's content, or a folder's entries, are durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has no such thing for folders
+        if error.errno != errno.EINVAL:  # some file systems cannot fsync folders
             raise
     finally:
         os.close(handle)

@@ -1,10 +1,10 @@
-"""Manifests: a checkpoint exists when its manifest does.
+"""Manifests: a checkpoint exists if and only if its manifest exists.
 
     ckpt/e0007/step=00000040/...       the files of a checkpoint, each written under a new name
-    manifests/e0007.00000040.json      the commit, written last: what belongs to it, with size and SHA-256
+    manifests/e0007.00000040.json      the commit, written last: lists these files with size and SHA-256
 
-The order of manifests is that of (epoch, step): what a newer driver did counts as newer, though it may
-have gone back and be at an earlier step.
+Manifests are ordered by (epoch, step). A manifest of a later epoch counts as newer even when its driver rewound and
+is at an earlier step.
 """
 
 import hashlib
@@ -23,29 +23,29 @@ from dps_ray.durable.files import Storage, Stored
 from dps_ray.errors import CheckpointError
 
 FOLDER = "manifests"
-DEEPSPEED_TAG = "state"  # DeepSpeed's name for the files of a learner, in every checkpoint
+DEEPSPEED_TAG = "state"  # the tag of the DeepSpeed checkpoint within every checkpoint
 _NAME = re.compile(r"e(\d{4,})\.(\d{8,})")
 _CHECKSUM = "sha256"
 
 
 class Segment(NamedTuple):
-    """A part of a run's history: the steps after `after` that this epoch's driver did."""
+    """A part of a run's history: the steps after step `after` that the driver of this epoch did."""
 
     epoch: int
     after: int
 
 
 class Manifest(BaseModel):
-    """What a checkpoint is made of, and what it was made by."""
+    """Lists the files of a checkpoint and describes the run that wrote it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epoch: int
     step: int
-    """The last step that is in it."""
+    """The last step that the checkpoint includes."""
     files: tuple[Stored, ...]
     lineage: tuple[Segment, ...]
-    """Which epoch did which steps on the way here, oldest first, this epoch last."""
+    """The history of this checkpoint: which epoch did which steps, oldest first, this epoch last."""
     dataset_fingerprint: str
     config_hash: str
     weight_version: int
@@ -54,28 +54,28 @@ class Manifest(BaseModel):
     zero_stage: int
     deepspeed_tag: str
     milestone: bool = False
-    """Kept for ever."""
+    """Whether the checkpoint is never deleted."""
     accuracy: float | None = None
-    """On held-out prompts, in [0, 1], if it was measured at this step."""
+    """Accuracy on held-out prompts, in [0, 1]; None if it was not measured at this step."""
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def name(self) -> str:
-        """`e0007.00000040`"""
+        """The manifest's name, such as `e0007.00000040`."""
         return f"{epoch_name(self.epoch)}.{self.step:08}"
 
     def under(self, folder: str) -> list[Stored]:
-        """Its files below this folder."""
+        """The checkpoint's files below this folder."""
         return [file for file in self.files if file.path.startswith(f"{folder}/")]
 
 
 def checkpoint_folder(epoch: int, step: int) -> str:
-    """Where the files of a checkpoint go: `ckpt/e0007/step=00000040`."""
+    """The folder of a checkpoint's files, such as `ckpt/e0007/step=00000040`."""
     return f"ckpt/{epoch_name(epoch)}/step={step:08}"
 
 
 def commit(storage: Storage, manifest: Manifest) -> None:
-    """Make a checkpoint of files that are all written: its manifest, durable when this returns.
+    """Commits a checkpoint whose files are all written, by writing its manifest. It is durable when this returns.
 
     Raises:
         CheckpointError: a newer driver has claimed the run, or the manifest could not be written.
@@ -93,7 +93,7 @@ def manifests(storage: Storage) -> list[str]:
 
 
 def moment(name: str) -> tuple[int, int]:
-    """Epoch and step of the manifest of this name."""
+    """The epoch and step in a manifest's name."""
     match = _NAME.fullmatch(name)
     if not match:
         raise CheckpointError(f"{name} names no manifest; write one such as e0007.00000040")
@@ -101,12 +101,12 @@ def moment(name: str) -> tuple[int, int]:
 
 
 def load(storage: Storage, name: str) -> Manifest:
-    """The manifest of this name, which may stand with its folder and `.json`; itself intact.
+    """The manifest of this name, checked by its checksum. The name may include the folder and `.json`.
 
-    Its files are for `verify` to look at.
+    The files that it lists are not checked; `verify` does that.
 
     Raises:
-        CheckpointError: there is none, it was altered, or another version wrote it.
+        CheckpointError: the manifest is missing or altered, or another version of this program wrote it.
     """
     name = name.rpartition("/")[2].removesuffix(".json")
     moment(name)
@@ -134,17 +134,17 @@ def load(storage: Storage, name: str) -> Manifest:
 
 
 def verify(storage: Storage, manifest: Manifest) -> None:
-    """Look at every file of the manifest.
+    """Checks every file that the manifest lists.
 
     Raises:
-        CheckpointError: one is missing, truncated or altered; the message says which and how.
+        CheckpointError: a file is missing, truncated or altered; the message says which and how.
     """
     for file in manifest.files:
         storage.verify(file)
 
 
 def on_the_way(lineage: Sequence[Segment], epoch: int, step: int) -> bool:
-    """Whether this step of this epoch is part of that history, and not of what a run left when it went back."""
+    """Whether this step of this epoch belongs to the history `lineage`, and was not discarded by a rewind."""
     ends = {segment.epoch: after.after for segment, after in pairwise(lineage)}
     ends[lineage[-1].epoch] = sys.maxsize
     return step <= ends.get(epoch, -1)
@@ -155,13 +155,13 @@ def newest_valid(
     on_refused: Callable[[str], None],
     lineage: Sequence[Segment] | None = None,
 ) -> Manifest | None:
-    """The newest manifest of which every file is as it was written; None if there are no manifests.
+    """The newest manifest whose files are all intact; None if there are no manifests.
 
-    on_refused: told of each newer one that is not, with the file and the reason.
-    lineage: only manifests on this way count; None: all do.
+    on_refused: called for each newer manifest that is not valid, with a message that names the file and the reason.
+    lineage: only manifests in this history count; None: all count.
 
     Raises:
-        CheckpointError: there are manifests, and none is valid. To begin anew is for the user to decide.
+        CheckpointError: there are manifests, but none is valid. The user has to decide whether to start anew.
     """
     names = [
         name for name in manifests(storage) if lineage is None or on_the_way(lineage, *moment(name))
@@ -175,7 +175,7 @@ def newest_valid(
             on_refused(f"checkpoint {name} is refused: {error}")
     if names:
         raise CheckpointError(
-            f"none of the {len(names)} checkpoints of {storage.root} is valid; restore its files, or name "
+            f"none of the {len(names)} checkpoints of {storage.root} is valid; restore their files, or name "
             "another folder to start anew"
         )
     return None

@@ -1,11 +1,11 @@
-"""The log of what was observed: a file a step, durable before the beliefs see it.
+"""The observation log: one file per step, durable before the beliefs are updated.
 
-    log/e0007/step=00000042.arrow     columns id, state, successes, responses; with cluster and rank where
-                                      the method learns by clusters, and with mean and deviation where it
-                                      learns from rewards; ascending by id
+    log/e0007/step=00000042.arrow     columns id, state, successes, responses; also cluster and rank if the
+                                      method learns by clusters, and mean and deviation if it learns from
+                                      rewards; ascending by id
 
-A belief shard that dies is its checkpoint, and after it this epoch's log. The log of an epoch that went
-before says what was seen then, also in steps that were rolled back; `committed` picks those that count.
+A belief shard is restored from its checkpoint and the log entries of this epoch after it. The logs of earlier
+epochs also contain steps that were rolled back; `committed` yields only the steps that count.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from dps_ray.durable.files import Storage
 from dps_ray.durable.manifest import Manifest
 from dps_ray.errors import CheckpointError
 
-# By the fields of `Observation`; the last are in a file where they were told.
+# Columns by the fields of `Observation`. A file has the optional columns that the observation has.
 _ALWAYS = {
     "ids": pa.field("id", pa.int64()),
     "states": pa.field("state", pa.int8()),
@@ -48,14 +48,14 @@ class ObservationLog:
         self._folder = f"log/{epoch_name(epoch)}"
 
     def append(self, step: int, observation: Observation) -> None:
-        """Write down what this step observed; durable when this returns.
+        """Writes the observation of this step. It is durable when this returns.
 
-        The same again, as after a reply that was lost, changes nothing.
+        Appending the same observation again, for example after a lost reply, changes nothing.
 
         Raises:
             ValueError: the ids are not ascending.
             OwnershipError: a newer driver has claimed the run.
-            CheckpointError: another observation of this step is there, or it could not be written.
+            CheckpointError: the log holds a different observation of this step, or the write failed.
         """
         if np.any(observation.ids[1:] <= observation.ids[:-1]):
             raise ValueError(f"the observation of step {step} is not ascending by id")
@@ -65,14 +65,15 @@ class ObservationLog:
             self._storage.write(path, _encoded(self._epoch, step, observation))
         elif _digest(self._epoch, step, self.read(step)) != _digest(self._epoch, step, observation):
             raise CheckpointError(
-                f"{self._storage.root}/{path} holds another observation of step {step}; to do steps again, "
-                "claim a new epoch"
+                f"{self._storage.root}/{path} holds another observation of step {step}; claim a new epoch to "
+                "repeat steps"
             )
 
     def read(self, step: int) -> Observation:
-        """
+        """The observation of this step.
+
         Raises:
-            CheckpointError: there is none of this step, or it was altered.
+            CheckpointError: the log has no such step, or its file was altered.
         """
         path = self._path(step)
         content = self._storage.content(path)
@@ -84,15 +85,15 @@ class ObservationLog:
             ) from error
 
     def steps(self) -> list[int]:
-        """The steps that are there, ascending."""
+        """The steps in the log, ascending."""
         found = map(_STEP.fullmatch, self._storage.list(self._folder))
         return sorted(int(match[1]) for match in found if match)
 
     def steps_after(self, step: int) -> Iterator[tuple[int, Observation]]:
-        """All later steps with what they observed, ascending.
+        """All later steps with their observations, ascending.
 
         Raises:
-            CheckpointError: a step between two others, or the first after `step`, is missing.
+            CheckpointError: the steps after `step` are not consecutive; the message names the missing one.
         """
         later = [each for each in self.steps() if each > step]
         for before, here in pairwise([step, *later]):
@@ -107,8 +108,8 @@ class ObservationLog:
 
 
 def committed(storage: Storage, manifest: Manifest) -> Iterator[tuple[int, Observation]]:
-    """Every step that led to this manifest, from the first, with what it observed: the run's history
-    without the steps that were lost or rolled back.
+    """Every step that led to this manifest with its observation, from the first step on. Steps that were lost or
+    rolled back are left out.
 
     Raises:
         CheckpointError: the log of a step is missing or was altered.
@@ -148,7 +149,8 @@ def _decoded(epoch: int, step: int, content: pa.Buffer) -> Observation:
 
 
 def _of_schema(observation: Observation) -> Observation:
-    """The same with the dtypes that a file gives back, for its checksum is over their bytes."""
+    """The observation with the dtypes of the file's columns. The checksum covers their bytes, so it must be computed
+    on the same dtypes before writing and after reading."""
     return Observation(
         **{
             name: np.asarray(column, _FIELDS[name].type.to_pandas_dtype())
@@ -158,7 +160,7 @@ def _of_schema(observation: Observation) -> Observation:
 
 
 def _told(observation: Observation) -> dict[str, np.ndarray]:
-    """The columns that there are, by their fields."""
+    """The columns that the observation has, by field name."""
     return {name: column for name, column in observation._asdict().items() if column is not None}
 
 

@@ -1,6 +1,6 @@
-"""What is deleted after a commit: old checkpoints, and what crashed writes left behind.
+"""Deletion after a commit: old checkpoints and the remains of crashed writes.
 
-Nothing newer than the newest manifest is touched: that may be a checkpoint in the making.
+Files newer than the newest manifest are kept, because they may belong to a checkpoint that is being written.
 """
 
 import re
@@ -26,21 +26,21 @@ _OF_EPOCH = re.compile(r"(?:manifests|log)/e(\d+)")
 
 
 def prune(storage: Storage, keep: int, keep_best: bool = False) -> list[str]:
-    """Keep the newest `keep` manifests and all milestones, with every file that one of them names; and with
-    `keep_best` the one that `best` finds.
+    """Deletes old checkpoints and returns the deleted paths.
 
-    Goes: other manifests, and the files of their and earlier checkpoints that no kept manifest names; of
-    older epochs also files that were never finished. A manifest that cannot be read is left as it is,
-    together with the folder of its checkpoint, for a person to look at; it does not count as kept.
+    Kept are the newest `keep` manifests, all milestones and, with `keep_best`, the manifest that `best` returns, each
+    with all files that it lists. Deleted are all other manifests, the files of this and earlier checkpoints that no
+    kept manifest lists, and unfinished files of older epochs. A manifest that cannot be read stays, with its
+    checkpoint's folder, so that a person can inspect it; it does not count towards `keep`.
 
-    Returns the paths deleted. A manifest goes before its files, so that one cut short leaves only files
-    which the next call sweeps.
+    A manifest is deleted before its files. A deletion that is interrupted therefore leaves only files without a
+    manifest, and the next call deletes those.
 
     Raises:
-        CheckpointError: a newer driver has claimed the run and may be reading what would go.
+        CheckpointError: a newer driver has claimed the run and may be reading these files.
     """
     if keep < 1:
-        raise ValueError(f"at least the newest checkpoint must be kept, not {keep}")
+        raise ValueError(f"keep={keep}: at least the newest checkpoint must be kept")
     names = manifests(storage)
     if not names:
         return []
@@ -83,10 +83,9 @@ def prune(storage: Storage, keep: int, keep_best: bool = False) -> list[str]:
 
 
 def best(manifests: Iterable[Manifest], lineage: Sequence[Segment]) -> Manifest | None:
-    """The manifest with the highest held-out accuracy, the earliest of equals; None when none was evaluated.
+    """The manifest with the highest held-out accuracy, the earliest of equals; None if none was evaluated.
 
-    lineage: only those on this way count: a run that went back to an earlier checkpoint has nothing to do any
-        more with what came after that.
+    lineage: only manifests in this history count; those that a rewind discarded do not.
     """
     evaluated = [
         m for m in manifests if m.accuracy is not None and on_the_way(lineage, m.epoch, m.step)
@@ -95,7 +94,7 @@ def best(manifests: Iterable[Manifest], lineage: Sequence[Segment]) -> Manifest 
 
 
 def _moment_of(path: str) -> tuple[float, float]:
-    """Epoch and step of the checkpoint this file is of; never, if it is of none."""
+    """The epoch and step of the checkpoint that holds this file; (inf, 0) if it is in no checkpoint."""
     match = _OF_CHECKPOINT.match(path)
     return (int(match[1]), int(match[2])) if match else (float("inf"), 0)
 

@@ -1,11 +1,11 @@
-"""Snapshots of selectors as Arrow files, and the same state over another number of shards.
+"""Snapshots of selectors as Arrow files, and redistribution of a snapshot over another number of shards.
 
-A snapshot is a dict of arrays and plain numbers. What is kept by prompt stands in groups: `moving_ids`,
-int64 (n,), and with it every array whose name begins with `moving_`, with the prompts on its last axis.
-All else is shared, and alike in every shard.
+A snapshot is a dict of arrays and plain numbers. Per-prompt arrays form groups with a common prefix: a group has
+`moving_ids`, int64 (n,), and every array whose name begins with `moving_` has these prompts on its last axis.
+All other entries are shared, and equal in every shard.
 
-The file holds one row, in which each array is a list, with its shape in the metadata of its column. The
-plain numbers are JSON in the metadata of the whole.
+The file holds one row. Each array is a list in a column of its own, with its shape in the column's metadata. The
+plain numbers are JSON in the schema's metadata.
 """
 
 import json
@@ -26,12 +26,12 @@ Snapshot = Mapping[str, Any]
 
 
 def shard_file(index: int, count: int) -> str:
-    """`beliefs-00003-of-00016.arrow`"""
+    """The name of a shard's file, such as `beliefs-00003-of-00016.arrow`."""
     return f"beliefs-{index:05}-of-{count:05}.arrow"
 
 
 def write_snapshot(storage: Storage, path: str, snapshot: Snapshot) -> Stored:
-    """Write a snapshot; `rows` of what comes back is the number of prompts in its largest group."""
+    """Writes a snapshot. `rows` of the result is the number of prompts in its largest group."""
     arrays = {name: value for name, value in snapshot.items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in snapshot.items() if name not in arrays}
     columns = [_one_row(array) for array in arrays.values()]
@@ -52,7 +52,7 @@ def write_snapshot(storage: Storage, path: str, snapshot: Snapshot) -> Stored:
 
 
 def read_snapshot(storage: Storage, stored: Stored) -> dict[str, Any]:
-    """The snapshot that was written, its arrays of the same dtypes and shapes.
+    """Reads a snapshot; its arrays have the dtypes and shapes with which they were written.
 
     Raises:
         CheckpointError: the file is missing, truncated or altered.
@@ -66,14 +66,14 @@ def read_snapshot(storage: Storage, stored: Stored) -> dict[str, Any]:
 
 
 def reshard(snapshots: Sequence[Snapshot], count: int) -> list[dict[str, Any]]:
-    """The same state for `count` shards: each prompt's rows go where `hashing.shards` has it.
+    """Redistributes the snapshots of all shards over `count` shards; `hashing.shards` says which prompt goes where.
 
-    snapshots: of all shards there were, in any order.
+    snapshots: one for each of the old shards, in any order.
 
-    Selectors restored from these go on bit-equal to those of which the snapshots were taken.
+    Selectors restored from the result continue exactly, bit for bit, as the old ones would have.
 
     Raises:
-        CheckpointError: what shards have in common differs, so they are not of one run and step.
+        CheckpointError: the shared entries differ, so the snapshots are not from one run and step.
     """
     groups = _groups(snapshots[0])
     by_prompt = [name for name in snapshots[0] if name.startswith(tuple(f"{g}_" for g in groups))]
@@ -84,7 +84,7 @@ def reshard(snapshots: Sequence[Snapshot], count: int) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = [dict(shared) for _ in range(count)]
     for group in groups:
         ids = _joined(snapshots, f"{group}_ids")
-        order = np.argsort(ids)  # so that the result does not depend on how many shards there were
+        order = np.argsort(ids)  # makes the result independent of the old number of shards
         homes = shards(ids[order], count)
         rows = [order[homes == shard] for shard in range(count)]
         for name in by_prompt:
@@ -96,10 +96,10 @@ def reshard(snapshots: Sequence[Snapshot], count: int) -> list[dict[str, Any]]:
 
 
 def read_shard(storage: Storage, manifest: Manifest, index: int, count: int) -> dict[str, Any]:
-    """The snapshot for shard `index` of `count` from a checkpoint of any number of shards.
+    """The snapshot for shard `index` of `count`, from a checkpoint with any number of shards.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered, or the manifest names too few.
+        CheckpointError: a file is missing, truncated or altered, or the manifest does not list all shards.
     """
     then = manifest.belief_shards
     named = {file.path.rpartition("/")[2]: file for file in manifest.files}
@@ -126,7 +126,7 @@ def _check_shared(shared: Snapshot, other: Snapshot, by_prompt: Sequence[str], i
     for name, value in shared.items():
         if not np.array_equal(value, other[name]):
             raise CheckpointError(
-                f"shards 0 and {index} are not of one run and step: their {name} is "
+                f"the snapshots of shards 0 and {index} are not of one run and step: their {name} is "
                 f"{value} and {other[name]}"
             )
 

@@ -1,6 +1,6 @@
-"""From the rewards of a group to the advantages of its responses (GRPO, arXiv 2402.03300, eq. 3).
+"""Advantages of a group's responses, from their rewards (GRPO, arXiv 2402.03300, eq. 3).
 
-A group whose rewards are all equal has advantage zero throughout: it carries no gradient, and the
+If all rewards of a group are equal, all its advantages are zero. Such a group carries no gradient, and the
 pipeline does not send it to the learner.
 """
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 def group_advantages(
     scores: NDArray[np.float64], *, norm_by_std: bool = True, eps: float = 1e-6
 ) -> NDArray[np.float64]:
-    """Advantage of each response within its group: ``(r - mean) / (std + eps)``.
+    """The advantage of each response within its group: ``(r - mean) / (std + eps)``.
 
     Args:
-        scores: (..., k) rewards, a group along the last axis.
-        norm_by_std: divide by the group's standard deviation (GRPO). False leaves the centred
-            reward, which does not favour groups that are nearly all right or wrong
-            (Dr. GRPO, arXiv 2503.20783).
+        scores: (..., k) rewards; the last axis is the group.
+        norm_by_std: whether to divide by the group's standard deviation (GRPO). False returns the
+            centred reward, which gives no extra weight to groups that are nearly all right or
+            nearly all wrong (Dr. GRPO, arXiv 2503.20783).
         eps: added to the standard deviation.
 
     Returns:
-        (..., k) float64. The deviation is the sample's (n - 1), as in verl's
+        (..., k) float64. The standard deviation is that of a sample (divisor n - 1), as in verl's
         ``compute_grpo_outcome_advantage``.
     """
     scores = np.asarray(scores, dtype=np.float64)
@@ -34,6 +34,6 @@ def group_advantages(
 
 
 def carries_gradient(scores: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which groups have rewards that differ: (..., k) -> (...)."""
+    """Whether each group has rewards that differ: (..., k) -> (...)."""
     scores = np.asarray(scores)
     return np.asarray(scores.max(axis=-1) > scores.min(axis=-1))

@@ -1,8 +1,8 @@
 """The GRPO objective on tensors: clipped policy gradient, KL to a reference, entropy.
 
-Each function gives one value a token, shape (b, t). `token_weights` then says what each token counts
-for, relative to the whole minibatch and not to the micro-batch it travels in, so the sum over any
-split into micro-batches, on any number of ranks, is the same loss.
+Each term has one value per token, shape (b, t). `token_weights` gives each token's weight in the loss, relative to
+the whole minibatch instead of its micro-batch. The weighted sum is therefore the same loss for any split into
+micro-batches and any number of ranks.
 """
 
 from typing import Literal, NamedTuple
@@ -32,23 +32,23 @@ def to_tensors(batch: PaddedBatch, device: torch.device) -> PaddedTensors:
 
 
 class TokenScores(NamedTuple):
-    """What the objective asks of a policy about each predicted token, (b, t - 1) float32; off the responses it
-    takes no notice."""
+    """The log-probability and entropy that the objective needs for each predicted token, (b, t - 1) float32. Values
+    outside the responses are ignored."""
 
     logprobs: Tensor
     entropy: Tensor  # nats
 
 
 class PolicyLoss(NamedTuple):
-    """Per token, each (b, t)."""
+    """The loss of each token and whether it was clipped, each (b, t)."""
 
     loss: Tensor  # to be minimised
-    clipped: Tensor  # bool: the upper or lower clip is in force
-    dual_clipped: Tensor  # bool: the dual clip is in force
+    clipped: Tensor  # bool: the upper or lower clip is active
+    dual_clipped: Tensor  # bool: the dual clip is active
 
 
 def token_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability of each target under ``softmax(logits / temperature)``.
+    """The log-probability of each target under ``softmax(logits / temperature)``.
 
     Args:
         logits: (b, t, vocabulary), any float dtype; computed in float32.
@@ -63,7 +63,7 @@ def token_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) ->
 
 
 def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy in nats of ``softmax(logits / temperature)``: (b, t, vocabulary) -> (b, t) float32."""
+    """The entropy in nats of ``softmax(logits / temperature)``: (b, t, vocabulary) -> (b, t) float32."""
     logprobs = (logits.float() / temperature).log_softmax(-1)
     return -(logprobs.exp() * logprobs).sum(-1)
 
@@ -77,17 +77,17 @@ def policy_loss(
     clip_high: float = 0.28,
     dual_clip: float = 10.0,
 ) -> PolicyLoss:
-    """The clipped surrogate (PPO, arXiv 1707.06347, eq. 7), with
+    """The clipped surrogate loss (PPO, arXiv 1707.06347, eq. 7), with
 
-    - an upper clip of its own (clip-higher; DAPO, arXiv 2503.14476, eq. 10), and
-    - dual clip (arXiv 1912.09729, eq. 5): with a negative advantage the loss is at most
-      ``dual_clip * |advantage|``, so that a ratio that has run away cannot dominate the batch.
+    - a separate upper clip (clip-higher; DAPO, arXiv 2503.14476, eq. 10), and
+    - dual clip (arXiv 1912.09729, eq. 5): for a negative advantage the loss is at most
+      ``dual_clip * |advantage|``, so that a very large ratio cannot dominate the batch.
 
-    As in verl's ``compute_policy_loss_vanilla``, the log-ratio is held within [-20, 20].
+    As in verl's ``compute_policy_loss_vanilla``, the log-ratio is clamped to [-20, 20].
 
     Args:
-        logprobs: (b, t) of the policy in training; carries the gradient.
-        old_logprobs: (b, t) of the policy that the ratio is against.
+        logprobs: (b, t) log-probabilities of the policy in training; they carry the gradient.
+        old_logprobs: (b, t) log-probabilities of the policy in the ratio's denominator.
         advantages: (b, t) or (b, 1).
     """
     ratio = (logprobs - old_logprobs).clamp(-20.0, 20.0).exp()
@@ -104,25 +104,25 @@ def policy_loss(
 
 
 def importance_weights(proximal: Tensor, sampled: Tensor, cap: float) -> Tensor:
-    """Truncated importance sampling: ``min(proximal / sampled, cap)`` a token, without gradient.
+    """Weights of truncated importance sampling: ``min(proximal / sampled, cap)`` per token, without gradient.
 
-    It corrects for a policy that sampled with older weights, or computes in another precision, than the
-    learner's: IMPALA's truncation (arXiv 1802.01561, eq. 1), with the proximal policy apart from the one
-    that sampled (decoupled PPO, arXiv 2110.00641, eq. 7), as verl and OpenRLHF do for their engines.
+    They correct for an engine that samples with older weights, or computes in another precision, than the
+    learner. The truncation is IMPALA's (arXiv 1802.01561, eq. 1). The proximal policy is separate from the
+    policy that sampled (decoupled PPO, arXiv 2110.00641, eq. 7), as in verl and OpenRLHF.
 
     Args:
-        proximal, sampled: (b, t) log-probabilities of the learner's policy before the batch's first update,
-            and of the engine's.
-        cap: above 0.
+        proximal: (b, t) log-probabilities of the learner's policy before the batch's first update.
+        sampled: (b, t) log-probabilities of the engine's policy.
+        cap: upper bound on a weight, above 0.
     """
     return (proximal - sampled).clamp(-20.0, 20.0).exp().clamp(max=cap).detach()
 
 
 def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference) a token: ``r - 1 - log r >= 0``, r = reference/policy.
+    """Schulman's k3 estimate of KL(policy || reference) per token: ``r - 1 - log r >= 0``, r = reference/policy.
 
-    http://joschu.net/blog/kl-approx.html; GRPO, arXiv 2402.03300, eq. 4. Held within [-20, 20] in
-    the log and [-10, 10] in the value, as verl's ``low_var_kl`` is.
+    http://joschu.net/blog/kl-approx.html; GRPO, arXiv 2402.03300, eq. 4. As in verl's ``low_var_kl``, log r
+    is clamped to [-20, 20] and the estimate to [-10, 10].
     """
     log_r = (reference_logprobs - logprobs).clamp(-20.0, 20.0)
     return (log_r.exp() - log_r - 1.0).clamp(-10.0, 10.0)
@@ -135,17 +135,18 @@ def token_weights(
     minibatch_tokens: int,
     minibatch_sequences: int,
 ) -> Tensor:
-    """What each token counts for in the minibatch's loss; over the minibatch the weights sum to one.
+    """The weight of each token in the minibatch's loss; over the minibatch the weights sum to one.
 
-    - ``token-mean`` (DAPO, eq. 10): every response token of the minibatch counts the same.
-    - ``sequence-mean`` (GRPO, eq. 3): every response counts the same, its tokens share that.
+    - ``token-mean`` (DAPO, eq. 10): every response token of the minibatch has the same weight.
+    - ``sequence-mean`` (GRPO, eq. 3): every response has the same weight, divided equally among its tokens.
 
     Args:
         mask: (b, t) float, 1 on response tokens.
-        minibatch_tokens, minibatch_sequences: sizes of the whole minibatch, over all ranks.
+        minibatch_tokens: response tokens of the whole minibatch, over all ranks.
+        minibatch_sequences: responses of the whole minibatch, over all ranks.
 
     Returns:
-        (b, t) float32, zero off the mask.
+        (b, t) float32, zero where the mask is zero.
     """
     if aggregation == "token-mean":
         return mask / minibatch_tokens
@@ -163,14 +164,14 @@ def grpo_loss(
     minibatch_sequences: int,
     first: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`grpo_loss_of` for a policy whose logits are all at hand. That takes memory: 42 GB for 3 sequences of 5,120
-    tokens with a vocabulary of 151,936.
+    """`grpo_loss_of` from all logits at once. This needs much memory: 42 GB for 3 sequences of 5,120 tokens with a
+    vocabulary of 151,936.
 
     Args:
         logits: (b, t, vocabulary) of the policy in training; position i predicts token i + 1.
-        reference_logits: likewise of the reference policy; needed when ``kl_coef > 0``.
-        minibatch_tokens, minibatch_sequences: of the whole minibatch, see `token_weights`.
-        first: the batch has made no update yet, so that the policy in training is the proximal one.
+        reference_logits: (b, t, vocabulary) of the reference policy; required if ``kl_coef > 0``.
+        minibatch_tokens, minibatch_sequences: sizes of the whole minibatch, see `token_weights`.
+        first: whether this is the batch's first update, so that the policy in training is the proximal policy.
     """
     targets = batch.tokens[:, 1:]
     if reference_logits is not None:
@@ -190,12 +191,12 @@ def grpo_loss(
 def score_tokens(
     logits: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
 ) -> TokenScores:
-    """Log-probability of each target, and entropy, under ``softmax(logits / temperature)``.
+    """The log-probability of each target, and the entropy, under ``softmax(logits / temperature)``.
 
     Args:
         logits: (..., vocabulary).
         targets: (...) int64.
-        entropy_gradient: the loss has an entropy bonus, so that the entropy carries a gradient.
+        entropy_gradient: whether the entropy carries a gradient, as an entropy bonus in the loss requires.
     """
     logprobs = token_logprobs(logits, targets, temperature)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
@@ -211,16 +212,16 @@ def grpo_loss_of(
     minibatch_sequences: int,
     first: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What one micro-batch contributes to its minibatch's loss.
+    """One micro-batch's contribution to the loss of its minibatch.
 
     Args:
-        scores: of the policy in training.
-        batch: its `reference` is needed when ``kl_coef > 0``.
-        minibatch_tokens, minibatch_sequences: of the whole minibatch, see `token_weights`.
-        first: the batch has made no update yet, so that the policy in training is the proximal one.
+        scores: log-probabilities and entropies of the policy in training.
+        batch: the micro-batch; its `reference` is required if ``kl_coef > 0``.
+        minibatch_tokens, minibatch_sequences: sizes of the whole minibatch, see `token_weights`.
+        first: whether this is the batch's first update, so that the policy in training is the proximal policy.
 
     Returns:
-        The loss, a scalar, and verl's metrics for each predicted token, (b, t - 1).
+        The loss, a scalar, and verl's metrics for each predicted token, each (b, t - 1).
     """
     logprobs, entropy = scores
     mask, sampled, proximal = batch.response[:, 1:], batch.logprobs[:, 1:], batch.proximal[:, 1:]

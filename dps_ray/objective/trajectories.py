@@ -1,8 +1,8 @@
-"""What the learner trains on, as flat arrays that Ray passes without copying; and how it is cut up.
+"""Training data as flat arrays, which Ray passes without copying, and its division into micro-batches.
 
-A step's trajectories are shuffled into minibatches (an optimizer step each), a minibatch is dealt to
-the ranks, and each rank's share is packed into micro-batches (a forward and backward pass each) of a
-bounded number of tokens. The loss does not depend on the packing: `objective.token_weights`.
+A step's trajectories are shuffled into minibatches, one for each optimizer step. Each minibatch is distributed over
+the ranks, and each rank's share is packed into micro-batches of a bounded number of tokens, one for each forward and
+backward pass. The loss does not depend on the packing: see `dps_ray.objective.grpo.token_weights`.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 
 class Images(NamedTuple):
-    """The encoded images that the prompts of n trajectories show; those of the same prompt share them."""
+    """The encoded images in the prompts of n trajectories. Trajectories of the same prompt share them."""
 
-    files: NDArray[np.uint8]  # one after the other
-    ends: NDArray[np.int64]  # (files,) where each ends
-    firsts: NDArray[np.int64]  # (n,) a trajectory's first file,
-    counts: NDArray[np.int64]  # (n,) and how many are its own, in the order they are shown
+    files: NDArray[np.uint8]  # concatenated
+    ends: NDArray[np.int64]  # (files,) end of each file in `files`
+    firsts: NDArray[np.int64]  # (n,) index of each trajectory's first file
+    counts: NDArray[np.int64]  # (n,) number of each trajectory's files, in the prompt's order
 
     def of(self, row: int) -> range:
-        """Which files are a trajectory's."""
+        """The indices of a trajectory's files."""
         return range(self.firsts[row], self.firsts[row] + self.counts[row])
 
     def file(self, index: int) -> bytes:
@@ -37,12 +37,12 @@ class Trajectories(NamedTuple):
     prompt_lengths: NDArray[np.int64]  # (n,)
     response_lengths: NDArray[np.int64]  # (n,), at least 1
     advantages: NDArray[np.float32]  # (n,)
-    # (sum of response lengths,) of the policy as it was before the first update of this batch, which is
-    # what the clipped ratio is against; None: of the policy that sampled.
+    # (sum of response lengths,) log-probabilities of the policy before this batch's first update, the denominator
+    # of the clipped ratio; None: use `logprobs`.
     proximal: NDArray[np.float32] | None = None
-    # (sum of response lengths,) of the reference policy; None: there is none.
+    # (sum of response lengths,) log-probabilities of the reference policy; None: there is no reference policy.
     reference: NDArray[np.float32] | None = None
-    images: Images | None = None  # None: no prompt has any
+    images: Images | None = None  # None: no prompt has images
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -51,19 +51,21 @@ class Trajectories(NamedTuple):
 
 
 class PaddedBatch(NamedTuple):
-    """A micro-batch, padded on the right to its longest sequence t; b sequences. A model whose attention is causal
-    needs no mask for that: what comes after a token changes nothing of it."""
+    """A micro-batch of b sequences, padded on the right to the length t of the longest. A model with causal attention
+    needs no padding mask, because later tokens do not affect earlier ones."""
 
     tokens: NDArray[np.int64]  # (b, t), 0 on padding
     response: NDArray[np.float32]  # (b, t), 1 on response tokens
-    logprobs: NDArray[np.float32]  # (b, t), 0 off the response
-    proximal: NDArray[np.float32]  # (b, t), likewise
-    reference: NDArray[np.float32]  # (b, t), likewise; all 0 without a reference policy
+    logprobs: NDArray[np.float32]  # (b, t), 0 outside the response
+    proximal: NDArray[np.float32]  # (b, t), 0 outside the response
+    reference: NDArray[
+        np.float32
+    ]  # (b, t), 0 outside the response; all 0 without a reference policy
     advantages: NDArray[np.float32]  # (b, 1)
 
 
 def minibatches(n: int, count: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Shuffle n trajectories into at most `count` minibatches of near equal size, none empty."""
+    """Shuffles n trajectories into at most `count` minibatches of nearly equal size, none of them empty."""
     order = rng.permutation(n)
     return [order[i::count] for i in range(min(count, n))]
 
@@ -71,16 +73,17 @@ def minibatches(n: int, count: int, rng: np.random.Generator) -> list[NDArray[np
 def micro_batches(
     lengths: NDArray[np.int64], max_tokens: int, ranks: int
 ) -> list[list[NDArray[np.int64]]]:
-    """Deal a minibatch to ranks and pack each rank's share, longest first.
+    """Distributes a minibatch over the ranks and packs each rank's share, longest first.
 
     Args:
         lengths: (n,) tokens of each sequence.
-        max_tokens: bound on sequences x longest sequence of a micro-batch, padding included.
-        ranks: learner ranks. All get the same number of micro-batches, since every forward and
-            backward pass is a collective under ZeRO; the surplus ones are empty.
+        max_tokens: bound on the number of sequences times the longest sequence of a micro-batch,
+            padding included.
+        ranks: number of learner ranks. All ranks get the same number of micro-batches, because
+            under ZeRO every forward and backward pass is collective; some may be empty.
 
     Returns:
-        For each rank a list of index arrays into `lengths`.
+        For each rank, a list of index arrays into `lengths`.
 
     Raises:
         ValueError: a sequence is longer than max_tokens.
@@ -108,8 +111,8 @@ def _pack(
 
 
 def pad(trajectories: Trajectories, rows: NDArray[np.int64]) -> PaddedBatch:
-    """The given trajectories as one padded batch. No rows give one sequence of two tokens that
-    weigh nothing, for the ranks that must run a pass only because others do."""
+    """The given trajectories as one padded batch. Without rows it is one sequence of two tokens with
+    weight zero, for ranks that run a pass only because the other ranks do."""
     if len(rows) == 0:
         nothing = np.zeros((1, 2), dtype=np.float32)
         blank = nothing.astype(np.int64)
@@ -136,7 +139,7 @@ def pad(trajectories: Trajectories, rows: NDArray[np.int64]) -> PaddedBatch:
 
 
 def with_blank(batch: PaddedBatch, token: int) -> PaddedBatch:
-    """The batch and a sequence of this token alone, which weighs nothing."""
+    """The batch with one more sequence, which consists of this token and has weight zero."""
     blank = PaddedBatch(*map(_with_a_row_of_zeros, batch))
     blank.tokens[-1, 0] = token
     return blank
@@ -152,8 +155,8 @@ def unpad(
     rows: NDArray[np.int64],
     out: NDArray[np.float32],
 ) -> None:
-    """Write what a micro-batch gave for each token, (b, t) as `pad` laid it out, to the places of these
-    trajectories' response tokens in `out`, (sum of response lengths,)."""
+    """Copies the values of a micro-batch's response tokens to these trajectories' positions in `out`. `padded` is
+    (b, t) in the layout of `pad`; `out` is (sum of response lengths,)."""
     response_starts = np.concatenate([[0], np.cumsum(trajectories.response_lengths)])
     for line, row in enumerate(rows):
         first, end = int(trajectories.prompt_lengths[row]), int(trajectories.lengths[row])
@@ -163,7 +166,7 @@ def unpad(
 def concatenate(
     sequences: Sequence[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32], float]],
 ) -> Trajectories:
-    """Join (prompt tokens, response tokens, response log-probs, advantage) into flat arrays."""
+    """Concatenates (prompt tokens, response tokens, response log-probs, advantage) tuples into flat arrays."""
     prompts, responses, logprobs, advantages = zip(*sequences, strict=True)
     interleaved = [part for pair in zip(prompts, responses, strict=True) for part in pair]
     return Trajectories(
@@ -176,8 +179,8 @@ def concatenate(
 
 
 def pack_images(of_each: Sequence[Sequence[bytes]]) -> Images | None:
-    """The encoded images of each of n trajectories; those next to each other that have the very same files
-    share them. None if there are no images."""
+    """Packs the encoded images of n trajectories; None if there are no images. Adjacent trajectories whose entry is
+    the same object share the files."""
     if not any(of_each):
         return None
     files: list[bytes] = []

@@ -1,7 +1,7 @@
-"""Columns of prompt files in one Arrow type each, whichever of several their writers chose for the same values.
+"""Normalises the Arrow types of prompt files, because writers use different types for the same values.
 
-pandas writes `large_string`, polars `large_list` and `fixed_size_list`, DataFusion `string_view`, and categories
-are dictionaries. A batch is cast once, after it is decoded, to what `one_type` says:
+pandas writes `large_string`, polars `large_list` and `fixed_size_list`, and DataFusion `string_view`; categories are
+written as dictionaries. Each decoded batch is cast once, to the types that `one_type` returns:
 
     large_list, fixed_size_list, list_view           list
     string_view, dictionary of strings               large_string
@@ -9,7 +9,7 @@ are dictionaries. A batch is cast once, after it is decoded, to what `one_type` 
     dictionary of other values                       the type of those values
     text in data_source and prompt, bytes included   string
 
-The values stay the same, and so do the ids that are made from them.
+The cast changes neither the values nor the ids that are made from them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ _TEXTFIELDS = ("role", "content", "type", "text")  # of messages, and of the par
 
 
 class NotTextError(ValueError):
-    """Bytes in a column of text are not UTF-8. `row` counts from the first row of the array."""
+    """A text column holds bytes that are not UTF-8. `row` counts from the first row of the array."""
 
     def __init__(self, row: int) -> None:
         super().__init__("holds bytes that are not UTF-8; write it as text")
@@ -39,10 +39,11 @@ def batches(
     groups: Sequence[int] | None = None,
     threads: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, at most `size` at a time; of all columns and row groups unless some are named.
+    """Yields the rows of a file, at most `size` at a time. `columns` and `groups` select columns and row groups; None
+    selects all.
 
-    Arrow cannot join dictionaries inside other types, such as polars writes of categories in a struct, over
-    row groups. A file with such a column is read one row group at a time.
+    Arrow cannot combine nested dictionaries across row groups. polars writes such dictionaries for categories in a
+    struct. A file with such a column is read one row group at a time.
     """
     together = [list(range(file.num_row_groups)) if groups is None else groups]
     if any(
@@ -56,15 +57,15 @@ def batches(
 
 
 def one_type(field: pa.Field) -> pa.DataType:
-    """The type that a column of a file is cast to, by the table above."""
+    """The type that a file's column is cast to, from the table above."""
     return _one_type(field.type, field.name in _TEXT_COLUMNS)
 
 
 def cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """The values as another type; the same array if they have that type already.
+    """Casts the values to another type; returns the same array if they already have it.
 
     Raises:
-        NotTextError: see there.
+        NotTextError: the values are bytes that are not UTF-8, and `kind` is a text type.
     """
     if values.type == kind:
         return values
@@ -73,7 +74,7 @@ def cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
         return values.cast(kind)
     except pa.ArrowInvalid:
         for row in range(len(values)):
-            # Arrow casts the values of a list that a slice leaves out too, so a row is made anew.
+            # Casting a slice of a list array would also cast the list values outside the slice, so the row is rebuilt.
             try:
                 pa.array([values[row].as_py()], kind)
             except pa.ArrowInvalid:
@@ -82,12 +83,12 @@ def cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether values of this type are text, or bytes that `cast` may turn into text."""
+    """Whether values of this type are text, or bytes that `cast` can decode to text."""
     return _is_string(kind) or _is_bytes(kind)
 
 
 def lists(lengths: pa.Array, values: pa.Array) -> pa.ListArray:
-    """The values in consecutive lists of these lengths; null where a length is."""
+    """Splits the values into consecutive lists of these lengths. A list is null where its length is null."""
     ends = np.cumsum(lengths_of(lengths), dtype=np.int32)
     starts_and_end = pa.array(np.concatenate((np.zeros(1, dtype=np.int32), ends)))
     missing = lengths.is_null() if lengths.null_count else None
@@ -95,12 +96,12 @@ def lists(lengths: pa.Array, values: pa.Array) -> pa.ListArray:
 
 
 def lengths_of(lengths: pa.Array) -> NDArray[np.int32]:
-    """Lengths of lists, 0 where a list is null."""
+    """The lengths as int32, with 0 where a length is null."""
     return pc.fill_null(lengths, 0).to_numpy()
 
 
 def _one_type(kind: pa.DataType, text: bool) -> pa.DataType:
-    """`text`: whether strings and bytes of this type are text of a prompt or the name of a data source."""
+    """As `one_type`. `text`: whether strings and bytes of this type hold prompt text or a data source's name."""
     if pa.types.is_dictionary(kind):
         values = _one_type(kind.value_type, text)
         return pa.large_string() if _is_string(values) and not text else values
@@ -121,7 +122,7 @@ def _one_type(kind: pa.DataType, text: bool) -> pa.DataType:
 
 
 def _holds(wanted: Callable[[pa.DataType], bool], kind: pa.DataType) -> bool:
-    """Whether a type, or one inside it, is a wanted one."""
+    """Whether `wanted` is true of a type or of a type nested in it."""
     return wanted(kind) or any(_holds(wanted, inner) for inner in _inner(kind))
 
 
@@ -134,7 +135,7 @@ def _is_list_view(kind: pa.DataType) -> bool:
 
 
 def _without_list_views(values: pa.Array) -> pa.Array:
-    """The values with lists in place of list views.
+    """The values with list views converted to lists.
 
     Arrow's own cast ignores the sizes of a list view and reads past the end of its offsets
     (github.com/apache/arrow/pull/50976).

@@ -1,7 +1,7 @@
-"""The pool of prompts: ids in memory, everything else on disk until it is asked for.
+"""The pool of prompts, with ids in memory and everything else read from disk on demand.
 
-`PromptTable` finds any few hundred prompts among ten million by their ids without loading the
-files: it keeps 16 bytes per prompt, the ids in file order and the order that sorts them.
+`PromptTable` finds a few hundred prompts among ten million by their ids without loading the files. It
+keeps 16 bytes per prompt: the ids in file order, and the permutation that sorts them.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from dps_ray.prompts.messages import message_texts
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
-# Keeps the ids made for repeated rows apart from the hashes they are made of.
+# Separates the ids made for repeated rows from the hashes that they are made from.
 _REPEATS = hash_key(0x726570656174)
 
 
 class Prompt(NamedTuple):
-    """One row of the pool, in the words of verl's schema."""
+    """One row of the pool, with the field names of verl's schema."""
 
     id: int
     messages: list[dict[str, Any]]  # {role, content} each
@@ -39,9 +39,9 @@ class Prompt(NamedTuple):
 
 
 class PromptTable:
-    """Prompts in one or more Parquet files, checked, and read at random by id.
+    """Checked prompts in one or more Parquet files, with random access by id.
 
-    `ids` is int64 (N,), unique, in file order. Make one with `open`.
+    `ids` is int64 (N,), unique, in file order. Use `open` to create a table.
     """
 
     def __init__(self, files: Sequence[PromptFile], ids: NDArray[np.int64]) -> None:
@@ -59,18 +59,19 @@ class PromptTable:
         id_column: str | None = None,
         progress: Progress | None = None,
     ) -> "PromptTable":
-        """Opens a Parquet file, a folder of them, or several, and checks every row once.
+        """Opens a Parquet file, a folder of Parquet files, or a list of these, and checks every row once.
 
         Args:
-            id_column: a column of unique integers. Without one ids are made from the rows: a hash
-                of data source, messages and ground truth, so that a prompt keeps its id when files
-                are merged, split or reordered. Rows that are equal in these, which published data
-                sets do contain, get an id each from the hash and how many came before.
-            progress: called with (rows checked, rows in all).
+            id_column: a column of unique integers. None makes ids from the rows: each is a hash of
+                data source, messages and ground truth, so a prompt keeps its id when files are
+                merged, split or reordered. Published data sets contain rows that are equal in all
+                three; the id of a repeated row also depends on how many equal rows precede it.
+            progress: called with (rows checked, total rows).
 
         Raises:
-            DataError: a file is missing, is no Parquet, or has no rows; a column is missing or of
-                the wrong type; a prompt is empty; an id occurs twice. Names file, row, column.
+            DataError: a file is missing, is not a Parquet file, or has no rows; a column is missing
+                or has the wrong type; a prompt is empty; an id occurs twice. The message names
+                file, row and column.
         """
         files = [PromptFile(file, id_column) for file in _find(path)]
         total = sum(map(len, files))
@@ -89,10 +90,10 @@ class PromptTable:
         return len(self.ids)
 
     def rows(self, ids: NDArray[np.int64] | Sequence[int]) -> list[Prompt]:
-        """The prompts with these ids, in the order asked for.
+        """The prompts with these ids, in the same order.
 
         Raises:
-            DataError: an id is unknown, or an image's file is not there.
+            DataError: an id is unknown, or an image's file is missing.
         """
 
         def read(file: PromptFile, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -104,11 +105,11 @@ class PromptTable:
         return [_prompt(int(id_), row) for id_, row in zip(ids, self._take(ids, read), strict=True)]
 
     def place(self, id_: int) -> str:
-        """The file and row of a prompt, as errors name it."""
+        """The file and row of a prompt, as text for error messages."""
         return self._place(int(self._rows_of([id_])[0]))
 
     def texts(self, ids: NDArray[np.int64] | Sequence[int]) -> list[str]:
-        """The messages' contents, joined by newlines, of each prompt, in the order asked for."""
+        """The text of each prompt, in the order of `ids`: its messages' contents, joined by newlines."""
 
         def read(file: PromptFile, rows: NDArray[np.int64]) -> list[str]:
             return message_texts(file.take(rows, ["prompt"])["prompt"].combine_chunks()).to_pylist()
@@ -116,17 +117,18 @@ class PromptTable:
         return self._take(ids, read)
 
     def all_texts(self) -> Iterator[pa.StringArray]:
-        """The text of every prompt in file order, some thousands at a time."""
+        """Yields the texts of all prompts in file order, in batches of some thousands."""
         for file in self._files:
             yield from file.texts()
 
     def clusters(self, ids: NDArray[np.int64], column: str | None = None) -> NDArray[np.int32]:
-        """The cluster of each of these prompts, int32 (n,): the values of a column, numbered in their order.
+        """The cluster number of each of these prompts, int32 (n,): its value's position among the column's sorted
+        values, compared as strings.
 
-        column: of strings or integers; `extra_info.level` is a key of extra_info. None: data_source.
+        column: a column of strings or integers, or a field such as `extra_info.level`; None means data_source.
 
         Raises:
-            DataError: a file has no such column, or another type in it; a value is missing.
+            DataError: a file lacks the column, the column has another type, or a value is missing.
         """
         wanted = column or "data_source"
         parts = [part for file in self._files for part in file.values(wanted)]
@@ -137,7 +139,7 @@ class PromptTable:
 
     @property
     def files_of_strings(self) -> list[Path]:
-        """The files whose prompts are strings; `rows` makes a message of a user of each."""
+        """The files whose prompts are strings. `rows` turns each such prompt into one message of role user."""
         return [file.path for file in self._files if file.holds_strings]
 
     @property
@@ -147,7 +149,7 @@ class PromptTable:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the files' bytes and of the ids: it changes when any row does, or their order."""
+        """SHA-256 of the ids and the files' bytes. It changes when any row or the order of rows changes."""
         digest = hashlib.sha256(self.ids.data)
         for file in self._files:
             digest.update(file.digest())
@@ -158,7 +160,7 @@ class PromptTable:
         ids: NDArray[np.int64] | Sequence[int],
         read: Callable[[PromptFile, NDArray[np.int64]], list[T]],
     ) -> list[T]:
-        """What `read` makes of each of these prompts, in the order asked for."""
+        """The results of `read` for these prompts, in the order of `ids`."""
         rows, places = np.unique(self._rows_of(ids), return_inverse=True)
         found: list[T] = []
         for file, start, end in zip(self._files, self._starts, self._starts[1:], strict=False):
@@ -173,9 +175,7 @@ class PromptTable:
         rows = self._order[np.minimum(places, len(self.ids) - 1)]
         unknown = self.ids[rows] != wanted
         if unknown.any():
-            raise DataError(
-                f"no prompt has the id {wanted[unknown][0]}; `ids` holds those there are"
-            )
+            raise DataError(f"no prompt has the id {wanted[unknown][0]}; `ids` holds all known ids")
         return rows
 
     def _check_unique(self) -> None:
@@ -195,10 +195,10 @@ class PromptTable:
 
 
 def overlap(train: PromptTable, test: PromptTable) -> int:
-    """How many prompts of `test` occur, word for word, in `train`.
+    """The number of prompts of `test` whose text also occurs, word for word, in `train`.
 
-    Holds the texts of `test` in memory, and passes once over those of `train`. Prompts with images
-    are told apart by their images, not by words such as "Find x.": for them it is 0.
+    Holds the texts of `test` in memory and reads those of `train` once. Returns 0 if `test` has
+    images, because equal texts such as "Find x." may then belong to different images.
     """
     if test.has_images:
         return 0
@@ -211,7 +211,7 @@ def overlap(train: PromptTable, test: PromptTable) -> int:
 
 
 def note_on_strings(tables: Iterable[PromptTable]) -> str | None:
-    """What to tell a user whose prompts are strings, not messages; None if none of them are."""
+    """A note for the user if any prompts are strings instead of messages; otherwise None."""
     files = [str(file) for table in tables for file in table.files_of_strings]
     if not files:
         return None
@@ -220,7 +220,7 @@ def note_on_strings(tables: Iterable[PromptTable]) -> str | None:
 
 
 def _find(path: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files that a path, a folder or a list of these stands for."""
+    """The files that a path, a folder, or a list of these refers to."""
     if not isinstance(path, str | Path):
         return [file for one in path for file in _find(one)]
     path = Path(path)
@@ -228,7 +228,9 @@ def _find(path: str | Path | Sequence[str | Path]) -> list[Path]:
         return [path]
     files = sorted(path.glob("*.parquet"))
     if not files:
-        raise DataError(f"the folder {path} has no .parquet files; name another, or one file")
+        raise DataError(
+            f"the folder {path} has no .parquet files; name another folder, or one Parquet file"
+        )
     return files
 
 
@@ -251,7 +253,7 @@ def _image_files(entries: list[Any] | None, path: Path, row: int) -> list[bytes]
 
 
 def _number_repeats(hashes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ids from the hashes of rows: the second row with the same hash gets another id, and so on."""
+    """Makes ids from row hashes: of rows with the same hash, each after the first gets a different id."""
     order = np.argsort(hashes, kind="stable")
     in_order = hashes[order]
     is_first = np.concatenate(([True], in_order[1:] != in_order[:-1]))

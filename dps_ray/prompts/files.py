@@ -1,19 +1,18 @@
-"""Parquet files of prompts in verl's schema: checking them, reading rows at random, writing them.
+"""Parquet files of prompts in verl's schema: checks, random access to rows, writing.
 
     data_source   string
-    prompt        list of {role, content}   or a string; for these forms see `prompt_messages`
+    prompt        list of {role, content}   or a string; `dps_ray.prompts.messages` describes the forms
     reward_model  {style, ground_truth}     ground_truth of any type
     extra_info    {split, index, ...}       optional
     images        list of {bytes, path}     optional, one for each `<image>` in the contents
     ability       string                    written, not read
 
-An optional column of type null, which pandas and polars write where no row has a value, counts as absent. All
-Arrow types of text, bytes and lists are read: see `arrow_types`.
+An optional column of type null counts as absent; pandas and polars write such a column if no row has a value. All
+Arrow types of text, bytes and lists are accepted: see `dps_ray.prompts.arrow_types`.
 
-Files are memory-mapped and decoded batch by batch, so that memory is bounded by a batch and not by
-the file. To read one row its whole row group is decoded: small row groups (`write_prompts` makes
-them of 1,024 rows, and with images some dozens are enough) keep random reads fast; large ones, as
-pandas writes them, only make them slower.
+Files are memory-mapped and decoded batch by batch, so memory is bounded by the batch, not the file. Reading one row
+decodes its whole row group. Small row groups keep random reads fast: `write_prompts` makes groups of 1,024 rows, and
+a few dozen rows are enough with images. Large row groups, such as pandas writes, work but are slower.
 """
 
 import hashlib
@@ -47,12 +46,12 @@ OPTIONAL = ("extra_info", "images")
 
 _BATCH = 16_384  # rows decoded at a time
 _BATCH_WITH_IMAGES = 256
-# How the text of a list of messages begins, in JSON or as Python prints it.
+# Matches the start of a list of messages that was written as text, by JSON or by Python's `repr`.
 _PRINTED_MESSAGES = r"""^\s*\[\s*\{\s*['"](role|content)['"]\s*:"""
 
 
 class PromptFile:
-    """One Parquet file whose columns are those of the schema; DataError when they are not."""
+    """One Parquet file with the columns of the schema. The constructor raises DataError if its columns differ."""
 
     def __init__(self, path: Path, id_column: str | None) -> None:
         self.path = path
@@ -67,9 +66,9 @@ class PromptFile:
         return self._parquet.metadata.num_rows
 
     def checked_keys(self) -> Iterator[NDArray[np.int64]]:
-        """Checks every row, and yields batch by batch its id, or the hash of its content.
+        """Checks every row and yields the rows' ids batch by batch, or hashes of their content without an id column.
 
-        The hash covers what a reward depends on: data source, roles and contents, ground truth.
+        The hash covers all that a reward depends on: data source, roles and contents, ground truth.
         """
         columns = ["data_source", "prompt", "reward_model.ground_truth"]
         first = 0
@@ -83,16 +82,16 @@ class PromptFile:
             first += len(batch)
 
     def texts(self) -> Iterator[pa.StringArray]:
-        """The text of every prompt, batch by batch."""
+        """Yields the texts of all prompts, batch by batch."""
         for batch in self._batches(["prompt"]):
             yield message_texts(batch["prompt"])
 
     def values(self, column: str) -> Iterator[pa.DictionaryArray]:
-        """A column of strings or integers, or a field of a struct by its path, as strings, dictionary-encoded,
-        batch by batch.
+        """Yields a column's values batch by batch, as dictionary-encoded strings. `column` holds strings or integers,
+        and may be a path to a field of a struct.
 
         Raises:
-            DataError: there is none, it is of another type, or a value is missing.
+            DataError: the column is missing or has another type, or a value is missing.
         """
         kind: pa.DataType = pa.struct(list(self._parquet.schema_arrow))
         for name in column.split("."):
@@ -102,7 +101,7 @@ class PromptFile:
                 )
                 raise DataError(
                     f"{self.path} has no column {column!r}: there is no {name!r} (there is: {known}); name "
-                    "another as selector.cluster_column"
+                    "another column as selector.cluster_column"
                 )
             kind = kind.field(name).type
         read = one_type(pa.field(column, kind))
@@ -115,16 +114,16 @@ class PromptFile:
             values = batch[top]
             for field in fields:
                 values = pc.struct_field(values, field)
-            hint = "is null; give every row one, for it is selector.cluster_column"
+            hint = "is null; selector.cluster_column needs a value in every row"
             self._refuse(pc.is_null(values), first, column, hint)
             yield self._cast(values, pa.string(), first, column).dictionary_encode()
             first += len(batch)
 
     def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """These columns of the given rows, which are ascending and unique; prompts as lists of messages."""
+        """The given rows, ascending and unique, with these columns; prompts are converted to lists of messages."""
         wanted_groups = np.unique(np.searchsorted(self._group_ends, rows, side="right"))
         sizes = np.diff(self._group_ends, prepend=0)[wanted_groups]
-        # Where the wanted rows lie in the sequence of the wanted groups alone:
+        # Positions of the wanted rows within the concatenation of the wanted groups alone:
         skipped = self._group_ends[wanted_groups] - np.cumsum(sizes)
         places = rows - skipped[np.searchsorted(self._group_ends[wanted_groups], rows, "right")]
 
@@ -142,12 +141,12 @@ class PromptFile:
         return table.set_column(table.column_names.index("prompt"), "prompt", messages)
 
     def columns(self) -> list[str]:
-        """The columns a `Prompt` is made from, as far as this file has them."""
+        """The columns of this file that a `Prompt` is made from."""
         return [*REQUIRED, *(name for name in OPTIONAL if self._has(name))]
 
     @property
     def holds_strings(self) -> bool:
-        """Whether each prompt is a string, and not a list of messages."""
+        """Whether each prompt is a string instead of a list of messages."""
         return pa.types.is_string(one_type(self._parquet.schema_arrow.field("prompt")))
 
     def digest(self) -> bytes:
@@ -160,7 +159,7 @@ class PromptFile:
     ) -> Iterator[pa.RecordBatch]:
         size = _BATCH_WITH_IMAGES if "images" in columns else _BATCH
         first = 0
-        # Threads would decode columns in parallel, but cost more to start than small groups take.
+        # Threads decode columns in parallel, but for single small groups starting them takes longer than decoding.
         try:
             for batch in batches(
                 self._parquet, size, list(columns), groups, threads=groups is None
@@ -195,7 +194,7 @@ class PromptFile:
             if name not in schema.names:
                 raise DataError(
                     f"{self.path} has no column {name!r} (it has: {', '.join(schema.names)}); "
-                    f"needed are {', '.join(required)}, in verl's schema"
+                    f"verl's schema needs {', '.join(required)}"
                 )
         wants = [
             ("data_source", pa.types.is_string, "strings"),
@@ -211,7 +210,7 @@ class PromptFile:
         ]
         if self._id_column:
             wants.append(
-                (self._id_column, pa.types.is_integer, "64-bit integers, for it is id_column")
+                (self._id_column, pa.types.is_integer, "64-bit integers, as id_column requires")
             )
         for name, holds, what in wants:
             there = name in required or self._has(name)
@@ -224,9 +223,9 @@ class PromptFile:
     def _checked_fields(self, batch: pa.RecordBatch, first: int) -> tuple[pa.Array, pa.Array]:
         sources = batch["data_source"]
         missing = pc.fill_null(pc.equal(sources, ""), True)
-        self._refuse(missing, first, "data_source", "is empty; name the task it is scored by")
+        self._refuse(missing, first, "data_source", "is empty; name the task that scores the row")
         truths = pc.struct_field(batch["reward_model"], "ground_truth")
-        hint = "is null; give what the reward function compares responses with ('' if nothing)"
+        hint = "is null; give what the reward function compares responses with, or '' for nothing"
         self._refuse(pc.is_null(truths), first, "reward_model.ground_truth", hint)
         return sources, _as_text(truths)
 
@@ -239,7 +238,7 @@ class PromptFile:
         if part is not None:
             raise DataError(
                 f"{self.path}, row {first + part.row}, column 'prompt.content': holds a part of {part.what}; "
-                "write texts only, with `<image>` where an image belongs, and the image in the column 'images'"
+                "write texts only: mark an image with `<image>` and put it in the column 'images'"
             )
         messages = as_messages(prompts)
         hint = "is empty; give at least one message {role, content}"
@@ -266,7 +265,7 @@ class PromptFile:
             raise
 
     def _refuse(self, wrong: pa.BooleanArray, first: int, column: str, what: str) -> None:
-        """DataError for the first row where `wrong` is true; `first` is the batch's first row."""
+        """Raises a DataError for the first row where `wrong` is true. `first` is the number of the batch's first row."""
         row = pc.index(wrong, True).as_py()
         if row >= 0:
             raise DataError(f"{self.path}, row {first + row}, column {column!r}: {what}")
@@ -278,10 +277,10 @@ def write_prompts(
     row_group_size: int = 1024,
     schema: pa.Schema | None = None,
 ) -> int:
-    """Writes rows of verl's schema to a Parquet file made for random reads; returns their number.
+    """Writes rows of verl's schema to a Parquet file suited to random reads, and returns their number.
 
-    Without a schema the types are those of the first row group. The file appears under its name only when it is
-    complete. DataError when there are no rows, or a later row is of another type.
+    Without a schema the types are those of the first row group. The file gets its name only once it is complete.
+    Raises DataError if there are no rows, or if a later row has another type.
     """
     path, remaining = Path(path), iter(rows)
     groups = iter(lambda: list(islice(remaining, row_group_size)), [])
@@ -309,7 +308,7 @@ def _table(
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         last = first + len(group) - 1
         raise DataError(
-            f"rows {first} to {last} for {path} are not all of one type: {error}"
+            f"rows {first} to {last} for {path} have different types: {error}"
         ) from error
 
 
@@ -329,7 +328,7 @@ def _has_ground_truth(kind: pa.DataType) -> bool:
 
 
 def _as_text(values: pa.Array) -> pa.Array:
-    """Ground truths of any type as strings, to be hashed."""
+    """Ground truths of any type as strings, for hashing."""
     try:
         return pc.cast(values, pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
@@ -337,7 +336,7 @@ def _as_text(values: pa.Array) -> pa.Array:
 
 
 def _hashes(texts: pa.StringArray) -> NDArray[np.int64]:
-    """Stable hashes in [0, 2^63) of strings: the first 8 bytes of BLAKE2b."""
+    """Stable hashes of strings in [0, 2^63), from 8-byte BLAKE2b digests."""
     _, offset_buffer, data = texts.buffers()
     offsets = np.frombuffer(offset_buffer, np.int32, len(texts) + 1, 4 * texts.offset)
     view = memoryview(data)

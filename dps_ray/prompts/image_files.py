@@ -1,6 +1,6 @@
-"""The images of prompts, as encoded files: taken from a row, checked and decoded with Pillow.
+"""Images of prompts as encoded files: reading them from a row, checking and decoding them with Pillow.
 
-They stay encoded wherever they travel; decoded and cut into patches they are ten to a hundred times larger.
+Images are stored and sent encoded. Decoded and cut into patches, they are ten to a hundred times larger.
 """
 
 import warnings
@@ -14,13 +14,14 @@ from PIL import Image
 
 
 def encoded(entry: Any, folder: Path) -> bytes:
-    """The file in an entry of the column `images`: {bytes, path}, as verl has it, or either of the two.
+    """The encoded image file in an entry of the column `images`. An entry is {bytes, path}, as in verl's schema, or
+    either of the two alone.
 
     Args:
-        folder: that paths are relative to.
+        folder: the folder that paths are relative to.
 
     Raises:
-        ValueError: there is none; says why.
+        ValueError: the entry has no readable file; the message says why.
     """
     if isinstance(entry, Mapping):
         found = entry.get("bytes")
@@ -39,18 +40,20 @@ def size(file: bytes) -> tuple[int, int]:
     """Height and width in pixels, from the file's header.
 
     Raises:
-        ValueError: it is no image that Pillow knows.
+        ValueError: Pillow does not recognise the file as an image.
     """
     with _opened(file) as image:
         return image.height, image.width
 
 
 def check(file: bytes) -> None:
-    """Look whether the file is whole: a PNG by its checksums, 100 times faster than it decodes; others decoded,
-    a JPEG at an eighth of its size, as far as that is faster.
+    """Checks that the file is complete.
+
+    A PNG is checked by its checksums, 100 times faster than decoding it. Other formats are decoded; a JPEG at down to
+    an eighth of its size, which is faster.
 
     Raises:
-        ValueError: it is not; says why.
+        ValueError: the file is damaged; the message says why.
     """
     with _opened(file) as image:
         if image.format == "PNG":
@@ -61,10 +64,10 @@ def check(file: bytes) -> None:
 
 
 def decode(file: bytes) -> Image.Image:
-    """The image in RGB; what is transparent lies on white.
+    """The image in RGB, with transparent parts drawn on white.
 
     Raises:
-        ValueError: it cannot be decoded; says why.
+        ValueError: the file cannot be decoded; the message says why.
     """
     with _opened(file) as image:
         if not image.has_transparency_data:
@@ -80,7 +83,7 @@ def _opened(file: bytes) -> Iterator[Image.Image]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(BytesIO(file)) as image:
                 yield image
-    # Pillow's decoders raise whatever they meet in a broken file.
+    # Pillow's decoders raise many types of exceptions for a damaged file.
     except Exception as error:
         reason = "no image that Pillow knows" if "cannot identify" in str(error) else str(error)
         raise ValueError(f"is no readable image ({reason}, {len(file)} bytes)") from error

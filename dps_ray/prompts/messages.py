@@ -1,10 +1,10 @@
-"""The messages of prompts, in whichever form a file has them.
+"""Messages of prompts, in the three forms that files may use.
 
-A prompt has one of three forms, and `as_messages` turns each into the first:
+`as_messages` converts each of these forms into the first:
 
     [{role, content: "1+1="}]                            messages
     [{role, content: [{type: "text", text: "1+1="}]}]    messages whose contents are lists of parts
-    "1+1="                                               a string, which is one message of a user
+    "1+1="                                               a string, read as one message of role user
 """
 
 from typing import NamedTuple
@@ -15,18 +15,18 @@ import pyarrow.compute as pc
 
 from dps_ray.prompts.arrow_types import cast, lengths_of, lists, one_type
 
-FIELD, _MESSAGE = "\x1d", "\x1e"  # ASCII's separators of groups and records, between hashed parts
+FIELD, _MESSAGE = "\x1d", "\x1e"  # ASCII group and record separators, between hashed parts
 
 
 class OtherPart(NamedTuple):
-    """A part of a content that is no text."""
+    """A part of a message's content that is not text."""
 
     row: int  # of the prompt
-    what: str
+    what: str  # how an error names the part
 
 
 def is_prompt(kind: pa.DataType) -> bool:
-    """Whether a column of this type, which is from `one_type`, holds prompts in one of their three forms."""
+    """Whether a column of this type holds prompts in one of the three forms. `kind` is a result of `one_type`."""
     if not pa.types.is_list(kind):
         return pa.types.is_string(kind)
     message = _fields(kind.value_type)
@@ -38,10 +38,10 @@ def is_prompt(kind: pa.DataType) -> bool:
 
 
 def as_messages(prompts: pa.Array) -> pa.ListArray:
-    """Prompts in any accepted type and form as lists of {role, content}, which are strings.
+    """Converts prompts of any accepted type and form to lists of {role, content}, both strings.
 
-    The texts of a content's parts are joined without a separator, as chat templates write them. A part
-    that is no text has to be refused before: `other_part` finds it.
+    The texts of a content's parts are joined without a separator, as chat templates do. The caller must first
+    reject parts that are not text; `other_part` finds them.
     """
     prompts = cast(prompts, one_type(pa.field("prompt", prompts.type)))
     if pa.types.is_string(prompts.type):
@@ -61,7 +61,7 @@ def as_messages(prompts: pa.Array) -> pa.ListArray:
 
 
 def other_part(prompts: pa.Array) -> OtherPart | None:
-    """The first part of a content that is no text, of prompts in their one type."""
+    """The first content part that is not text, or None. `prompts` has the type that `one_type` returns."""
     if not _has_parts(prompts.type):
         return None
     contents = pc.struct_field(prompts.flatten(), "content")
@@ -77,7 +77,7 @@ def other_part(prompts: pa.Array) -> OtherPart | None:
 
 
 def holds_any(lists: pa.ListArray, chosen: pa.BooleanArray) -> pa.BooleanArray:
-    """Which of the lists hold a value that is chosen; `chosen` has one entry for each value of the lists."""
+    """Whether each list holds a chosen value. `chosen` has one entry for each value in all lists together."""
     holds = np.zeros(len(lists), dtype=bool)
     rows = np.repeat(np.arange(len(lists)), lengths_of(pc.list_value_length(lists)))
     holds[rows[chosen.to_numpy(zero_copy_only=False)]] = True
@@ -85,14 +85,14 @@ def holds_any(lists: pa.ListArray, chosen: pa.BooleanArray) -> pa.BooleanArray:
 
 
 def message_texts(prompts: pa.Array) -> pa.StringArray:
-    """The contents of each prompt's messages, joined by newlines; prompts of any accepted type and form."""
+    """The text of each prompt: its messages' contents, joined by newlines. Accepts any type and form of prompts."""
     messages = as_messages(prompts)
     texts = pc.struct_field(messages.flatten(), "content")
     return pc.binary_join(lists(pc.list_value_length(messages), texts), "\n")
 
 
 def marked_messages(messages: pa.ListArray) -> pa.StringArray:
-    """The roles and contents of each prompt's messages as one string, to be hashed."""
+    """The roles and contents of each prompt's messages as one string per prompt, for hashing."""
     flat = messages.flatten()
     texts = pc.binary_join_element_wise(
         pc.struct_field(flat, "role"), pc.struct_field(flat, "content"), FIELD
@@ -101,7 +101,7 @@ def marked_messages(messages: pa.ListArray) -> pa.StringArray:
 
 
 def _has_parts(kind: pa.DataType) -> bool:
-    """Whether prompts of this type are messages whose contents are lists."""
+    """Whether this type is that of messages whose contents are lists of parts."""
     fields = _fields(kind.value_type) if pa.types.is_list(kind) else {}
     return pa.types.is_list(fields.get("content", pa.null()))
 

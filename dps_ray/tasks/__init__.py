@@ -1,7 +1,7 @@
-"""The built-in tasks, and the reward function that is used when none is named.
+"""The built-in tasks and the default reward function.
 
-Each task is a module with a verifier, and a generator of problems where there is one; `compute_score` picks the
-verifier by a row's `data_source`, with the signature of verl's reward functions.
+Each task is a module with a verifier; some also have a problem generator. `compute_score` has the signature of verl's
+reward functions and chooses the verifier by a row's `data_source`.
 """
 
 import re
@@ -22,7 +22,7 @@ VERIFIERS: dict[str, Verifier] = {
     "sums": sums.score,
 }
 
-# Data sets by the names that people give them: `HuggingFaceH4/MATH-500`, `aime24`, `minerva_math`, `hiyouga/geometry3k`.
+# Names of published data sets, such as `HuggingFaceH4/MATH-500`, `aime24`, `minerva_math`, `hiyouga/geometry3k`.
 _FAMILIES = {
     re.compile(r"(math|aime|amc|minerva|olympiad(_?bench)?|numina)(?![a-z]).*"): "math",
     re.compile(r"(geometry|geo)(3k)?(?![a-z]).*"): "geometry",
@@ -32,19 +32,19 @@ _FAMILIES = {
 def compute_score(
     data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None
 ) -> dict[str, float]:
-    """Scores one response: `score` is the reward, `acc` is 1.0 when the answer is right, else 0.0.
+    """Scores one response: `score` is the reward; `acc` is 1.0 if the answer is right, otherwise 0.0.
 
-    Returns in bounded time whatever the text. May be called from any thread.
+    Returns in bounded time for any text, and may be called from any thread.
 
     Raises:
-        RewardError: a `data_source` that has no built-in verifier, or a ground truth that is none.
-        ResponseError: the verifier reached its limits, so that nobody knows whether the answer is right.
+        RewardError: `data_source` has no built-in verifier, or the ground truth is invalid.
+        ResponseError: the verifier reached its limits, so it is unknown whether the answer is right.
     """
     return VERIFIERS[_task(data_source)](solution_str, ground_truth)
 
 
 def find(data_source: str) -> str | None:
-    """The key in `VERIFIERS` of what scores a data source; None when there is no such verifier."""
+    """The key in `VERIFIERS` of a data source's verifier; None if it has no built-in verifier."""
     if data_source in VERIFIERS:
         return data_source
     name = data_source.rpartition("/")[2].lower()

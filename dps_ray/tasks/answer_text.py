@@ -1,6 +1,6 @@
-"""What the text of an answer says before any mathematics: that it is the reference, or cannot be.
+"""Comparison of answers as text, without mathematics: equal to the reference, certainly different, or undecided.
 
-Everything here takes time in proportion to the text and depends on the two texts alone.
+All functions take time proportional to the text's length, and their results depend on the two texts alone.
 """
 
 import re
@@ -15,7 +15,7 @@ _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})(?!\w)")
 _MEMBER = re.compile(r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:[ ~]\d{3})+(?:\.\d+)?")  # 10 000
-_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but that of 1 1/2, which is not 11/2
+_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # except between digits: 1 1/2 is not 11/2
 _WHOLE = re.compile(r"[+-]?\d+")
 _BASE = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|mathrm|mathbf|rm)\s*\{([^{}]*)\}")
@@ -26,7 +26,7 @@ _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*[).]?")
 
 
 def plain(text: str) -> str:
-    """The answer in LaTeX, without what changes how it looks and not what it is, and without units."""
+    """The answer in LaTeX, without units and without markup that changes only its appearance."""
     text = latex(_DOLLARS.sub("", text).strip()).strip().rstrip(".").rstrip()
     text = _FRACTION.sub(r"\\frac", _STYLE.sub("", text))
     text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
@@ -35,7 +35,7 @@ def plain(text: str) -> str:
 
 
 def decide(truth: str, answer: str) -> bool | None:
-    """Whether two plain texts are the same answer; None when that takes mathematics."""
+    """Whether two results of `plain` are the same answer; None if deciding that takes mathematics."""
     if _SPACE.sub("", truth) == _SPACE.sub("", answer):
         return True
     if _WHOLE.fullmatch(truth) and _WHOLE.fullmatch(answer):
@@ -55,21 +55,22 @@ def decide(truth: str, answer: str) -> bool | None:
 
 
 def _digits(number: str) -> str:
-    """A whole number without plus sign and leading zeros. Its digits may be more than int() takes."""
+    """A whole number without plus sign and leading zeros, as text, because int() refuses very long numbers."""
     sign, digits = "-" * number.startswith("-"), number.lstrip("+-").lstrip("0")
     return sign + digits if digits else "0"
 
 
 class Words(NamedTuple):
-    """An answer in words, or a choice, such as `(C)`."""
+    """An answer in words, or a choice such as `(C)`."""
 
-    text: str | None  # to be compared; None for a formula
-    certain: bool  # that it is no product of variables
+    text: str | None  # the text to compare; None for a formula
+    certain: bool  # whether it certainly is not a product of variables
 
     @staticmethod
     def of(text: str) -> "Words":
-        """Letters alone are words when TeX marks them as text, in brackets, or when four stand together: SymPy
-        takes `east` for e·a·s·t, and so for `seat`. Case counts for a single letter, which may be a variable.
+        """Classifies an answer. Letters count as words if TeX marks them as text, if they are in brackets, or if four
+        are adjacent; SymPy would read `east` as e·a·s·t, which equals `seat`. Words are compared without regard to
+        case, but the case of a single letter counts, because it may be a variable.
         """
         bare = _TEXT.sub(r"\1", text).strip()
         letter = _LETTER.fullmatch(bare)
@@ -85,7 +86,7 @@ class Words(NamedTuple):
 
 _BRACKET = re.compile(r"[\[({]|([])}])")
 _NUMBER = re.compile(r"\d+")
-# What is still to be worked out. SymPy would try, for as long as it takes.
+# Operations that SymPy would evaluate, however long that takes.
 _UNDONE = re.compile(
     r"\\(?:sum|prod|i*int|oint|lim|Gamma|zeta|nabla|partial|bigcup|bigcap)(?![a-zA-Z])"
 )
@@ -97,15 +98,15 @@ _BINOMIAL = re.compile(r"binom|choose")
 
 
 class Size(NamedTuple):
-    """How large an answer is as text."""
+    """Measures of an answer's text."""
 
     characters: int
-    depth: int  # of brackets of any kind
+    depth: int  # nesting depth of brackets of any kind
     digits: int  # of the longest number
-    chosen: int  # the same beside a binomial, which math-verify works out while it parses
-    undone: int  # sums, integrals, limits
-    choices: int  # unions, plus or minus: two cases each
-    operations: int  # powers, roots, functions
+    chosen: int  # `digits` if there is a binomial, which math-verify evaluates while it parses; otherwise 0
+    undone: int  # number of sums, integrals, limits
+    choices: int  # number of unions, plus-or-minus signs: two cases each
+    operations: int  # number of powers, roots, functions
 
     @staticmethod
     def of(text: str) -> "Size":
@@ -125,13 +126,13 @@ class Size(NamedTuple):
         )
 
     def fits(self, truth: "Size") -> bool:
-        """Whether it is at most `USUAL` and, where that is more, twice the reference's."""
+        """Whether each measure is at most that of `USUAL` or twice the reference's, whichever is larger."""
         return all(
             own <= max(usual, 2 * reference)
             for own, usual, reference in zip(self, USUAL, truth, strict=True)
         )
 
 
-# The largest of the 9,000 answers of MATH, AIME, AMC, Minerva and OlympiadBench: 176 characters, depth 4, 9 digits, 4
-# choices, 7 operations. SymPy takes 3 s over 6 unions of intervals with letters, and 40 s over 8.
+# The largest values among the 9,000 answers of MATH, AIME, AMC, Minerva and OlympiadBench: 176 characters, depth 4,
+# 9 digits, 4 choices, 7 operations. SymPy takes 3 s for 6 unions of intervals with letters, and 40 s for 8.
 USUAL = Size(characters=400, depth=8, digits=50, chosen=4, undone=0, choices=6, operations=40)

@@ -3,9 +3,9 @@
     prompt    6+6+9*7*5=
     response  6+6=2,2+9=1,1*7=7,7*5=5;
 
-There is no precedence: each step applies the next operator to the result so far. A response is
-right when the whole chain is, so longer chains and harder operators make harder prompts, and a
-small policy trained on noisy demonstrations leaves something for reinforcement learning to mend.
+Operators have no precedence: each step applies the next operator to the result so far. A response is
+right only if the whole chain is right, so longer chains and harder operators make harder prompts. A
+small policy trained on noisy demonstrations makes errors that reinforcement learning can correct.
 """
 
 import math
@@ -17,9 +17,9 @@ OPERANDS = range(2, 10)  # 0 and 1 would make a step trivial
 
 
 class Level(NamedTuple):
-    """How hard a problem is: `operations` steps, of which `multiplications` are products.
+    """The difficulty of a problem: `operations` steps, `multiplications` of them products.
 
-    The other steps are sums, a third of them differences unless `subtraction` is False.
+    The other steps are sums, and a third of these are differences unless `subtraction` is False.
     """
 
     operations: int
@@ -35,7 +35,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-# From what the start policy always solves to what it hardly ever does.
+# From levels that the start policy always solves to levels that it hardly ever solves.
 LEVELS = (
     *(Level(n, 0, subtraction=False) for n in (1, 2, 3, 4)),
     *(
@@ -47,13 +47,13 @@ LEVELS = (
     ),
 )
 
-# Chance that a demonstrated step is wrong. What RL then mends is mostly the products.
+# Probability that a demonstrated step is wrong. RL then mostly corrects the products.
 SLIP = {"+": 0.005, "-": 0.12, "*": 0.70}
-SLIP_TO_SUM = 0.6  # of the wrong differences and products, the share worked as a sum
+SLIP_TO_SUM = 0.6  # fraction of the wrong differences and products that are computed as a sum
 
 
 def make_problem(level: Level, rng: random.Random) -> str:
-    """A prompt of that level, such as `6+6+9*7*5=`."""
+    """A random prompt of this level, such as `6+6+9*7*5=`."""
     others = "++-" if level.subtraction else "+"
     operators = ["*"] * level.multiplications
     operators += [rng.choice(others) for _ in range(level.operations - level.multiplications)]
@@ -63,7 +63,7 @@ def make_problem(level: Level, rng: random.Random) -> str:
 
 
 def distinct_problems(level: Level) -> int:
-    """How many different prompts the level has."""
+    """The number of different prompts of this level."""
     n, m = level.operations, level.multiplications
     operators = math.comb(n, m) * (2 if level.subtraction else 1) ** (n - m)
     return len(FIRST_NUMBERS) * len(OPERANDS) ** n * operators
@@ -75,15 +75,15 @@ def demonstration(prompt: str) -> str:
 
 
 def noisy_demonstration(prompt: str, rng: random.Random) -> str:
-    """A response in which each step is wrong with the chance `SLIP` of its operator.
+    """A response in which each step is wrong with the probability `SLIP` of its operator.
 
-    A wrong step is carried on: the steps after it start from its result.
+    Errors propagate: the steps after a wrong one continue from its result.
     """
     return _chain(prompt, rng)
 
 
 def score(response: str, chain: str) -> dict[str, float]:
-    """1 when `response` is exactly `chain`, the right one; else 0."""
+    """Scores 1 if `response` equals `chain`, the right one, otherwise 0."""
     right = float(response == chain)
     return {"score": right, "acc": right}
 

@@ -1,12 +1,13 @@
 """Countdown: reach a target from three or four numbers with + - * /, each number used once.
 
 The response ends in `<answer> (25 - 5) * 3 </answer>`. Scores follow the published Countdown
-recipe (TinyZero): 1.0 for a right answer, 0.1 for an answer tag with a wrong one, else 0.
+recipe (TinyZero): 1.0 for a right answer, 0.1 for an answer tag with a wrong answer, otherwise 0.
 
-A policy under training writes anything, so the verifier must answer at once whatever the text:
-it looks at the last answer tag only, refuses more than `MAX_CHARACTERS` or other characters than
-arithmetic needs before Python's parser sees it, walks the syntax tree with a list of what is
-allowed (never `eval`), and computes in exact fractions only when the numbers are the given ones.
+A policy in training may write any text, and the verifier must return quickly for all of it. It
+reads only the last answer tag. Before Python's parser runs, it rejects expressions that are longer
+than `MAX_CHARACTERS` or contain characters that arithmetic does not need. It never calls `eval`; it
+evaluates the syntax tree, accepting only listed operations. It computes in exact fractions, and only
+if the expression uses the given numbers.
 """
 
 import ast
@@ -40,7 +41,7 @@ _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] 
 
 
 class Problem(NamedTuple):
-    """Numbers, a target that can be reached from them, and one expression that reaches it."""
+    """Numbers, a target, and one expression of these numbers that equals the target."""
 
     numbers: list[int]
     target: int
@@ -48,10 +49,10 @@ class Problem(NamedTuple):
 
 
 def make_problem(rng: random.Random, counts: Sequence[int] = (3, 4)) -> Problem:
-    """A solvable problem with one of these counts of numbers.
+    """A random solvable problem; how many numbers it has is drawn from `counts`.
 
-    The target is found by combining the numbers at random, so that a solution exists; draws whose
-    result is outside `TARGETS` or already among the numbers are drawn again.
+    Combining the numbers at random gives the target, so a solution exists. If the result is
+    outside `TARGETS` or equals one of the numbers, the draw is repeated.
     """
     count = rng.choice(counts)
     while True:
@@ -62,10 +63,10 @@ def make_problem(rng: random.Random, counts: Sequence[int] = (3, 4)) -> Problem:
 
 
 def prompt_messages(problem: Problem, style: PromptStyle) -> list[dict[str, str]]:
-    """The messages that put a problem to a model.
+    """The messages that ask a model to solve a problem.
 
-    `chat` is for instruction-tuned models; `base` holds the whole conversation in one message and
-    ends where the model's thoughts begin, for models that only continue text.
+    Style `chat` is for instruction-tuned models. Style `base` is for models that only continue text:
+    one message holds the whole conversation and ends where the model's thoughts begin.
     """
     task = (
         f"Using the numbers {problem.numbers}, write an expression that equals {problem.target}. "
@@ -85,15 +86,18 @@ def prompt_messages(problem: Problem, style: PromptStyle) -> list[dict[str, str]
 
 
 def ground_truth(problem: Problem) -> str:
-    """What the verifier needs, as JSON: a column of strings holds any task's ground truths."""
+    """The problem's ground truth as JSON, because a string column can hold the ground truths of any task."""
     return json.dumps({"target": problem.target, "numbers": problem.numbers})
 
 
 def score(response: str, truth: Any) -> dict[str, float]:
     """Scores the expression in the last answer tag.
 
-    `truth` is {"target": int, "numbers": [int, ...]}, or that as a JSON string; RewardError when
-    it is neither, for then no answer could be right.
+    Args:
+        truth: {"target": int, "numbers": [int, ...]}, or the same as a JSON string.
+
+    Raises:
+        RewardError: `truth` is neither, so no answer could be right.
     """
     target, numbers = _parse_truth(truth)
     answer = last_answer(response)
@@ -105,16 +109,16 @@ def score(response: str, truth: Any) -> dict[str, float]:
 
 
 def last_answer(response: str) -> str | None:
-    """What stands in the last complete `<answer> </answer>`; None if there is none."""
+    """The content of the last complete `<answer> </answer>`; None if there is none."""
     end = response.rfind("</answer>")
     start = response.rfind("<answer>", 0, max(end, 0))
     return response[start + len("<answer>") : end] if 0 <= start < end else None
 
 
 def evaluate(expression: str, numbers: list[int]) -> Fraction | None:
-    """The value of an expression that uses each of `numbers` exactly once; None for all others.
+    """The value of an expression that uses each of `numbers` exactly once; None for any other text.
 
-    Allowed are + - * / (also - as a sign), parentheses and whole numbers.
+    Allowed are + - * /, minus as a sign, parentheses and whole numbers.
     """
     if len(expression) > MAX_CHARACTERS or not _ARITHMETIC.fullmatch(expression):
         return None
@@ -132,7 +136,7 @@ def evaluate(expression: str, numbers: list[int]) -> Fraction | None:
 
 
 class _NotArithmeticError(Exception):
-    """The syntax tree holds something else than the allowed operations, or is too deep."""
+    """The syntax tree contains an operation that is not allowed, or is too deep."""
 
 
 def _value(node: ast.expr, depth: int) -> Fraction:
@@ -162,7 +166,7 @@ def _parse_truth(truth: Any) -> tuple[int, list[int]]:
 
 
 def _combine_at_random(numbers: list[int], rng: random.Random) -> tuple[int, str]:
-    """Joins two random parts by a random operation until one is left; all results whole and >= 0."""
+    """Combines two random parts by a random operation until one is left. All results are integers >= 0."""
     parts = [(n, str(n)) for n in numbers]
     while len(parts) > 1:
         (low, low_text), (high, high_text) = sorted(

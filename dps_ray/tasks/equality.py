@@ -1,18 +1,19 @@
-"""Whether two mathematical answers are equal, by math-verify. May take for ever on some texts, so it belongs into a
-process that can be killed: `dps_ray.tasks.confinement.equal` sees to that.
+"""Comparison of two mathematical answers by math-verify. Some texts can keep it busy for ever, so it has to run in a
+process that can be killed: use `dps_ray.tasks.confinement.equal`.
 
-Importing this module takes 1 to 2 s (SymPy, ANTLR), and nothing else here imports it at its top.
+Importing this module takes 1 to 2 s (SymPy, ANTLR). No other module of this package imports it at the top.
 
-What is added to math-verify:
+Additions to math-verify:
 
-- Powers, factorials and binomials beyond `MOST_DIGITS` are no answers. SymPy would write them out.
-- Two expressions that differ in their first five digits, for some value of their variables, are not equal. Most wrong
-  answers end here, and SymPy need not try to simplify their difference, which is what takes long. It also makes
-  the rounding of decimals relative: math-verify compares six places, with which 0.0000672 is 0.0000674.
-- For figures, whose answers are often rounded, a tolerance (`rounded`).
-- i is the imaginary unit, and roots of products are products of roots where both are real (`dps_ray.tasks.roots`).
+- Powers, factorials and binomials with more than `MOST_DIGITS` digits are never equal to a reference. SymPy would write
+  them out.
+- Two expressions are not equal if their values differ within the first five digits at a sample point of their
+  variables. This rejects most wrong answers without the slow part, in which SymPy simplifies their difference. It
+  also makes the comparison of decimals relative: math-verify compares six places, so that 0.0000672 equals 0.0000674.
+- Answers to figures are often rounded, so a tolerance is available (`rounded`).
+- i is the imaginary unit. Roots of products equal products of roots where both are real (`dps_ray.tasks.roots`).
 
-Its list of units is off, as it takes `3t` for 3: `dps_ray.tasks.units` has removed them.
+math-verify's list of units is disabled, because it reads `3t` as 3; `dps_ray.tasks.units` removes units beforehand.
 """
 
 import logging
@@ -29,18 +30,20 @@ from sympy.core.expr import UnevaluatedExpr
 
 from dps_ray.tasks.roots import spread
 
-# It warns that its own time limits are off. They are: see above.
+# math-verify warns that its own time limits are disabled. They are: the process limits the time instead.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 MOST_DIGITS = 10_000
-CLEARLY = 1e-5  # different, relative
-TOLERANCE = 1e-3  # relative, of a decimal to an exact reference
+CLEARLY = 1e-5  # relative difference beyond which values are clearly different
+TOLERANCE = 1e-3  # relative tolerance for a decimal answer to an exact reference
 
-Parsed = list[Any]  # what math-verify made of a text: a SymPy object if it could, and the text
+Parsed = list[
+    Any
+]  # math-verify's result for a text: a SymPy object if it could parse the text, and the text
 
 _PERCENT = UnevaluatedExpr(sympy.Rational(1, 100))
-_COUNTABLE = 8  # digits of an exponent that can be worked out
-# The box and nothing else: it would look for a fraction within what it cannot parse.
+_COUNTABLE = 8  # most digits of an exponent whose power is estimated; beyond, it counts as infinite
+# Only the box is parsed: math-verify would otherwise search unparsable text for a fraction.
 _LATEX = (
     LatexExtractionConfig(
         try_extract_without_anchor=False,
@@ -53,15 +56,15 @@ _LATEX = (
 def score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, bool]
 ) -> float:
-    """`equal` as a reward function, for a sandbox."""
+    """`equal` with the signature of a reward function, so that a sandbox can run it."""
     return float(equal(ground_truth, solution_str, extra_info["numeric"]))
 
 
 def equal(truth: str, answer: str, numeric: bool = False) -> bool:
-    """Whether two answers in LaTeX are equal. What cannot be parsed equals only the same text.
+    """Whether two answers in LaTeX are equal. Text that cannot be parsed equals only the same text.
 
     Args:
-        numeric: also when they are numbers, one of them rounded.
+        numeric: whether a number also equals its rounded value.
     """
     left, right = _parse(truth), _parse(answer)
     if not left or not right or _too_large(right):
@@ -75,14 +78,14 @@ def equal(truth: str, answer: str, numeric: bool = False) -> bool:
 
 
 def rounded(text: str, truth: Any, answer: Any) -> bool:
-    """Whether one of two real numbers is the other one rounded.
+    """Whether one of two real numbers is the rounded value of the other.
 
-    A decimal reference is taken as rounded to its last place: 5.8 stands for 5.75 to 5.85, and so for \\sqrt{34}. A
-    decimal answer may differ by `TOLERANCE` from an exact reference: 5.83 and 5.831 are \\sqrt{34}. Two whole
-    numbers or fractions are not rounded: they are equal or not.
+    A decimal reference counts as rounded to its last place: 5.8 stands for 5.75 to 5.85, so it equals \\sqrt{34}. A
+    decimal answer may differ by `TOLERANCE` from an exact reference: 5.83 and 5.831 equal \\sqrt{34}. Whole numbers
+    and fractions never count as rounded; two of them must be equal.
 
     Args:
-        text: of the reference, as it was written.
+        text: the reference as it was written.
     """
     expected, given = _real(truth), _real(answer)
     if expected is None or given is None:
@@ -95,7 +98,7 @@ def rounded(text: str, truth: Any, answer: Any) -> bool:
     return abs(given - expected) <= TOLERANCE * abs(expected)
 
 
-# The responses to one prompt have one reference.
+# Cached because all responses to a prompt have the same reference.
 @lru_cache(maxsize=64)
 def _parse(text: str) -> Parsed:
     found: Parsed = parse(
@@ -108,8 +111,8 @@ def _parse(text: str) -> Parsed:
 
 
 def _with_imaginary_unit(value: Any) -> Any:
-    """The value with i as the imaginary unit and I as a variable. math-verify takes them the other way round; and
-    where it sees a complex number, it does not take variables for real."""
+    """The value with i as the imaginary unit and I as a variable. math-verify reads them the other way round, and in
+    expressions with complex numbers it does not assume that variables are real."""
     if not isinstance(value, sympy.Basic | sympy.MatrixBase):
         return value
     changes = {
@@ -123,7 +126,7 @@ def _with_imaginary_unit(value: Any) -> Any:
         return value.xreplace(changes) if changes else value
     except MemoryError:
         raise
-    except Exception:  # as below: i may count the terms of a sum, too
+    except Exception:  # SymPy raises many types, for example if i is the index of a sum
         return value
 
 
@@ -133,12 +136,13 @@ def _verify(left: Parsed, right: Parsed) -> bool:
 
 
 def _with_roots_spread(left: Any, right: Any) -> tuple[Parsed, Parsed]:
-    """See `dps_ray.tasks.roots`. Empty, and so equal to nothing, if that makes no difference."""
+    """Both values with their roots spread as in `dps_ray.tasks.roots`; empty lists, which equal nothing, if spreading
+    does not apply."""
     try:
         pair = spread(left, right)
     except MemoryError:
         raise
-    except Exception:  # as below
+    except Exception:  # SymPy raises many types
         pair = None
     return ([pair[0]], [pair[1]]) if pair else ([], [])
 
@@ -146,7 +150,7 @@ def _with_roots_spread(left: Any, right: Any) -> tuple[Parsed, Parsed]:
 def _differ(left: Any, right: Any) -> bool:
     """Whether two expressions have clearly different values at a sample point.
 
-    `x = 5` is 5 beside an expression, as for math-verify.
+    If only one of them is an equation, such as `x = 5`, its right-hand side is compared, as in math-verify.
     """
     if isinstance(left, sympy.Eq) != isinstance(right, sympy.Eq):
         left, right = (each.rhs if isinstance(each, sympy.Eq) else each for each in (left, right))
@@ -155,7 +159,7 @@ def _differ(left: Any, right: Any) -> bool:
         for each in (left, right)
     ):
         return False
-    if left.has(_PERCENT) or right.has(_PERCENT):  # 5% may stand for 5, and for 0.05
+    if left.has(_PERCENT) or right.has(_PERCENT):  # 5% may mean 5 or 0.05
         return False
     names = sorted({symbol.name for symbol in left.free_symbols | right.free_symbols})
     points = {name: sympy.sqrt(sympy.prime(2 + place)) for place, name in enumerate(names)}
@@ -167,7 +171,9 @@ def _differ(left: Any, right: Any) -> bool:
         return bool(abs(values[0] - values[1]) > CLEARLY * max(map(abs, values)))
     except MemoryError:
         raise
-    except Exception:  # of any kind, of a product of a matrix and an interval and the like
+    except (
+        Exception
+    ):  # SymPy raises many types, for example for a product of a matrix and an interval
         return False
 
 
@@ -176,7 +182,7 @@ def _too_large(parsed: Parsed) -> bool:
 
 
 def _digits(value: Any) -> float:
-    """About how many digits the longest number in it has once it is worked out; rather more than fewer."""
+    """Estimates, rather too high than too low, the digits of the longest number in a value once it is evaluated."""
     if isinstance(value, sympy.Integer):
         return value.p.bit_length() * math.log10(2)
     if isinstance(value, sympy.MatrixBase):
@@ -192,7 +198,7 @@ def _digits(value: Any) -> float:
 
 
 def _power(base: float, exponent: Any, digits: float) -> float:
-    """Digits of a power, from those of its base and exponent."""
+    """The number of digits of a power. `base` and `digits` are the digits of its base and exponent."""
     if digits > _COUNTABLE:
         return math.inf
     value = _real(exponent)
@@ -200,12 +206,12 @@ def _power(base: float, exponent: Any, digits: float) -> float:
 
 
 def _real(value: Any) -> float | None:
-    """The value of a number, or of the right-hand side of an equation; None for all else."""
+    """The value of a number, or of an equation's right-hand side; None for anything else."""
     if isinstance(value, sympy.Eq):
         value = value.rhs
     try:
         return float(value) if isinstance(value, sympy.Expr) and value.is_number else None
     except MemoryError:
         raise
-    except Exception:  # as above
+    except Exception:  # SymPy raises many types
         return None

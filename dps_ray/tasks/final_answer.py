@@ -1,17 +1,17 @@
-"""Where a response to a mathematical problem says what its answer is.
+"""Extraction of the final answer from a response to a mathematical problem.
 
     ... so the area is \\boxed{\\frac{1}{2}}.          \\frac{1}{2}
 
-The last `\\boxed{...}` counts, as in the published graders; without one, the last `<answer>...</answer>`, and
-without that what follows the last "answer is" or "answer:", in the same line, the next one, or a display. These are
-searches for fixed words and one walk over the braces, so any text takes no more time than to read it once.
+The last `\\boxed{...}` counts, as in the published graders. Without a box the last `<answer>...</answer>` counts.
+Without both, the text after the last "answer is" or "answer:" counts; it may be on the same line, on the next line, or
+in a displayed formula. The code searches for fixed words and scans the braces once, so its time is linear in the text.
 """
 
 import re
 
-LONGEST = 2_000  # characters; what is longer is no answer
+LONGEST = 2_000  # most characters of an answer
 
-# "The answer is", "Answer:", or a line of its own: "## Final answer"
+# "The answer is", "Answer:", or a separate line such as "## Final answer"
 _PHRASE = re.compile(
     r"answer(?: is\b:?| ?[:=])|^[#*_ ]*(?:the )?(?:final )?answer[*_ ]*$",
     re.IGNORECASE | re.MULTILINE,
@@ -23,14 +23,16 @@ _FORMULA = re.compile(
     r"|(?<!\\)\$(?P<inline>(?:\\.|[^$\\\n])+)\$|\\\((?P<parentheses>[^\n]+?)\\\)",
     re.DOTALL,
 )
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is none
+_BRACE = re.compile(
+    r"\\.|[{}]", re.DOTALL
+)  # escaped characters, so that escaped braces do not count
 
 
 def final_answer(response: str) -> str | None:
-    """The text of the answer; None when the response gives none.
+    """The text of the answer; None if the response gives none.
 
-    A box or tag that is opened last and not closed belongs to a response that was cut off: no answer, whatever
-    came before.
+    If the last box or tag is not closed, the response was cut off: it gives no answer, even if an earlier box or tag
+    is complete.
     """
     for find in (boxed, tagged, announced):
         answer = find(response)
@@ -40,17 +42,17 @@ def final_answer(response: str) -> str | None:
 
 
 def boxed(response: str, longest: int | None = LONGEST) -> str | None:
-    """What stands in the last `\\boxed` or `\\fbox`; empty when that is not closed, None when there is none.
+    """The content of the last `\\boxed` or `\\fbox`; empty if it is not closed, None if there is none.
 
     Args:
-        longest: characters in which it must be closed; None for as many as it takes.
+        longest: the number of characters within which the box must close; None sets no limit.
     """
     start = max(response.rfind("\\boxed"), response.rfind("\\fbox"))
     if start < 0:
         return None
     content = response[start:][:longest].partition("box")[2].removeprefix("ed").lstrip()
     if not content.startswith("{"):
-        return (content.partition("$")[0].split() or [""])[0]  # TeX takes \boxed 5 too
+        return (content.partition("$")[0].split() or [""])[0]  # TeX also accepts \boxed 5
     depth = 0
     for brace in _BRACE.finditer(content):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
@@ -60,7 +62,7 @@ def boxed(response: str, longest: int | None = LONGEST) -> str | None:
 
 
 def tagged(response: str) -> str | None:
-    """What stands in the last `<answer>`; empty when that is not closed, None when there is none."""
+    """The content of the last `<answer>`; empty if it is not closed, None if there is none."""
     start = response.rfind("<answer>")
     if start < 0:
         return None
@@ -69,20 +71,21 @@ def tagged(response: str) -> str | None:
 
 
 def announced(response: str) -> str | None:
-    """The formula, or else the sentence, after the last words that announce an answer; None without any."""
+    """The formula, or otherwise the sentence, after the last words that announce an answer; None without such words."""
     tail = response[-_PHRASE_REACH:]
     phrases = list(_PHRASE.finditer(tail))
     if not phrases:
         return None
     rest = tail[phrases[-1].end() :]
     answer, follows = _formula_or_line(rest)
-    if answer.endswith(":"):  # The answer is as follows:
+    if answer.endswith(":"):  # such as "The answer is as follows:"
         answer, _ = _formula_or_line(follows)
     return answer
 
 
 def _formula_or_line(text: str) -> tuple[str, str]:
-    """The formula that begins in the first line that is not empty, or else its first sentence; and what follows."""
+    """Returns an answer and the text after it. The answer is the formula that begins in the first nonempty line, or
+    otherwise that line's first sentence."""
     text = text.lstrip(_BEFORE_ANSWER)[:LONGEST]
     line, _, follows = text.partition("\n")
     formula = _FORMULA.search(text)

@@ -1,8 +1,8 @@
-"""Geometry: problems with a figure, whose answer is a length, an angle or an area.
+"""Geometry: problems with a figure whose answer is a length, an angle or an area.
 
-A response thinks inside `<think> </think>` and gives its answer in a `\\boxed{}` after that. Scores follow verl's
-recipe for Geometry3k: nine tenths for a right answer, one tenth for the format. The answer is compared as in
-`dps_ray.tasks.mathematics`, and numbers may be rounded (`dps_ray.tasks.equality.rounded`).
+A response thinks inside `<think> </think>` and then gives its answer in a `\\boxed{}`. Scores follow verl's recipe for
+Geometry3k: 0.9 for a right answer plus 0.1 for the format. Answers are compared as in `dps_ray.tasks.mathematics`,
+except that numbers may be rounded (`dps_ray.tasks.equality.rounded`).
 """
 
 import re
@@ -13,18 +13,18 @@ from dps_ray.tasks.mathematics import is_right, references
 
 FORMAT_SCORE = 0.1
 
-# `x = 5`, `m\\angle ABC = 40^\\circ`: what is named before the equals sign is not asked for.
+# `x = 5`, `m\\angle ABC = 40^\\circ`: the name before the equals sign is not part of the answer.
 _NAMED = re.compile(r"[^=<>]{1,60}=")
 
 
 def score(response: str, truth: Any) -> dict[str, float]:
-    """Scores the last box: `acc` is 1 when it is right, `score` is 0.9 of that and 0.1 for the format.
+    """Scores the final answer: `acc` is 1 if it is right; `score` is 0.9 * acc, plus 0.1 for the format.
 
     Args:
-        truth: as `dps_ray.tasks.mathematics.score` takes it.
+        truth: the reference, as for `dps_ray.tasks.mathematics.score`.
 
     Raises:
-        RewardError: `truth` is no reference.
+        RewardError: `truth` is not a valid reference.
         ResponseError: the comparison reached its limits.
     """
     answer = final_answer(response)
@@ -38,7 +38,7 @@ def score(response: str, truth: Any) -> dict[str, float]:
 
 
 def well_formed(response: str) -> bool:
-    """Whether it begins with thoughts in tags, and a box comes after them."""
+    """Whether the response begins with `<think>`, closes that tag, and has a box after it."""
     thoughts = response.find("</think>")
     box = response.rfind("\\boxed{")
     return response.startswith("<think>") and 0 < thoughts < box < response.rfind("}")

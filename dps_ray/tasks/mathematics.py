@@ -1,20 +1,20 @@
-"""Mathematics: is the answer of a response the same as the reference?
+"""Mathematics: whether a response's answer equals the reference.
 
     response ── final_answer ──> answer ── in plain LaTeX, without its unit
                                    │ the same text, two numbers, two words ──> right or wrong
                                    │ too large to be the reference ──> wrong
                                    └ anything else ── math-verify, in a process that can be killed
 
-`\\frac{1}{2}`, `1/2` and `0.5` are one answer, and so are `(-\\infty, 2]` and `x \\le 2`. math-verify finds that out
-with an ANTLR grammar and SymPy, which some texts keep busy for ever or until memory runs out; SIGALRM, by which
-it limits itself, does not end that everywhere, and works in a main thread only.
+`\\frac{1}{2}`, `1/2` and `0.5` are equal answers, and so are `(-\\infty, 2]` and `x \\le 2`. math-verify decides this
+with an ANTLR grammar and SymPy, which for some texts never finish or use up all memory. math-verify limits itself with
+SIGALRM, but that works in the main thread only and does not interrupt every computation.
 
-So both texts are first written in one notation (`dps_ray.tasks.notation`, `dps_ray.tasks.units`) and compared as
-texts, which decides most right answers. Then what cannot be that answer is wrong without a closer look: more
-characters, deeper brackets or longer numbers than it can have, or an operation left undone, as in
-`\\sum_{n=1}^{10^9}` (`dps_ray.tasks.answer_text`). These rules depend on the two texts alone. The rest has limits
-on time, processor time and memory. Whether an answer that reaches one is right is not known: that is a
-`ResponseError`, and not a wrong answer.
+Therefore both texts are first converted to one notation (`dps_ray.tasks.notation`, `dps_ray.tasks.units`) and compared
+as text, which decides most right answers. Next, answers that cannot equal the reference are wrong without further
+work: they have more characters, deeper brackets or longer numbers than it allows, or an operation that is not
+evaluated, as in `\\sum_{n=1}^{10^9}` (`dps_ray.tasks.answer_text`). These rules depend on the two texts alone. All
+other comparisons run with limits on time, processor time and memory. If one reaches a limit, it is unknown whether
+the answer is right: that raises a `ResponseError` and does not count as a wrong answer.
 """
 
 import json
@@ -30,10 +30,11 @@ from dps_ray.tasks.units import without_letter
 
 
 def score(response: str, truth: Any) -> dict[str, float]:
-    """1 when the answer of a response equals the reference, else 0; `score` and `acc` are the same.
+    """Scores 1 if the response's answer equals the reference, otherwise 0; `score` and `acc` are equal.
 
     Args:
-        truth: LaTeX with or without dollar signs, a number, or a list of such of which any will do, also as JSON.
+        truth: LaTeX with or without dollar signs, a number, or a list of these, also as JSON; any entry of a list counts
+            as right.
 
     Raises:
         RewardError: `truth` is none of these.
@@ -44,15 +45,15 @@ def score(response: str, truth: Any) -> dict[str, float]:
 
 
 def is_right(answer: str | None, truths: list[str], numeric: bool = False) -> bool:
-    """Whether an answer equals any of the references.
+    """Whether an answer equals one of the references.
 
     Args:
-        numeric: allow for rounded numbers, see `dps_ray.tasks.equality`.
+        numeric: whether rounded numbers count as equal, see `dps_ray.tasks.equality`.
 
     Raises:
         ResponseError: the comparison reached its limits.
     """
-    confinement.load()  # with the first call, and not with the first that needs it: see `dps_ray.rewards.sandbox`
+    confinement.load()  # already at the first call, before a comparison needs it: see `dps_ray.rewards.sandbox`
     if answer is None:
         return False
     answer = plain(answer)
@@ -68,13 +69,13 @@ def is_right(answer: str | None, truths: list[str], numeric: bool = False) -> bo
 
 
 def references(truth: Any) -> list[str]:
-    """The texts that a ground truth allows.
+    """The texts of the answers that a ground truth accepts.
 
     Raises:
-        RewardError: it holds none.
+        RewardError: the ground truth has no answer, or an empty one.
     """
     if isinstance(truth, str) and truth.lstrip().startswith('["'):
-        with suppress(ValueError):  # LaTeX may begin so, too
+        with suppress(ValueError):  # LaTeX may also begin like this
             truth = json.loads(truth)
     many = truth if isinstance(truth, Iterable) and not isinstance(truth, str) else [truth]
     texts = [_text(each) for each in many]
@@ -86,7 +87,7 @@ def references(truth: Any) -> list[str]:
 
 
 def _text(truth: Any) -> str:
-    """Empty for what is no reference."""
+    """The text of one reference; empty if it is not a valid reference."""
     if isinstance(truth, bool) or truth is None:
         return ""
     return truth.strip() if isinstance(truth, str) else str(truth)

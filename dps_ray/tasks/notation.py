@@ -1,12 +1,12 @@
-"""One notation for answers: LaTeX, as math-verify reads it, from Unicode and calculator notation.
+"""Converts answers in Unicode and calculator notation to LaTeX that math-verify reads.
 
     √(x²+1)/2,  sqrt(x**2+1)/2   ──>   \\sqrt{x^{2}+1}/2
     e^{\\mathrm{i}π},  e^(i*pi)   ──>   e^{i\\pi}
 
-A name without a backslash is translated only where it cannot be a word: `sin(x)`, `2*pi`, but not `a pi chart`, and
-nothing inside `\\text{}`. `log` stays what it is, to base 10 as math-verify takes it, and is not `ln`.
+A name without a backslash is translated only where it cannot be an ordinary word: in `sin(x)` and `2*pi`, but not in
+`a pi chart`, and never inside `\\text{}`. `log` is not changed to `ln`; math-verify reads it to base 10.
 
-Everything here takes time in proportion to the text.
+All functions take time proportional to the text's length.
 """
 
 import re
@@ -21,7 +21,7 @@ _LOWERED_RUN = re.compile(f"[{''.join(_LOWERED)}]+")
 _SMALL_FRACTION = re.compile("(?<![⁰¹²³⁴-⁹])([⁰¹²³⁴-⁹]+)[⁄/]([₀-₉]+)")
 _VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞↉]")
 
-# What NFKC would change the meaning of: it takes ℝ for R, and º for o.
+# Characters whose meaning NFKC would change: it turns ℝ into R, and º into o.
 _KEPT = str.maketrans(
     {
         **{letter: rf"\mathbb{{{plain}}} " for letter, plain in zip("ℝℤℚℕℂ", "RZQNC", strict=True)},
@@ -56,7 +56,7 @@ _SYMBOLS = str.maketrans(
         "。": ".",
     }
 )
-_DASH = re.compile(r"(?<!\d)–|–(?!\d)")  # but not that of a range of numbers, as in 1–2
+_DASH = re.compile(r"(?<!\d)–|–(?!\d)")  # except in a range of numbers, as in 1–2
 _DEGREE = re.compile(r"\^\{[°∘]\}|\^?°|\^∘|(?<=\d)∘")
 _ROOTS = {"√": r"\sqrt{", "∛": r"\sqrt[3]{", "∜": r"\sqrt[4]{"}
 _SPACE_IN_ROOT = re.compile(r"(?<=[√∛∜])\s+")
@@ -73,7 +73,7 @@ _FUNCTIONS = {
     )
 }
 _TYPED = _FUNCTIONS | {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
-_ELSEWHERE = {  # in other countries
+_ELSEWHERE = {  # names used in other countries
     **{"tg": "tan", "ctg": "cot", "cotg": "cot", "cosec": "csc", "arctg": "arctan"},
     **{"arcctg": "arccot", "sh": "sinh", "ch": "cosh", "th": "tanh", "lg": "log_{10}"},
 }
@@ -88,7 +88,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _VARIABLE = re.compile(r"[a-z]")
 _UPRIGHT = {name: command for name, command in _TYPED.items() if name != "sec"}
 _BOLD = ("mathbf", "textbf", "boldsymbol", "bm", "bf")
-_UNIT_LETTERS = "mgshld"  # metre to day: 5\text{m} is 5 metres, and 5\text{x} is 5x
+_UNIT_LETTERS = "mgshld"  # from metre to day: 5\text{m} means 5 metres, but 5\text{x} means 5x
 
 # --- calculators ----------------------------------------------------------------------------------
 
@@ -110,14 +110,14 @@ _FRACTION_ALONE = re.compile(
     r"(\^|\\sqrt(?:\[[^\[\]{}]*\])?)\s*(\\[dtc]?frac\s*(?:\{[^{}]*\}|\d)\s*(?:\{[^{}]*\}|\d))"
 )
 
-# --- what math-verify would leave out -------------------------------------------------------------
+# --- notation that math-verify would ignore -------------------------------------------------------
 
 _PRIMES = re.compile(r"(?<![A-Za-z])([A-Za-z])('+)(?![A-Za-z'])")
 _DIVISOR = re.compile(r"\\?(gcd|lcm)\s*\(([A-Za-z\d ,+*-]*)\)")
 
 
 def latex(text: str) -> str:
-    """The same answer in LaTeX."""
+    """Converts an answer to LaTeX."""
     return _explicit(_from_calculator(_without_fonts(_from_unicode(text))))
 
 
@@ -138,26 +138,26 @@ _RAISED_LETTERS, _LOWERED_LETTERS = str.maketrans(_RAISED), str.maketrans(_LOWER
 
 
 def _small_fraction(found: re.Match[str]) -> str:
-    """¹⁄₂"""
+    """Converts a match such as ¹⁄₂."""
     top, bottom = found.groups()
     return rf"\frac{{{top.translate(_RAISED_LETTERS)}}}{{{bottom.translate(_LOWERED_LETTERS)}}}"
 
 
 def _vulgar_fraction(found: re.Match[str]) -> str:
-    """½"""
+    """Converts a match such as ½."""
     top, bottom = unicodedata.normalize("NFKC", found.group()).split("⁄")
     return rf"\frac{{{top}}}{{{bottom}}}"
 
 
 def _root_of_one(found: re.Match[str]) -> str:
-    """Roots of a number, a letter or π: √13x is \\sqrt{13}x."""
+    """Converts root signs before a number, a letter or π: √13x becomes \\sqrt{13}x."""
     roots, content = found.groups()
     return "".join(_ROOTS[root] for root in roots) + content + "}" * len(roots)
 
 
 def _without_fonts(text: str) -> str:
-    """Upright and bold letters and names are the same in italics, unless they are all of the answer: then they may
-    be words."""
+    """Removes upright and bold fonts from letters and names, unless such a letter or name is the whole answer: then it
+    may be a word."""
 
     def plain(found: re.Match[str]) -> str:
         font, *contents = found.groups()
@@ -166,7 +166,7 @@ def _without_fonts(text: str) -> str:
             return content
         if found.group() == text:
             return text
-        # In other fonts, sec and min are seconds and minutes.
+        # Without \operatorname, sec and min mean seconds and minutes.
         name = (_NAMED if "operator" in font else _UPRIGHT).get(content)
         if name is not None:
             return rf"\{name} "
@@ -195,13 +195,14 @@ def _typed_name(found: re.Match[str]) -> str:
         return r"\infty " if constant in _INFINITY.split("|") else rf"\{constant} "
     if function == "cbrt":
         return r"\sqrt[3]"
-    if function in (None, "abs"):  # `_with_braces` sees to abs(x)
+    if function in (None, "abs"):  # `_with_braces` converts abs(x)
         return found.group()
     return r"\sqrt" if function == "sqrt" else rf"\{_TYPED[function]} "
 
 
 def _with_braces(text: str) -> str:
-    """`\\sqrt(x)` as `\\sqrt{x}`, `2^(x)` as `2^{x}`, `abs(x)` as `|x|`; the text as it is when these do not close."""
+    """Converts `\\sqrt(x)` to `\\sqrt{x}`, `2^(x)` to `2^{x}`, and `abs(x)` to `|x|`. Returns the text unchanged if one
+    of these brackets does not close."""
     parts, closing, done = [], [], 0
     for bracket in _BRACKET.finditer(text):
         parts.append(text[done : bracket.start()])
@@ -222,7 +223,8 @@ def _with_braces(text: str) -> str:
 
 
 def _explicit(text: str) -> str:
-    """f' as f^{\\prime}, which is not f, and the gcd of variables as a variable: math-verify takes it for 1."""
+    """Writes out what math-verify misreads: f' becomes f^{\\prime}, so that it differs from f, and the gcd or lcm of
+    variables becomes a name of its own, because math-verify evaluates it to 1."""
     text = _PRIMES.sub(lambda f: f.group(1) + "^{" + r"\prime " * len(f.group(2)) + "}", text)
     return _DIVISOR.sub(_divisor, text)
 

@@ -1,14 +1,14 @@
-"""Roots of products as products of roots: \\sqrt{\\frac{a}{b}} and \\frac{\\sqrt{a}}{\\sqrt{b}} are one answer.
+"""Rewrites roots of products as products of roots, so that \\sqrt{\\frac{a}{b}} equals \\frac{\\sqrt{a}}{\\sqrt{b}}.
 
-SymPy keeps them apart, as the first has a real value where a and b are negative, and the second has none. Here two
-expressions are equal if they are equal wherever both are real, and that is somewhere with positive variables. Two
-rules follow:
+SymPy treats them as different, because for negative a and b the first is real and the second is not. Here two
+expressions are equal if they are equal wherever both are real, provided that both are real for some positive values
+of the variables. Two rules follow:
 
 - An even root of a product is the product of the roots of the absolute values: \\sqrt{ab} = \\sqrt{|a|} \\sqrt{|b|},
   and \\sqrt{x^2} = |x|, which is not x.
-- Where x alone stands under an even root, of either expression, x is not negative: |x| = x there.
+- If x alone is under an even root of either expression, x is not negative, so |x| = x.
 
-It is not assumed that variables are positive: that would make x of |x| and of \\sqrt{x^2}.
+Variables are not assumed to be positive: that would make |x| and \\sqrt{x^2} equal to x.
 """
 
 from typing import Any
@@ -17,7 +17,8 @@ import sympy
 
 
 def spread(left: Any, right: Any) -> tuple[Any, Any] | None:
-    """Two SymPy objects with their roots spread; None when they have no roots of variables, or cannot both be real."""
+    """Two SymPy objects with roots of products spread over the factors; None if they contain no roots of variables, or
+    cannot both be real."""
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
     if not symbols or not all(symbol.is_real for symbol in symbols):
         return None
@@ -35,7 +36,7 @@ def spread(left: Any, right: Any) -> tuple[Any, Any] | None:
 
 
 def _rebuilt(value: Any) -> Any:
-    """The same, evaluated: \\sqrt{x} \\sqrt{x} is x. math-verify leaves it as it was written."""
+    """The value, evaluated: \\sqrt{x} \\sqrt{x} becomes x. math-verify leaves expressions as they were written."""
     if isinstance(value, sympy.MatrixBase):
         return value.applyfunc(_rebuilt)
     return value.func(*map(_rebuilt, value.args)) if value.args else value
@@ -48,7 +49,7 @@ def _is_root(power: Any) -> bool:
 
 
 def _factors(root: Any) -> list[tuple[Any, Any]]:
-    """Base and exponent of each factor under a root."""
+    """The base and exponent of each factor under a root."""
     return [
         (base, exponent) if isinstance(exponent, sympy.Rational) else (base**exponent, 1)
         for base, exponent in (each.as_base_exp() for each in sympy.Mul.make_args(root.base))
@@ -56,14 +57,15 @@ def _factors(root: Any) -> list[tuple[Any, Any]]:
 
 
 def _all_real(roots: list[Any], symbols: list[Any], scale: Any) -> bool:
-    """Whether what is under even roots is positive at a point where all variables are."""
+    """Whether all radicands of even roots are positive at one sample point with positive variables."""
     point = {symbol: scale * sympy.sqrt(sympy.prime(2 + i)) for i, symbol in enumerate(symbols)}
     values = (root.base.evalf(20, subs=point) for root in roots if root.exp.q % 2 == 0)
     return all(value.is_Float and value > 0 for value in values)
 
 
 def _sole_symbol(root: Any) -> Any:
-    """The variable that cannot be negative, since it alone decides the sign under an even root; else None."""
+    """The variable that alone determines the sign under an even root, and so cannot be negative; None if there is
+    none."""
     odd = [base for base, exponent in _factors(root) if not base.is_positive and exponent % 2 != 0]
     is_sole = root.exp.q % 2 == 0 and len(odd) == 1 and isinstance(odd[0], sympy.Symbol)
     return odd[0] if is_sole else None

@@ -1,8 +1,8 @@
-"""Plain arithmetic in very few tokens, such as `38 + 57 =`, for real pretrained models.
+"""Plain arithmetic with very short prompts, such as `38 + 57 =`, for real pretrained models.
 
-A response is right when its first whole number is the result; a response that writes an equation
-(`38 + 57 = 95`) is read from its first equals sign. Small models get some of these wrong some of the
-time, on a CPU too, where longer tasks would take too long.
+A response is right if its first whole number is the result. If it contains an equation, such as
+`38 + 57 = 95`, it is read from its first equals sign on. Small models get some of these problems wrong
+some of the time, and the task is short enough for a CPU.
 """
 
 import random
@@ -15,9 +15,9 @@ MAX_CHARACTERS = 200
 
 
 class Level(NamedTuple):
-    """How hard a problem is: `terms` numbers of `digits` digits, joined by one operator.
+    """The difficulty of a problem: `terms` numbers of `digits` digits, joined by one operator.
 
-    Numbers of a product's level are 2 to 9 where they have one digit: 0 and 1 would be trivial.
+    One-digit factors of a product are 2 to 9, because 0 and 1 would be trivial.
     """
 
     operator: str  # "+", "-" or "*"
@@ -47,7 +47,7 @@ _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)")
 
 
 def make_problem(level: Level, rng: random.Random) -> str:
-    """An expression of that level, such as `38 + 57`; a difference is never below zero."""
+    """A random expression of this level, such as `38 + 57`. A difference is never negative."""
     numbers = [rng.choice(level.numbers) for _ in range(level.terms)]
     if level.operator == "-":
         numbers.sort(reverse=True)
@@ -55,7 +55,7 @@ def make_problem(level: Level, rng: random.Random) -> str:
 
 
 def distinct_problems(level: Level) -> int:
-    """How many different expressions the level has."""
+    """The number of different expressions of this level."""
     n = len(level.numbers)
     return n * (n + 1) // 2 if level.operator == "-" else n**level.terms
 
@@ -72,10 +72,10 @@ def result(expression: str) -> int:
 
 
 def score(response: str, truth: Any) -> dict[str, float]:
-    """1 when the response's first number (after its first `=`, if it has one) is `truth`, else 0.
+    """Scores 1 if the response's first number, after its first `=` if there is one, equals `truth`; otherwise 0.
 
     Raises:
-        RewardError: `truth` is no whole number, for then no answer could be right.
+        RewardError: `truth` is not a whole number, so no answer could be right.
     """
     try:
         wanted = int(truth)

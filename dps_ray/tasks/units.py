@@ -1,9 +1,10 @@
-"""Units of an answer, which do not count: `5 \\text{ cm}`, `20 miles` and `441\\text{ pounds}` are numbers.
+"""Removes units from answers: `5 \\text{ cm}`, `20 miles` and `441\\text{ pounds}` become numbers.
 
-A unit stands after a value and at the end of an answer or of a part of it. Variables are none: math-verify's own list
-takes `3t`, `3h` and `3` for one answer, and `2\\text{i}+3\\text{j}` for 2, so it is off (`dps_ray.tasks.equality`).
+A unit follows a value, at the end of an answer or of a part of it. Variables are not units. math-verify's own list of
+units is disabled (`dps_ray.tasks.equality`), because with it `3t`, `3h` and `3` are equal, and
+`2\\text{i}+3\\text{j}` equals 2.
 
-Everything here takes time in proportion to the text.
+All functions take time proportional to the text's length.
 """
 
 import re
@@ -21,30 +22,31 @@ _AT_END = re.compile(
 _LETTER = re.compile(r"([+-]?\d[\d.,]*)\s*[mgshLNJVW]")
 _NUMBER = re.compile(r"[+-]?\d[\d.,]*")
 
-# Several in a row are one unit: \text{ kcal m}^{-2} \text{yr}^{-1}
+# Several adjacent groups form one unit: \text{ kcal m}^{-2} \text{yr}^{-1}
 _GROUPS = re.compile(
     r"(?:\\(?:text[a-z]*|mbox|math(?:rm|sf|it|bf))\s*\{[^{}]*\}(?:\s*\^(?:\{[^{}]*\}|\d))?(?:\\ |[\s~])*)+"
 )
 _GROUP = re.compile(r"\\[a-z]+\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z./~ -]*")
-_MEANING = re.compile(  # 5 million is not 5, a.m. is not p.m., and what is odd is not what is even
+_MEANING = re.compile(  # words that carry meaning: 5 million is not 5, a.m. is not p.m., "if n is odd"
     r"(?:and|or|not?|is|are|has|have|does|if|when|where|with|for|unless|otherwise|divides|mod|choose"
     r"|squared|cubed|half|halves|thirds|fourths|fifths|dozen|hundred|thousand|(?:m|b|tr)illion|a\.?m|p\.?m)(?![a-z])",
     re.IGNORECASE,
 )
 _VALUE = re.compile(r"(?:[\d})\]|!%]|\\(?:pi|circ|infty)|[\d})\s][a-zA-Z])$")
-_LONGEST_VALUE = 8  # characters of which `_VALUE` looks at the last
+_LONGEST_VALUE = 8  # number of characters before the unit that `_VALUE` is matched against
 _END_OF_PART = re.compile(r"$|[,;)\]]|\\\}|\\(?:text|mbox)[a-z]*\s*\{\s*(?:and|or)\b")
 
 
 class _Unit(NamedTuple):
     name: str
-    start: int  # with the spaces before it
+    start: int  # including the spaces before it
     end: int
 
 
 def without_units(text: str) -> str:
-    """The text without its unit, if it has a single one; `3 \\text{ ft } 5 \\text{ in}` is a sum of two."""
+    """The text without its unit, if all its units are the same. `3 \\text{ ft } 5 \\text{ in}` has two units: it becomes
+    a sum and keeps both."""
     text = _AT_END.sub("", text).rstrip()
     units = list(_units(text))
     several = len({unit.name for unit in units}) > 1
@@ -61,7 +63,7 @@ def without_units(text: str) -> str:
 
 
 def without_letter(truth: str, answer: str) -> str:
-    """The answer without a unit of one letter, as in `5 m`, if the reference is a number, so has no variable m."""
+    """The answer without a one-letter unit, as in `5 m`, if the reference is a number and so has no variable m."""
     number = _LETTER.fullmatch(answer)
     return number.group(1) if number and _NUMBER.fullmatch(truth) else answer
 
