@@ -114,7 +114,7 @@ def metrics_page() -> str:
         "is `pipelines/monitoring/metrics.py`; a selector of one's own may add names.",
     ]
     for group in TABLE:
-        lines += ["", f"## {group.title}", "", f"Written by `{group.source}`.", ""]
+        lines += ["", f"## {group.title}", "", f"Written by `{group.folder}/`.", ""]
         rows = [(f"`{m.name}`", m.unit, over[m.over], m.says) for m in group.metrics]
         lines += table(("metric", "unit", "of", "what it says"), rows)
     lines += ["", "## Placeholders", ""]

@@ -77,17 +77,17 @@ class Metric(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Rows that the same file writes."""
+    """Rows about one subject, and the folder whose code writes them."""
 
     title: str
-    source: str
+    folder: str
     metrics: Sequence[Metric]
 
 
 TABLE = (
     Group(
         "The batch",
-        "pipelines/rollout/batch.py",
+        "pipelines/rollout",
         (
             Metric(REWARD_MEAN, "score", "Mean over the responses of the batch's scored groups"),
             Metric("critic/rewards/max", "score", "Largest score of a response"),
@@ -109,7 +109,7 @@ TABLE = (
     ),
     Group(
         "The prediction",
-        "dps_ray/beliefs/prediction.py",
+        "dps_ray/beliefs",
         (
             Metric(PREDICTION_ACCURACY, "share", "Prompts whose likeliest state was the one seen"),
             Metric(
@@ -128,7 +128,7 @@ TABLE = (
     ),
     Group(
         "The policy's update",
-        "dps_ray/objective/grpo.py",
+        "dps_ray/objective",
         (
             Metric(POLICY_LOSS, "", "Clipped surrogate loss, mean over response tokens"),
             Metric(CLIPPED, "share", "Tokens whose probability ratio left the clip range"),
@@ -148,7 +148,7 @@ TABLE = (
     ),
     Group(
         "The learner",
-        "actors/learner_rank.py",
+        "actors",
         (
             Metric("actor/lr", "", "Learning rate after the step"),
             Metric(GRADIENT_NORM, "", "Gradient norm before clipping, mean over optimizer steps"),
@@ -162,7 +162,7 @@ TABLE = (
     ),
     Group(
         "The loop",
-        "pipelines/training/trainer.py",
+        "pipelines/training",
         (
             Metric(TRAINING_STEP, "steps", "Number of the training step"),
             Metric("batch/useful_groups", "groups", "Groups sent to the learner"),
@@ -177,7 +177,7 @@ TABLE = (
     ),
     Group(
         "Time",
-        "pipelines/monitoring/step_clock.py",
+        "pipelines/monitoring",
         (
             Metric(PHASE_SECONDS, "s", "Seconds that the loop spent in a phase"),
             Metric(STEP_SECONDS, "s", "Seconds of the whole step, without probe and evaluation"),
@@ -186,12 +186,12 @@ TABLE = (
     ),
     Group(
         "The engines' queue",
-        "actors/rollout.py",
+        "actors",
         (Metric(QUEUE_ROLLOUT, "prompts", "Most prompts that waited for an engine"),),
     ),
     Group(
         "The verifiers",
-        "actors/verifier.py",
+        "actors",
         (
             Metric(QUEUE_SCORE, "groups", "Groups not yet scored when the last one arrived"),
             Metric(
@@ -205,7 +205,7 @@ TABLE = (
     ),
     Group(
         "The selector",
-        "dps_ray/selection/methods/dps.py",
+        "dps_ray/selection",
         (
             Metric("beliefs/prompts_seen", "prompts", "Prompts observed at least once", "run"),
             Metric("beliefs/active_rows", "prompts", "Prompts with beliefs of their own", "now"),
@@ -214,12 +214,12 @@ TABLE = (
     ),
     Group(
         "The limits on coverage",
-        "dps_ray/selection/coverage.py",
+        "dps_ray/selection",
         (Metric("coverage/resting", "prompts", "Prompts that may not be selected yet", "now"),),
     ),
     Group(
         "Selection by GRESO",
-        "dps_ray/selection/methods/greso.py",
+        "dps_ray/selection",
         (
             Metric("greso/easy", "prompts", "Prompts in a streak of solved groups", "now"),
             Metric("greso/hard", "prompts", "Prompts in a streak of unsolved groups", "now"),
@@ -227,12 +227,12 @@ TABLE = (
     ),
     Group(
         "Selection by history resampling",
-        "dps_ray/selection/methods/history_resampling.py",
+        "dps_ray/selection",
         (Metric("history_resampling/dropped", "prompts", "Prompts left out as solved", "now"),),
     ),
     Group(
         "What was lost and replaced",
-        "actors/member.py",
+        "actors",
         (
             Metric("recovery/restarts", "actors", "Actors replaced, of all kinds", "start"),
             Metric(
@@ -246,7 +246,7 @@ TABLE = (
     ),
     Group(
         "What a loss cost",
-        "pipelines/training/trainer.py",
+        "pipelines/training",
         (
             Metric(
                 "recovery/steps_lost",
@@ -273,7 +273,7 @@ TABLE = (
     ),
     Group(
         "Evaluation on held-out prompts",
-        "pipelines/rollout/answers.py",
+        "pipelines/rollout",
         (
             Metric("val-core/{source}/acc/mean@{n}", "share", "Mean accuracy"),
             Metric("val-core/{source}/acc/pass@{n}", "share", "Chance of a right one among n"),
