@@ -1,9 +1,10 @@
 """A belief shard: the selector of one part of the prompt pool, in an actor of its own.
 
-Every call says which state it is about. A shard that is there answers; one that is new reads the last
-checkpoint and the log after it, and then answers. So a call may come twice, and to a successor.
+Every call names the version of the beliefs that it is about. A shard that has this version answers. A new shard first
+reads the last checkpoint and the log after it. So a call may be repeated, to the same shard or to its replacement.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,55 +30,102 @@ from dps_ray.hashing import shards
 from dps_ray.selection import methods
 from dps_ray.selection.clusters import Clusters
 from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.settings import SelectorSettings
 
 
 class BeliefVersion(NamedTuple):
-    """A state of the beliefs: that after `step` in `epoch`, which `base` and the log after it lead to."""
+    """The state of the beliefs after a step of an epoch.
+
+    epoch: of the driver, or the learner, whose steps these are
+    step:  the last step that was observed
+    base:  name of a manifest at or before the step, from which the log leads to it; None: from the beginning
+    """
 
     epoch: int
-    step: int  # the last that was observed
-    base: str | None  # name of a manifest at or before it; None is the beginning
+    step: int
+    base: str | None
 
 
 class Proposal(NamedTuple):
-    epoch: int  # of the state that proposes
+    """What a shard proposes.
+
+    epoch:     of its beliefs
+    selection: its best prompts
+    metrics:   its selector's
+    """
+
+    epoch: int
     selection: Selection
-    metrics: dict[str, float]  # the selector's own
+    metrics: dict[str, float]
+
+
+class Part(NamedTuple):
+    """What a shard holds: prompts, and what their selector is made from.
+
+    ids:      int64 (n,), the shard's prompts
+    shard:    the shard's number, from 0
+    shards:   how many shards there are
+    method:   see `Config.method`
+    settings: of the method
+    context:  what the selector is told of the run
+    """
+
+    ids: NDArray[np.int64]
+    shard: int
+    shards: int
+    method: str
+    settings: SelectorSettings
+    context: Context
+
+    def selector(self) -> Selector:
+        """Returns a new selector over these prompts."""
+        return methods.make(self.method, self.ids, self.settings, self.context)
+
+
+def parts(
+    config: Config, ids: NDArray[np.int64], count: int, clusters: Clusters | None = None
+) -> list[Part]:
+    """Returns the parts of a pool for so many shards.
+
+    ids: int64 (N,), the whole pool; clusters: of each id, for a method that learns by cluster.
+    """
+    whole = Context(config.seed, len(ids), config.rollout.group_size, config.states, clusters)
+    homes = shards(ids, count)
+    found = []
+    for index in range(count):
+        here = homes == index
+        context = whole._replace(clusters=None if clusters is None else clusters.take(here))
+        found.append(Part(ids[here], index, count, config.method, config.selector, context))
+    return found
 
 
 def make_selector(
-    config: Config, ids: NDArray[np.int64], pool: int, clusters: Clusters | None = None
+    config: Config, ids: NDArray[np.int64], clusters: Clusters | None = None
 ) -> Selector:
-    """The selector that `method` names, over these prompts of a pool of `pool`, which are of these clusters."""
-    context = Context(config.seed, pool, config.rollout.group_size, config.states, clusters)
-    return methods.make(config.method, ids, config.selector, context)
+    """Returns the selector that `method` names, over a whole pool."""
+    (whole,) = parts(config, ids, 1, clusters)
+    return whole.selector()
 
 
 @ray.remote
 class BeliefShard:
-    """Thin: a selector, and one call a step that observes the last batch and proposes the next."""
+    """A selector, with one call a step that observes the last batch and proposes the next.
 
-    def __init__(
-        self,
-        config: Config,
-        storage: Storage,
-        ids: NDArray[np.int64],
-        index: int,
-        pool: int,
-        clusters: Clusters | None = None,
-    ):
-        log_to(config.folder / "logs", f"beliefs-{index}")
-        failpoint("shard.start", shard=index)
-        self._config = config
+    Args:
+        part: the prompts that it holds, and their selector.
+        storage: where checkpoints and the log are.
+        logs: folder for what the process prints.
+    """
+
+    def __init__(self, part: Part, storage: Storage, logs: Path):
+        log_to(logs, f"beliefs-{part.shard}")
+        failpoint("shard.start", shard=part.shard)
+        self._part = part
+        self._index, self._count = part.shard, part.shards
         self._storage = storage
-        self._ids = ids
-        self._index = index
-        self._count = config.resources.beliefs.shards
-        self._epoch = 0  # of the state it has; there is none yet
+        self._epoch = 0  # of its beliefs; 0: it has none yet
         self._step = 0
-        self._pool = pool
-        self._clusters = clusters
-        self._selector = make_selector(config, ids, pool, clusters)
+        self._selector = part.selector()
 
     def propose(
         self,
@@ -86,14 +134,18 @@ class BeliefShard:
         exclude: NDArray[np.int64],
         observation: Observation | None = None,
     ) -> Proposal:
-        """This shard's best `size` prompts at a moment, fewer if it has fewer.
+        """Returns this shard's best `size` prompts, or all if it has fewer.
 
-        With the observation of the moment's step, that of all shards, which it is to take in unless it has
-        (the log has it already).
+        Args:
+            at: the version of the beliefs to choose by.
+            size: how many prompts to return.
+            exclude: int64 ids of this shard to leave out.
+            observation: what step `at.step` found out over all shards, already in the log. The shard learns from it if
+                it has not yet.
 
         Raises:
-            StaleError: the shard has gone on to a later epoch or step, or is more than a step behind.
-            CheckpointError: a file that leads to the moment is missing or altered.
+            StaleError: the shard is at a later epoch or step, or more than a step behind.
+            CheckpointError: a file that leads to the version is missing or altered.
         """
         self._be_at(at, observation)
         available = len(self._selector) - len(exclude)
@@ -101,17 +153,18 @@ class BeliefShard:
         return Proposal(self._epoch, selection, self._selector.metrics())
 
     def times_sampled(self, at: BeliefVersion) -> dict[int, int]:
-        """How many prompts were sampled how many times."""
+        """Returns how many prompts of the shard were sampled how many times."""
         self._be_at(at)
-        times, prompts = np.unique(self._selector.times_sampled(self._ids), return_counts=True)
+        sampled = self._selector.times_sampled(self._part.ids)
+        times, prompts = np.unique(sampled, return_counts=True)
         return {int(t): int(n) for t, n in zip(times, prompts, strict=True)}
 
     def save(self, at: BeliefVersion, folder: str) -> Stored:
-        """Write `folder/beliefs-00003-of-00016.arrow`. Called again, it finds the file and says the same:
-        equal states are equal bytes.
+        """Writes `folder/beliefs-00003-of-00016.arrow`. A repeated call finds the file and returns the same: equal
+        states are equal bytes.
 
-        The moment may be one that the shard has left: a successor is asked for the file of a checkpoint that
-        was begun before it, and one step ahead it has taken in the next batch by then.
+        `at` may be a version that the shard is past. A replacement is asked for the file of a checkpoint that was begun
+        before it started; with `loop.max_staleness=1` it has observed the next batch by then.
         """
         if at.epoch == self._epoch and at.step < self._step:
             selector = self._led_to(at)
@@ -148,12 +201,12 @@ class BeliefShard:
         self._epoch, self._step = at.epoch, at.step
 
     def _led_to(self, at: BeliefVersion) -> Selector:
-        """The state of a moment, from its checkpoint and the log after that.
+        """Returns the selector of this version, from a checkpoint and the log after that.
 
         Raises:
-            CheckpointError: a file that leads to the moment is missing or altered.
+            CheckpointError: a file that leads to the version is missing or altered.
         """
-        selector, step = make_selector(self._config, self._ids, self._pool, self._clusters), 0
+        selector, step = self._part.selector(), 0
         if at.base is not None:
             manifest = load(self._storage, at.base)
             snapshot = read_shard(self._storage, manifest, self._index, self._count)

@@ -3,8 +3,8 @@
     observe(batch) ──> log ──> each shard its own prompts ──> each shard proposes its top B
     select()       <── merge: the top B of the proposals   <──┘   (while the learner trains)
 
-It lives in the driver and holds no beliefs: what it knows is which shard has which prompt. A shard that is
-lost is replaced and asked again; it finds its way from the last checkpoint and the log.
+It lives in the driver and holds no beliefs, only which shard has which prompt. A shard that is lost is replaced and
+asked again; the new one restores its beliefs from the last checkpoint and the log.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.belief_shard import BeliefShard, BeliefVersion, Proposal
+from actors.belief_shard import BeliefShard, BeliefVersion, Part, Proposal, parts
 from actors.calls import Lost, outcomes
 from actors.managed_actor import ManagedActor, RestartTracker
 from actors.process import environment
@@ -31,13 +31,17 @@ _NONE = np.empty(0, dtype=np.int64)
 
 
 class Coordinator:
-    """Selector over all shards. For any number of them it selects the same prompts.
+    """Selects over all shards: the same prompts for any number of them.
 
-    `rewind` says where it starts, before anything else.
+    `rewind` must be called first; it says at which version of the beliefs to start.
 
     Args:
-        place: of a shard's index, the options that say where it runs, and with what.
-        clusters: of each id, for a method that learns by cluster (`dps_ray.selection.clusters`); None: it does not.
+        config: of the run.
+        storage: where checkpoints and the log are.
+        ids: int64 (N,), the pool.
+        recoveries: counts replacements of shards.
+        place: returns the Ray options of a shard, by its index: where it runs, and with what.
+        clusters: of each id, for a method that learns by cluster; None for other methods.
     """
 
     def __init__(
@@ -55,41 +59,36 @@ class Coordinator:
         self._timeouts = config.timeouts
         self._storage = storage
         self._clusters = None if clusters is None else _ClusterOf(ids, clusters)
-        homes = hashing.shards(ids, self._count)
+        logs = config.folder / "logs"
 
-        def start(index: int) -> Callable[[int], Any]:
-            here = homes == index
-            mine, theirs = ids[here], None if clusters is None else clusters.take(here)
+        def start(part: Part) -> Callable[[int], Any]:
             options = BeliefShard.options(  # type: ignore[attr-defined]
-                **place(index),
+                **place(part.shard),
                 runtime_env=environment(threads=1),
             )
-            return lambda incarnation: options.remote(
-                config, storage, mine, index, len(ids), theirs
-            )
+            return lambda incarnation: options.remote(part, storage, logs)
 
         self.members = [
-            ManagedActor("belief_shard", index, start(index), recoveries)
-            for index in range(self._count)
+            ManagedActor("belief_shard", part.shard, start(part), recoveries)
+            for part in parts(config, ids, self._count, clusters)
         ]
         self.excluded = _NONE  # int64 ids that are never selected
-        self.metrics: dict[
-            str, float
-        ] = {}  # the selectors', summed over shards, at the last select
+        # Of the selectors, summed over shards, at the last select.
+        self.metrics: dict[str, float] = {}
         self._at = BeliefVersion(0, 0, None)
         self._proposals: _Asked | None = None
 
     def rewind(self, at: BeliefVersion) -> None:
-        """Take up the state of another moment, in an epoch that is new."""
+        """Goes to another version of the beliefs, in a new epoch."""
         self._at = at
         self._proposals = None
 
     def committed(self, name: str) -> None:
-        """The state that is now in the manifest of this name can be had from there."""
+        """Notes that the manifest of this name holds a version at or before the present one."""
         self._at = self._at._replace(base=name)
 
     def select(self, size: int, exclude: NDArray[np.int64] = _NONE) -> Selection:
-        """The best `size` prompts of the pool that are neither in `exclude` (int64 ids) nor `excluded`."""
+        """Returns the best `size` prompts of the pool that are neither in `exclude` (int64 ids) nor in `excluded`."""
         excluded = np.union1d(exclude, self.excluded)
         asked = self._proposals
         if asked is None or asked.about != (size, excluded.tobytes()):
@@ -107,8 +106,9 @@ class Coordinator:
         return merge(selections, size, fresh_of(size, self._fresh_share))
 
     def observe(self, step: int, observation: Observation) -> None:
-        """One step for the whole pool: written down, then applied. Does not wait for the shards, which
-        work while the learner trains.
+        """Writes down what a step found out, then has the shards learn from it and propose the next batch.
+
+        It does not wait for the shards, which work while the learner trains.
 
         Raises:
             CheckpointError: the observation could not be written; nothing has changed.
@@ -119,26 +119,26 @@ class Coordinator:
         self._proposals = self._ask_for_proposals(self._batch_size, self.excluded, observation)
 
     def clustered(self, observation: Observation) -> Observation:
-        """The same with the clusters of its prompts, where the method has any."""
+        """Returns the observation with the clusters of its prompts, if the method learns by cluster."""
         if self._clusters is None:
             return observation
         clusters = self._clusters(observation.ids)
         return observation._replace(clusters=clusters.labels, ranks=clusters.ranks)
 
     def times_sampled(self) -> dict[int, int]:
-        """How many prompts of the pool were sampled how many times, the never sampled at 0."""
+        """Returns how many prompts of the pool were sampled how many times, 0 times included."""
         total: Counter[int] = Counter()
         for counts in self._answers(self._ask("times_sampled"), self._timeouts.beliefs):
             total.update(counts)
         return dict(sorted(total.items()))
 
     def save(self, folder: str) -> Callable[[], list[Stored]]:
-        """Start to write a file a shard; what is returned waits for them."""
+        """Starts to write one file for each shard, and returns a function that waits for them."""
         asked = self._ask("save", [(folder,)] * self._count)
         return lambda: self._answers(asked, self._timeouts.checkpoint)
 
     def stop(self) -> None:
-        """End every shard."""
+        """Ends every shard."""
         for member in self.members:
             member.kill()
 
@@ -152,7 +152,7 @@ class Coordinator:
         return asked
 
     def _ask(self, method: str, arguments: Sequence[tuple[Any, ...]] | None = None) -> "_Asked":
-        """Call every shard about the present moment, each with its own arguments."""
+        """Calls every shard about the present version, each with its own arguments."""
         step, given = self._at.step, arguments or [()] * self._count
 
         def send(member: ManagedActor) -> Any:
@@ -162,7 +162,7 @@ class Coordinator:
         return _Asked(send, [_Call(member.incarnation, send(member)) for member in self.members])
 
     def _answers(self, asked: "_Asked", timeout: float) -> list[Any]:
-        """Those of all shards; a shard that is lost is replaced, and asked again.
+        """Returns the answers of all shards. A shard that is lost is replaced and asked again.
 
         Raises:
             EngineError: a shard was lost too often.

@@ -38,7 +38,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from actors.belief_shard import make_selector
+from actors.belief_shard import make_selector, parts
 from actors.health import Quarantine
 from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts
@@ -48,7 +48,6 @@ from dps_ray.config import Config, settings
 from dps_ray.config.files import CONFIGS
 from dps_ray.durable import Manifest, Storage, committed, newest_valid, read_shard, reshard
 from dps_ray.errors import ConfigError, DPSError, EngineError
-from dps_ray.hashing import shards
 from pipelines.monitoring.run_log import read_events, read_metrics
 from pipelines.monitoring.view import LineView
 from pipelines.training.checkpoint import storage_of
@@ -400,10 +399,10 @@ def observations_lost(
     """
     inputs = prepare(config, LineView(config.loop.steps, console, time.monotonic))
     ids, clusters, count = inputs.pool.ids, inputs.clusters, manifest.belief_shards
-    replayed = make_selector(config, ids, len(ids), clusters)
+    replayed = make_selector(config, ids, clusters)
     for _, observation in committed(storage, manifest):
         replayed.observe(observation)
-    lost, homes = 0, shards(ids, count)
+    lost, split = 0, parts(config, ids, count, clusters)
     for index, expected in enumerate(reshard([replayed.snapshot()], count)):
         # The same order of prompts as in the other one.
         (found,) = reshard([read_shard(storage, manifest, index, count)], 1)
@@ -411,9 +410,7 @@ def observations_lost(
         differing = [name for name in expected if not _same(found[name], expected[name])]
         if differing:
             console.print(f"shard {index} is not as after a replay: {', '.join(differing)}")
-            rows = np.flatnonzero(homes == index)
-            mine, theirs = ids[rows], None if clusters is None else clusters.take(rows)
-            like = make_selector(config, mine, len(ids), theirs)
+            mine, like = split[index].ids, split[index].selector()
             like.load_state(found)
             times = like.times_sampled(mine)
             lost += max(1, int(np.abs(times - replayed.times_sampled(mine)).sum()))

@@ -18,7 +18,7 @@ banded and kept as (2w + 1, K), [b, j] being the move from bin j by b - w.
 
 A prompt that was never seen is believed to be as others were found at their first visits, the latest counting most
 (`Pool.fresh`). It does not move by Phi, which is learned from prompts that are trained on: in real runs
-never-seen prompts did not rise with them (docs/method.md). Each first visit corrects it.
+never-seen prompts did not rise with them (docs/comparison.md). Each first visit corrects it.
 
 In every array of prompts these come last, and sums over bins are written out term by term, for the reason
 given in `dps_ray.beliefs.hmm`: the bits of a belief depend on its own prompt alone. Sums over prompts are of

@@ -9,19 +9,22 @@ from dps_ray.setting_types import Settings
 
 
 class StateSettings(Settings):
-    """What makes a prompt unsolved, partial or solved. The last three are for rewards without right and wrong."""
+    """What makes a prompt unsolved, partial or solved.
+
+    `low`, `high` and `least_std` are for rewards without right and wrong.
+    """
 
     rule: Literal["right", "thresholds", "variation"] = "right"
-    """`right`: solved when all responses have accuracy 1, unsolved when none has. Else by score:
-    `thresholds`: solved when all are `high` or more, unsolved when all are `low` or less. `variation`:
-    partial when their standard deviation is above `least_std`. Groups that are not partial by that are
-    solved or unsolved by their mean, whether it lies nearer to `high` or to `low`."""
+    """right: a group is solved when all responses have accuracy 1, unsolved when none has. thresholds: solved when all
+    scores are `states.high` or more, unsolved when all are `states.low` or less. variation: partial when the standard
+    deviation of the scores is above `states.least_std`. With the last two, a group that is not partial otherwise is
+    solved if its mean score is nearer to `states.high` than to `states.low`, else unsolved."""
     low: float = 0.0
-    """Score of a response that is no good at all: 0.1, say, where the right format alone earns that."""
+    """Score of a worthless response, such as 0.1 when the right format alone earns 0.1."""
     high: float = 1.0
-    """Score of a response that leaves nothing to be learned."""
+    """Score of a perfect response."""
     least_std: Annotated[float, Field(gt=0.0)] = 0.05
-    """Standard deviation (the sample's, as of advantages) up to which rewards are taken to be the same."""
+    """Largest sample standard deviation at which the rewards of a group count as equal."""
 
     @model_validator(mode="after")
     def _low_is_below_high(self) -> Self:

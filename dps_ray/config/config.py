@@ -70,12 +70,12 @@ class Config(Settings):
     methods to compare with (`dps_ray/selection/methods/`: history_resampling, mopps, mapp, greso, variance_ema,
     recency), or by a class of your own, as `path/to/file.py:Class` or `package.module:Class`."""
     seed: int = 0
-    """Decides ties, sampling, shuffling and data."""
+    """Seed of ties, sampling, shuffling and data."""
     folder: Annotated[Path, HOME] = Path("runs/default")
-    """The run's folder: metrics, checkpoints, report."""
+    """The run's folder, for metrics, checkpoints and the report."""
     resume: str = "auto"
-    """`auto` continues from the newest valid checkpoint in the folder if there is one, `never` starts
-    anew (the folder must hold no run), a manifest such as `e0007.00000040` continues from that one."""
+    """auto: continue from the newest valid checkpoint in the folder, if there is one. never: start anew; the folder must hold
+    no run. A manifest, such as `e0007.00000040`: continue from it."""
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     selector: Annotated[SerializeAsAny[SelectorSettings], PlainValidator(_selector)] = Field(
@@ -96,8 +96,8 @@ class Config(Settings):
     loggers: list[Literal["tensorboard", "ray", "wandb", "mlflow"]] = Field(
         default=["tensorboard", "ray"]
     )
-    """Where metrics go besides metrics.jsonl: event files, gauges in Ray's dashboard, and services that
-    are to be installed first (`pipelines/monitoring/loggers.py`)."""
+    """Where metrics go besides metrics.jsonl: TensorBoard event files, gauges in Ray's dashboard, Weights & Biases, MLflow.
+    The last two must be installed first."""
 
     def __init__(self, **settings: Any) -> None:
         """

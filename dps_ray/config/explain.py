@@ -27,7 +27,11 @@ def _explain(kind: type[Settings], method: Any, error: Any) -> str:
     value = error["input"]
     if error["type"] == "extra_forbidden":
         return "\n".join(
-            f"{leaf}={inner!r}: {_of_another_method(kind, method, leaf) or 'there is no such setting; ' + _nearest(kind, leaf)}"
+            f"{leaf}={inner!r}: "
+            + (
+                _of_another_method(kind, method, leaf)
+                or f"there is no such setting; {_nearest(kind, leaf)}"
+            )
             for leaf, inner in _leaves(key, value)
         )
     if error["type"] == "missing":

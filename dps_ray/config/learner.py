@@ -11,22 +11,22 @@ class ModelSettings(Settings):
     path: Annotated[str, HOME] = "builtin:start-policy"
     """Hugging Face folder of the policy, or `builtin:start-policy` (made once, then cached)."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of rollout and training. On a CPU float32 is the faster one."""
+    """Precision of rollout and training. On a CPU, float32 is faster."""
     chat_template: Annotated[str | None, TEMPLATE] = None
-    """Jinja chat template, or a file with one, for a tokenizer that has none. Nothing is added to the text that
-    it writes: a template for a model whose texts begin with a bos token begins with `{{ bos_token }}`."""
+    """Jinja chat template, or a file with one, for a tokenizer that has none. The text that it renders is tokenized as it
+    is: if the model expects a bos token, begin the template with `{{ bos_token }}`."""
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters: a linear layer computes with W + (alpha / rank) B A, and only A and B are trained."""
+    """Low-rank adapters: a linear layer uses W + (alpha / rank) B A in place of W, and only A and B are trained."""
 
     rank: Count = 16
-    """Rows of A and columns of B: the larger, the more an adapter can express, and the more memory it takes."""
+    """Rank of the adapters: rows of A, columns of B. Larger adapters can express more and need more memory."""
     alpha: Annotated[float, Field(gt=0.0)] = 32.0
-    """Adapters are multiplied by alpha / rank."""
+    """Scale of the adapters: B A is multiplied by alpha / rank."""
     target_modules: Annotated[list[str] | Literal["all-linear"], Field(min_length=1)] = "all-linear"
-    """Linear layers that get an adapter, by the ends of their names, such as [q_proj, v_proj]. all-linear: all but the
-    output head, which never has one."""
+    """Linear layers with an adapter, by the ends of their names, such as [q_proj, v_proj]. all-linear: all but the output
+    head, which never has one."""
 
     def __str__(self) -> str:
         """As it is written in an override."""
@@ -40,29 +40,29 @@ class LearnerSettings(Settings):
     warmup_steps: Natural = 0
     """Optimizer steps over which the learning rate rises linearly from 0."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     betas: tuple[
         Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]
     ] = (0.9, 0.95)
-    """Of AdamW."""
+    """The two betas of AdamW."""
     clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    """Gradient clipping, by global norm."""
+    """Gradients are clipped to this global norm."""
     minibatches: Count = 2
-    """Optimizer steps made of each batch."""
+    """Optimizer steps in each pass over a batch."""
     epochs: Count = 1
     """Passes over each batch."""
     max_tokens_per_micro_batch: Count = 16_384
-    """Tokens of a forward pass at the most, padding included: bounds memory, changes no result."""
+    """Maximum number of tokens in a forward pass, padding included. It bounds memory and does not change results."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """DeepSpeed ZeRO stage, what the ranks share: 1 the optimizer's state, 2 gradients too, 3 weights too."""
+    """DeepSpeed ZeRO stage: ranks partition the optimizer state (1), gradients too (2), weights too (3). 0: nothing."""
     gradient_checkpointing: bool | None = None
-    """Recompute activations in the backward pass: 4 GB in place of 52 for 15,360 tokens at 1.5B, for a third more
-    time. null: on GPUs."""
+    """Recompute activations in the backward pass: 4 GB instead of 52 GB for 15,360 tokens of a 1.5B model, in a third more
+    time. null: on GPUs only."""
     lora: LoraSettings | None = None
-    """Train low-rank adapters (LoRA) in place of all weights: `learner.lora={}` with the defaults, or
-    `learner.lora={rank: 8, target_modules: [q_proj, v_proj]}`. Takes about ten times the learning rate of full
+    """Train low-rank adapters (LoRA) instead of all weights: `learner.lora={}` for the defaults, or
+    `learner.lora={rank: 8, target_modules: [q_proj, v_proj]}`. The learning rate should be about ten times that of full
     training. null: train all weights."""
     freeze_vision_tower: bool = False
-    """Of a vision-language model, train the language model alone."""
+    """Train only the language model of a vision-language model."""
     threads: Count = 1
-    """On a CPU: threads a rank computes with."""
+    """CPU threads of a rank, when it trains on a CPU."""

@@ -10,89 +10,89 @@ from dps_ray.setting_types import HOME, Count, Natural, Seconds, Settings
 
 class LoopSettings(Settings):
     steps: Count = 60
-    """Training steps."""
+    """Number of training steps."""
     batch_size: Count = 64
-    """Prompts a step (B)."""
+    """Prompts in the batch of a step (B)."""
     filter_groups: bool = False
-    """Train on partial groups only, and refill the batch until B of them are found: with
-    `method=uniform` this is Dynamic Sampling (DAPO)."""
+    """Train on partial groups only, and roll out more prompts until there are B partial groups. With `method=uniform` this
+    is Dynamic Sampling (DAPO)."""
     max_gen_batches: Count = 10
-    """With filter_groups: rollout batches a step at the most; then it trains on what it has."""
+    """Maximum number of rollout batches in a step with `loop.filter_groups`. The step then trains on the groups it has."""
     max_staleness: Literal[0, 1] = 0
-    """0: each batch is sampled with the newest weights, and engines and learner take turns. 1: the next
-    batch is sampled while the learner trains, with weights one step older; see `objective.importance_cap`."""
+    """0: each batch is sampled with the newest weights; engines and learner take turns. 1: the next batch is sampled while
+    the learner trains, with weights that are one step older (see `objective.importance_cap`)."""
 
 
 class EvalSettings(Settings):
     every: Natural = 0
-    """Evaluate every so many steps; 0 only before and after."""
+    """Steps between evaluations on the held-out prompts. 0: evaluate only before and after training."""
     samples: Count = 4
-    """Responses to each test prompt (the N of mean@N)."""
+    """Responses sampled for each test prompt (the N of mean@N)."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    """Of sampling in the evaluation."""
+    """Temperature used for evaluation sampling."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Likewise."""
+    """Top-p used for evaluation sampling."""
     max_prompts: Count | None = None
-    """Use only the first so many test prompts; null uses all."""
+    """Number of test prompts to use, from the first. null: all."""
 
 
 class ProbeSettings(Settings):
-    """A measurement, not training: a uniform sample of the pool is rolled out to see what uniform
-    selection would give now. It is charged to the run's rollouts, and beliefs do not see it."""
+    """A probe rolls out a uniform sample of the pool, to measure what uniform selection would give now. Its rollouts are
+    counted; beliefs and learner do not see it."""
 
     every: Natural = 10
-    """Probe every so many steps; 0 never."""
+    """Steps between probes. 0: no probes."""
     prompts: Count = 64
-    """Prompts of a probe."""
+    """Prompts in a probe."""
 
 
 class CheckpointSettings(Settings):
     every: Natural = 20
-    """Checkpoint every so many steps, and always at the end; 0 only at the end."""
+    """Steps between checkpoints; there is always one at the end. 0: only at the end."""
     keep: Count = 2
-    """Newest checkpoints to keep."""
+    """Number of newest checkpoints to keep."""
     milestone_every: Natural = 0
-    """Checkpoints of steps divisible by this are kept for ever; 0 keeps none so."""
+    """Checkpoints of steps divisible by this are never deleted. 0: no such checkpoints."""
     keep_best: bool = True
-    """Keep the checkpoint of the evaluated step with the highest held-out accuracy, and make one for it if none
-    is due; the start policy counts as evaluated before the first step, and needs none."""
+    """Keep the checkpoint of the evaluated step with the highest held-out accuracy, and make one at that step if none is
+    due. The evaluation before the first step counts too; the start policy needs no checkpoint."""
     storage: Annotated[str | None, HOME] = None
-    """Where checkpoints and the observation log go: a folder that all nodes share, or a URI such as
-    `s3://bucket/run`; null puts them into the run's folder."""
+    """Where checkpoints and the observation log are written: a folder that all nodes share, or a URI such as
+    `s3://bucket/run`. null: the run's folder."""
 
 
 class RecoverySettings(Settings):
-    """What is tried again, how often, before the run gives up. Nothing here changes a result."""
+    """How often failures are retried before the run stops. These settings do not change results."""
 
     restarts: Count = 3
-    """Replacements in a row, without a success in between, of the same actor or of the learner;
-    after that the run stops. Of the learner only a step beyond all before is a success."""
+    """Times in a row that the same actor, or the learner, is replaced without a success in between before the run stops.
+    For the learner, a success is a step that was not reached before."""
     prompt_failures: Count = 3
-    """A prompt is set aside when the engine that had it died, or the verifier of one of its responses
-    failed, so often in a row."""
+    """Failures in a row after which a prompt is set aside: its engine died, or the verifier failed on one of its
+    responses."""
     on_nonfinite: Literal["skip", "stop"] = "stop"
-    """A NaN or infinite loss, gradient or reward: leave out that minibatch or group, or stop the run."""
+    """What to do with a NaN or infinite loss, gradient or reward: skip that minibatch or group, or stop the run."""
 
 
 class EngineTimeouts(Settings):
-    """Seconds after which actors that have not answered are named in an error."""
+    """Deadlines in seconds. An error names the actors that have not answered by then."""
 
     generate: Seconds = 1800.0
-    """For the responses to one batch."""
+    """Deadline in seconds for generating the responses to one batch."""
     score: Seconds = 300.0
-    """For the rewards of one batch."""
+    """Deadline in seconds for scoring one batch."""
     probe: Seconds = 60.0
-    """For an engine that was silent for too long to generate a single token."""
+    """Deadline in seconds for an engine to generate a single token, when it is checked after a silence."""
     idle: Seconds = 600.0
-    """An engine that was not used for so long is probed before it is used."""
+    """Seconds without use after which an engine is checked before it is used again."""
 
 
 class TimeoutSettings(EngineTimeouts):
     train: Seconds = 1800.0
-    """For the optimizer steps of one batch."""
+    """Deadline in seconds for the optimizer steps of one batch."""
     publish: Seconds = 300.0
-    """For passing the weights to the engines."""
+    """Deadline in seconds for transferring the weights to the engines."""
     beliefs: Seconds = 120.0
-    """For a belief shard to observe and propose."""
+    """Deadline in seconds for a belief shard to observe a batch and propose the next."""
     checkpoint: Seconds = 1800.0
-    """For writing or reading a checkpoint."""
+    """Deadline in seconds for writing or reading a checkpoint."""

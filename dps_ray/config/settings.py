@@ -58,7 +58,7 @@ def _of_some_methods() -> Iterator[tuple[str, str, Any, str]]:
             if key not in SelectorSettings.model_fields:
                 of.setdefault(_described(f"selector.{key}", field), []).append(name)
     for (key, kind, default, text), names in of.items():
-        yield key, kind, default, f"Of {', '.join(names)}. {text}"
+        yield key, kind, default, f"Only for {', '.join(names)}.\n{text}"
 
 
 def _described(key: str, field: FieldInfo) -> tuple[str, str, Any, str]:
@@ -72,11 +72,18 @@ def _described(key: str, field: FieldInfo) -> tuple[str, str, Any, str]:
 
 
 def _type_name(field: FieldInfo) -> str:
-    kind = field.annotation
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
-    for clutter in ("typing.", "pathlib."):
-        name = name.replace(clutter, "")
-    return name.replace("Literal", "one of ")
+    """The type in words, such as `int | null` or `one of ['skip', 'error']`."""
+    return " | ".join(_name(one) for one in alternatives(field.annotation))
+
+
+def _name(kind: Any) -> str:
+    if kind is types.NoneType:
+        return "null"
+    if get_origin(kind) is Literal:
+        return f"one of {list(get_args(kind))}"
+    parts = [_name(one) for part in get_args(kind) for one in alternatives(part)]
+    name = getattr(get_origin(kind) or kind, "__name__", str(kind))
+    return f"{name}[{', '.join(parts)}]" if parts else name
 
 
 def flatten(config: Config) -> Iterator[tuple[str, Any]]:

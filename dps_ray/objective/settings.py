@@ -9,25 +9,25 @@ from dps_ray.setting_types import Settings
 
 class ObjectiveSettings(Settings):
     clip_low: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
-    """The ratio of the policy to that before the batch is clipped below at 1 - clip_low,"""
+    """Lower clip: ratios of the policy to the policy before the batch are clipped at 1 - clip_low."""
     clip_high: Annotated[float, Field(ge=0.0)] = 0.28
-    """and above at 1 + clip_high (DAPO's clip-higher)."""
+    """Upper clip: ratios of the policy to the policy before the batch are clipped at 1 + clip_high (DAPO's clip-higher)."""
     dual_clip: Annotated[float, Field(gt=1.0)] = 10.0
-    """Bound on the loss of a negative advantage, in multiples of it."""
+    """Dual clip: upper bound on the loss of a token with negative advantage, in multiples of the advantage."""
     importance_cap: Annotated[float, Field(gt=0.0)] | None = 2.0
-    """Each token's loss is weighted by how much likelier the learner held it, before the batch's first
-    update, than the engine that sampled it did, but by no more than this: it corrects for older weights
-    (`loop.max_staleness`) and for the engine's arithmetic. null weighs nothing, and clips the ratio to the
-    engine's own probabilities: a forward pass less for all minibatches but the first."""
+    """Truncated importance weight: the loss of a token is multiplied by the ratio of the learner's probability before the
+    batch to the engine's, but at most by this. It corrects for older weights (`loop.max_staleness`) and for the engine's
+    arithmetic. null: no weight; the clipped ratio is to the engine's probabilities, which saves a forward pass for all
+    minibatches but the first."""
     norm_by_std: bool = True
-    """Divide advantages by the group's standard deviation (GRPO); false is Dr. GRPO's choice."""
+    """Divide advantages by the standard deviation of the group, as GRPO does. false: as Dr. GRPO."""
     aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
-    """Every token counts the same, or every response does."""
+    """token-mean: every token has the same weight in the loss. sequence-mean: every response has."""
     normalize_by: Literal["useful_groups", "batch_size"] = "useful_groups"
-    """The loss is a mean over the groups that carry gradient (DAPO with filter_groups), or over
-    `loop.batch_size` groups, the others of which add nothing (GRPO without a filter): then a batch
-    with fewer useful groups makes a smaller step, as far as Adam lets it."""
+    """What the loss is a mean over. useful_groups: the groups with nonzero advantages (DAPO with `loop.filter_groups`).
+    batch_size: `loop.batch_size` groups, where the others add nothing (GRPO without a filter); a batch with fewer useful
+    groups then has a smaller gradient."""
     kl_coef: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight of the KL (k3 estimate) to the start policy; 0 loads no reference."""
+    """Weight of the KL divergence from the start policy (k3 estimator). 0: no reference model is loaded."""
     entropy_coef: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of an entropy bonus."""

@@ -15,20 +15,22 @@ def _by_name(reward: Any) -> Any:
 
 class DataSettings(Settings):
     train: Annotated[str | list[str], HOME] = "builtin:arithmetic"
-    """Parquet file(s) or folder in verl's schema, or `builtin:arithmetic`, `builtin:countdown`."""
+    """Parquet files, or a folder of them, with the training prompts in verl's schema; or `builtin:arithmetic`,
+    `builtin:countdown`."""
     test: Annotated[str | list[str] | None, HOME] = None
-    """Held-out prompts for the evaluation, likewise; null evaluates nothing."""
+    """Held-out prompts for evaluations: Parquet files, a folder, or a built-in task, as for `data.train`. null: no
+    evaluations."""
     id_column: str | None = None
-    """Column with unique int64 prompt ids; null derives them from the rows' content."""
+    """Column with unique int64 prompt ids. null: ids are derived from the content of the rows."""
     max_prompt_length: Count = 1024
-    """Longest prompt, in tokens, those of its images included."""
+    """Maximum length of a prompt in tokens, image tokens included."""
     overlong_prompts: Literal["skip", "error"] = "skip"
-    """What to do with longer ones: leave them out of the pool and count them, or stop."""
+    """What to do with prompts longer than `data.max_prompt_length`: leave them out and count them, or stop."""
     max_pixels: Annotated[int, Field(ge=28 * 28)] | None = None
-    """Images of more pixels are scaled down to so many; 784 pixels are a token of Qwen2.5-VL. null: as the
-    model's own preprocessor_config.json says (12,845,056, or 16,384 tokens, for the published ones)."""
+    """Images with more pixels are scaled down to this many. Qwen2.5-VL has one token for 784 pixels. null: the value in the
+    model's preprocessor_config.json (12,845,056 pixels, or 16,384 tokens, for the published models)."""
     train_max_samples: Count | None = None
-    """Train on only so many of the prompts, drawn by `seed`; null on all of them."""
+    """Number of training prompts to use, drawn by `seed`. null: all."""
     reward: Annotated[str | None, HOME, BeforeValidator(_by_name)] = None
     """Reward function as `module:function` or `file.py:function` with verl's signature
-    `compute_score(data_source, solution_str, ground_truth, extra_info)`; null uses the task's own."""
+    `compute_score(data_source, solution_str, ground_truth, extra_info)`. null: the built-in one of the task."""

@@ -8,11 +8,11 @@ from dps_ray.setting_types import Seconds, Settings
 
 
 class VerifierSettings(Settings):
-    """Limits on scoring one response, in a process that can be killed. What the first call imports is not counted."""
+    """Limits on scoring one response, in a process that can be killed. Imports of the first call are not counted."""
 
     seconds: Seconds = 10.0
-    """Wall-clock time."""
+    """Maximum wall-clock seconds to score a response."""
     cpu_seconds: Seconds = 10.0
-    """Processor time, rounded up to whole seconds."""
+    """Maximum processor seconds to score a response, rounded up to whole seconds."""
     memory_gib: Annotated[float, Field(gt=0.0)] = 2.0
-    """Memory beyond what the process has before it scores."""
+    """Maximum memory in GiB to score a response, beyond what the process uses before."""

@@ -32,6 +32,10 @@ class Context(NamedTuple):
 class Selector(Protocol):
     """Chooses the next prompts and learns from what became of them.
 
+    A class that `method` can name has, besides, a class `Settings` derived from
+    `dps_ray.selection.settings.SelectorSettings`, and a classmethod `make(ids, settings, context)` that returns the
+    selector of the shard with these ids, int64 (n,). See docs/extending.md.
+
     Choosing changes nothing: until something is observed, the same call gives the same prompts. A prompt
     whose rollout failed is simply not observed, and will come again.
     """

@@ -1,4 +1,4 @@
-"""Settings that selection methods share: `selector.*`. Each method declares its own beside it, as its class `Settings`."""
+"""Settings that selection methods share: `selector.*`. Each method declares its own in its class `Settings`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar

@@ -72,7 +72,7 @@ def test_any_number_of_shards_selects_what_one_store_selects(
     local_ray, tmp_path, method, overrides, shards
 ):
     config = config_of(tmp_path, 1, method, *overrides)
-    single = make_selector(config, IDS, len(IDS), clusters_of(config))
+    single = make_selector(config, IDS, clusters_of(config))
     coordinators = [coordinator(tmp_path / str(n), n, method, *overrides) for n in shards]
     for step in range(1, STEPS):
         expected = single.select(16)
@@ -97,7 +97,7 @@ def test_any_number_of_shards_selects_what_one_store_selects(
 def test_what_the_whole_step_found_reaches_every_shard(local_ray, tmp_path, overrides):
     config = config_of(tmp_path, 1, "dps", *overrides)
     single, three = (
-        make_selector(config, IDS, len(IDS)),
+        make_selector(config, IDS),
         coordinator(tmp_path / "3", 3, "dps", *overrides),
     )
     for step in range(1, STEPS):

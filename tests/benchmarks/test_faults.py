@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from actors.belief_shard import make_selector
+from actors.belief_shard import parts
 from benchmarks.faults import KINDS, config_of, main, observations_lost, survive
 from dps_ray.beliefs.states import observed
 from dps_ray.durable import (
@@ -57,10 +57,9 @@ def audited(request, tmp_path, tiny_policy, chains):
 
     def audit(*applied):
         files = []
+        held = parts(config, ids, len(applied), clusters)
         for index, steps in enumerate(applied):
-            mine = np.flatnonzero(shards(ids, len(applied)) == index)
-            its = None if clusters is None else clusters.take(mine)
-            selector = make_selector(config, ids[mine], len(ids), its)
+            selector = held[index].selector()
             for step in steps:
                 whole = log.read(step)
                 part = whole.take(shards(whole.ids, len(applied)) == index)

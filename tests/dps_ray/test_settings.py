@@ -343,12 +343,12 @@ def test_the_help_lists_what_all_methods_have_and_then_says_whose_the_others_are
     listed = [(key, text) for key, _, _, text in settings.describe() if key.startswith("selector.")]
     keys = [key.partition(".")[2] for key, _ in listed]
     assert keys[:3] == ["rest", "max_uses", "fresh_share"]
-    assert all(text.startswith("Of ") for _, text in listed[3:])
+    assert all(text.startswith("Only for ") for _, text in listed[3:])
     own = {key for method in methods.BUILT_IN.values() for key in method.Settings.model_fields}
     assert set(keys) == own
     of = {(key, text.partition(".")[0]) for key, text in listed}
-    assert ("selector.beta_decay", "Of mopps, mapp") in of
-    assert ("selector.temperature", "Of dps, variance_ema") in of
+    assert ("selector.beta_decay", "Only for mopps, mapp") in of
+    assert ("selector.temperature", "Only for dps, variance_ema") in of
 
 
 def test_every_setting_is_documented():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import ray
 
-from actors.belief_shard import BeliefShard, BeliefVersion
+from actors.belief_shard import BeliefShard, BeliefVersion, parts
 from actors.managed_actor import RestartTracker
 from dps_ray import BeliefStore
 from dps_ray.durable import ObservationLog, Storage
@@ -118,9 +118,15 @@ def test_a_shard_that_is_lost_again_and_again_ends_the_run_and_is_named(
         run.save(1)
 
 
+def alone(folder, storage):
+    """The only shard of a pool."""
+    (part,) = parts(config_of(folder, 1), IDS, 1)
+    return BeliefShard.remote(part, storage, folder / "logs")
+
+
 def test_a_call_that_is_delivered_twice_has_its_effect_once(local_ray, tmp_path):
     storage = Storage.at(tmp_path)
-    shard = BeliefShard.remote(config_of(tmp_path, 1), storage, IDS, 0, len(IDS))
+    shard = alone(tmp_path, storage)
     first = BeliefStore(IDS).select(16).ids
     ObservationLog(storage, 1).append(1, seen(1, first))
     none = np.empty(0, np.int64)
@@ -133,7 +139,7 @@ def test_a_call_that_is_delivered_twice_has_its_effect_once(local_ray, tmp_path)
 
 def test_a_gap_and_a_call_from_before_are_refused(local_ray, tmp_path):
     storage = Storage.at(tmp_path)
-    shard = BeliefShard.remote(config_of(tmp_path, 1), storage, IDS, 0, len(IDS))
+    shard = alone(tmp_path, storage)
     none = np.empty(0, np.int64)
     ray.get(shard.propose.remote(BeliefVersion(2, 0, None), 16, none))
     for late in (BeliefVersion(2, 3, None), BeliefVersion(1, 0, None)):

@@ -74,10 +74,7 @@ def test_the_reward_gives_credit_for_each_right_step():
 
 def test_the_selector_comes_to_the_prompts_that_are_solved_half_of_the_time():
     batches = follow(selectors(1, Config(method=METHOD, selector={"rest": 5})), range(120))
-    assert (
-        set(np.concatenate(batches[:20])) == set(IDS.tolist())
-        or len(set(np.concatenate(batches))) > 150
-    )
+    assert len(set(np.concatenate(batches).tolist())) > 150
     late = np.concatenate(batches[80:])
     assert 0.3 < np.median(late / 200) < 0.7
     assert np.mean(np.abs(late / 200 - 0.5)) < 0.2

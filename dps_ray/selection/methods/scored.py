@@ -56,7 +56,7 @@ class ScoredSelector(ABC):
 
     @classmethod
     def make(cls, ids: ArrayLike, settings: Any, context: Context) -> Selector:
-        """Returns the selector over these prompts; see `dps_ray.selection.selector.Method`."""
+        """Returns the selector over these prompts; see `Selector`."""
         return cls(ids, context.seed)
 
     def __init__(self, ids: ArrayLike, seed: int = 0) -> None:

@@ -28,7 +28,7 @@ class UniformSelector:
 
     @classmethod
     def make(cls, ids: ArrayLike, settings: Settings, context: Context) -> Selector:
-        """Returns the selector over these prompts; see `dps_ray.selection.selector.Method`."""
+        """Returns the selector over these prompts; see `Selector`."""
         return cls(ids, context.seed)
 
     def __init__(self, ids: ArrayLike, seed: int = 0) -> None:

@@ -5,7 +5,7 @@
     Phi     = banded transitions, learned from all prompts tried again    (`dps_ray.beliefs.rates`)
 
 As there, F is forgotten and not moved: in real runs prompts never tried did not rise with those that were
-trained on (docs/method.md).
+trained on (docs/comparison.md).
 How far clusters are to be believed is estimated from the states that were found at first visits, which are
 counts proper; posteriors lean towards what was believed before.
 """

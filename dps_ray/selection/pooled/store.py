@@ -38,9 +38,9 @@ _OF_CLUSTERS, _OF_PROMPTS = 1, 2  # keep the draws of the two apart
 
 
 class PooledStore:
-    """Pooled beliefs: see `dps_ray.selection.selector.Selector`, and `StateDynamics` for what is believed.
+    """Selects by pooled beliefs; see `StateDynamics` and `RateDynamics` for the beliefs.
 
-    Bit-equal for any split of the ids over several stores, given `dps_ray.merge` and what the whole step found.
+    Bit-equal for any split of the ids over several stores, given `dps_ray.merge` and the whole step.
 
     Args:
         ids: int64 (N,), unique, in any order.
@@ -53,10 +53,7 @@ class PooledStore:
         decay: lambda in [0, 1], the part of a prompt's own evidence kept.
         strength: kappa, how many moves its cluster's transitions are worth to a prompt.
         temperature: T > 0; small is greedy, large uniform.
-        rest: steps for which a prompt is left alone once it was tried, as far as others are left. None: 20,
-            but that half of the pool is left at least.
-        max_uses: a prompt is not tried more often than that until all of the pool were, once more than before;
-            None: no limit.
+        rest, max_uses: see `Settings`; a rest of None is 20, or as many as leave half of the pool.
 
     Raises:
         ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice, or there is
@@ -190,7 +187,7 @@ class PooledStore:
         return merge([selection], size)
 
     def _scores(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Of recent prompts of this shard: those that rest come last, those that were used up before them."""
+        """The scores of recent prompts of this shard. Used-up prompts come after the others, resting ones last."""
         recent = self._recent.take(rows)
         ties = self._index.ties(self._mine[rows])
         partial = self._dynamics.predicted(recent.parameters)[PARTIAL]
@@ -253,13 +250,13 @@ class PooledStore:
         self._forget_the_oldest(recent.joined(new))
 
     def _forget_the_oldest(self, recent: Recent) -> None:
-        """Takes up these recent prompts but those tried too long ago, who wait again."""
+        """Keeps these recent prompts, except those tried too long ago, which wait again."""
         positions, here = self._index.find(recent.ids)
         keys = keys_of(recent.labels, recent.ranks)
         old = recent.seen_at <= self.step - max(_RECENT, self.rest or 0)
         if (
             self.max_uses is not None
-        ):  # used up again, it is not to wait in a lap that it was used in
+        ):  # a prompt that was used up again must not wait in the same lap
             old &= recent.rounds(self.max_uses) <= self._waiting.laps_of(keys)
         self._waiting.put_back(keys[old])
         self._recent = recent.take(~old)
@@ -281,7 +278,7 @@ class PooledStore:
         return self._times[self._index.positions(ids)].astype(np.int64)
 
     def metrics(self) -> dict[str, float]:
-        """How many prompts have a row, and were ever seen; shards may add theirs up."""
+        """Returns how many prompts have a row, and were ever seen; shards may add theirs up."""
         return {
             "beliefs/active_rows": float(np.count_nonzero(self._mine >= 0)),
             "beliefs/prompts_seen": float(self._seen),
@@ -289,14 +286,14 @@ class PooledStore:
 
     @property
     def nbytes(self) -> int:
-        """Memory of all that is held by prompt, the recent's rows included."""
+        """Bytes of everything that is held by prompt, rows of recent ones included."""
         parts = (self._index, self._waiting, self._times, self._mine, *self._recent)
         return sum(part.nbytes for part in parts)
 
     # --- keeping ----------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
-        """The whole state: settings, clusters and recent prompts, alike in all shards, and who was seen here."""
+        """The whole state: settings, clusters and recent prompts, alike in all shards, and which prompts were seen here."""
         seen = np.flatnonzero(self._times)
         return {
             **self._own_settings(),
