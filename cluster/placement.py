@@ -1,13 +1,13 @@
-"""Where actors run: what each pool asks of Ray, the groups that reserve it, and every actor's place in them.
+"""Placement of actors: what each pool requests from Ray, the placement groups that reserve it, and each actor's bundle.
 
     plan(config) ──> Plan ──> Placement.reserve ──> placement.learner(0), .rollout(0), ...: options of actors
 
-    learner    one group, a bundle a rank, packed on as few nodes as possible
-    rollout    a group an engine, whose GPUs are all on one node
-    both       one group, a bundle a card, when an engine and a rank share each card by fractions
-    beliefs, verifiers    no group: they reserve no CPU, and are spread over the nodes
+    learner    one group with one bundle per rank, packed on as few nodes as possible
+    rollout    one group per engine, with all of the engine's GPUs on one node
+    both       one group with one bundle per GPU, if an engine and a rank share each GPU by fractions
+    beliefs, verifiers    no group: they reserve no CPU and are spread over the nodes
 
-A group whose node dies moves to another node that has room, and with it the actor that is made next.
+If the node of a group dies, Ray moves the group to another node with enough room, and the restarted actor runs there.
 """
 
 import time
@@ -27,26 +27,26 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from dps_ray.config import Config
 from dps_ray.errors import ResourceError
 
-# Seconds that Ray may take to place groups before a person is told, and between looks after that.
+# Seconds that Ray may take to place groups before the user is told, and seconds between later checks.
 _PATIENCE, _LOOK_UP = 2.0, 0.5
 
 
 class Bundle(NamedTuple):
-    """What is reserved on one node, by Ray's names: {"GPU": 1.0, "CPU": 4.0, "gpu_node": 0.01}."""
+    """Resources reserved on one node, by Ray's names: {"GPU": 1.0, "CPU": 4.0, "gpu_node": 0.01}."""
 
-    holds: str  # "learner rank 0"
-    asks: dict[str, float]  # nothing that is zero
+    holds: str  # the actor in it, such as "learner rank 0"
+    asks: dict[str, float]  # without resources of amount zero
 
 
 class Group(NamedTuple):
-    """Bundles that Ray places together, or not at all."""
+    """Bundles that Ray places either all together or not at all."""
 
     strategy: str
     bundles: tuple[Bundle, ...]
 
 
 class Seat(NamedTuple):
-    """Of an actor: which group, and which bundle in it."""
+    """The group of an actor, and its bundle in that group."""
 
     group: int
     bundle: int
@@ -54,11 +54,13 @@ class Seat(NamedTuple):
 
 @dataclass(frozen=True)
 class Pool:
-    """Actors of one kind, each of which asks for the same."""
+    """Actors of one kind, all with the same request."""
 
     noun: str
-    actors: tuple[Bundle, ...]  # what each asks for itself
-    seats: tuple[Seat, ...] = ()  # one an actor; none: they are spread
+    actors: tuple[Bundle, ...]  # the request of each actor
+    seats: tuple[
+        Seat, ...
+    ] = ()  # one for each actor; empty if the actors are spread over the nodes
 
     def __str__(self) -> str:
         asks = self.actors[0].asks
@@ -67,7 +69,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a configuration asks of a cluster."""
+    """The resources that a configuration requests from a cluster."""
 
     learner: Pool
     rollout: Pool
@@ -77,16 +79,16 @@ class Plan:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Of all actors together."""
+        """The resources of all actors together."""
         pools = (self.learner, self.rollout, self.beliefs, self.verifiers)
         return _sum(actor.asks for pool in pools for actor in pool.actors)
 
 
 def plan(config: Config, training: bool = True) -> Plan:
-    """The bundles that each pool asks for, in the order in which they are placed.
+    """The bundles that each pool requests, in the order in which they are placed.
 
     Args:
-        training: without, there are neither learner nor beliefs.
+        training: False leaves out the learner and the belief shards.
     """
     pools = config.resources
     learner, rollout = pools.learner, pools.rollout
@@ -98,7 +100,7 @@ def plan(config: Config, training: bool = True) -> Plan:
     of_ranks: tuple[Seat, ...]
     of_engines: tuple[Seat, ...]
     if 0 < rollout.gpus_per_engine < 1:
-        # Only within one bundle are two fractions certain to be of the same card.
+        # Two fractions are certain to be on the same GPU only if they are in one bundle.
         pair = _sum([engine, rank])
         names = (f"rollout engine {i} with learner rank {i}" for i in range(rollout.engines))
         groups = (Group("PACK", tuple(Bundle(name, pair) for name in names)),)
@@ -123,11 +125,11 @@ def plan(config: Config, training: bool = True) -> Plan:
 def first_without_room(
     bundles: Iterable[Bundle], free: Iterable[Mapping[str, float]]
 ) -> Bundle | None:
-    """The first bundle for which no node has room, once those before it are placed.
+    """The first bundle that fits on no node once the bundles before it are placed; None if all fit.
 
     Args:
-        bundles: all ask for the same.
-        free: what each node has left.
+        bundles: bundles with equal requests.
+        free: the free resources of each node.
     """
     nodes = [dict(node) for node in free]
     for bundle in bundles:
@@ -142,9 +144,9 @@ def first_without_room(
 
 
 class Placement:
-    """Where the actors of a run go: for each the options to make it with, the first time and again.
+    """The options with which each actor of a run is created and recreated, so that it runs in its place.
 
-    Without groups, each goes wherever there is room for it.
+    Without groups, Ray places each actor wherever there is room.
     """
 
     def __init__(self, plan: Plan, groups: Sequence[PlacementGroup | None] | None = None) -> None:
@@ -158,15 +160,15 @@ class Placement:
         tell: Callable[[str], None] = lambda message: None,
         training: bool = True,
     ) -> "Placement":
-        """Reserve what every actor asks for. It may take `resources.wait` seconds, as nodes may be on
-        their way.
+        """Reserves the resources of all actors. Waits up to `resources.wait` seconds, because nodes may still be
+        starting.
 
         Args:
-            tell: given a sentence on what is being waited for.
+            tell: called with a sentence that says what is missing.
             training: as for `plan`.
 
         Raises:
-            ResourceError: a bundle found no place; nothing stays reserved.
+            ResourceError: there was no room for a bundle; nothing stays reserved.
         """
         asked = plan(config, training)
         placement = cls(asked, [_group(group) for group in asked.groups])
@@ -178,20 +180,23 @@ class Placement:
         return placement
 
     def learner(self, rank: int) -> dict[str, Any]:
-        """Options of this rank, for `Actor.options(**...)`; those below likewise."""
+        """The options of a learner rank, for `Actor.options(**...)`."""
         return self._options(self.plan.learner, rank)
 
     def rollout(self, index: int) -> dict[str, Any]:
+        """The options of a rollout engine."""
         return self._options(self.plan.rollout, index)
 
     def beliefs(self, index: int) -> dict[str, Any]:
+        """The options of a belief shard."""
         return self._options(self.plan.beliefs, index)
 
     def verifiers(self, index: int) -> dict[str, Any]:
+        """The options of a verifier."""
         return self._options(self.plan.verifiers, index)
 
     def describe(self) -> list[str]:
-        """What goes where, and what the cluster has, as lines for a person."""
+        """The placement of each pool and the resources of the cluster, as lines of text for the user."""
         nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         has = _sum(node["Resources"] for node in nodes.values())
         asked = dict.fromkeys(("GPU", "CPU", *self.plan.totals))
@@ -210,7 +215,7 @@ class Placement:
         return [f"{name:<9}{what:<{width}}   {where}".rstrip() for name, what, where in rows]
 
     def release(self) -> None:
-        """Give back what is reserved; actors that are in it are ended."""
+        """Releases the reserved resources. This ends the actors that use them."""
         for group in self._groups:
             if group is not None:
                 remove_placement_group(group)
@@ -230,7 +235,7 @@ class Placement:
         return options
 
     def _wait(self, seconds: float, tell: Callable[[str], None]) -> None:
-        """Until there is room for everything."""
+        """Waits until there is room for all actors. Raises ResourceError after `seconds`."""
         began = time.monotonic()
         ready = [group.ready() for group in self._groups if group is not None]
         if ready:
@@ -242,7 +247,7 @@ class Placement:
             if left <= 0:
                 raise ResourceError(
                     f"after resources.wait={seconds:g} s no node has room for {needs}; "
-                    f"left free: {self._free()}. Lower what `resources` asks for, or add such a node"
+                    f"left free: {self._free()}. Request less in `resources`, or add a node with this room"
                 )
             if missing.holds != told:
                 tell(f"waiting up to {left:.0f} s for a node with room for {needs}")
@@ -250,7 +255,7 @@ class Placement:
             time.sleep(min(_LOOK_UP, left))
 
     def _first_missing(self) -> Bundle | None:
-        """The first bundle that has no place."""
+        """The first bundle without a place; None if all have one."""
         free = [resources for _, resources in _free_by_node()]
         for group, made in zip(self.plan.groups, self._groups, strict=True):
             if made is not None and placement_group_table(made)["state"] != "CREATED":
@@ -261,7 +266,7 @@ class Placement:
         return None
 
     def _free(self) -> str:
-        """What nodes have left, of what the plan asks for."""
+        """The free resources of each node, limited to the kinds that the plan requests."""
         parts = []
         for name, free in _free_by_node():
             left = {key: free[key] for key in self.plan.totals if free.get(key, 0.0) > 0}
@@ -269,7 +274,7 @@ class Placement:
         return "; ".join(parts)
 
     def _nodes_of(self, pool: Pool, nodes: Mapping[str, Any]) -> str:
-        """Their names, unless there is only one."""
+        """The names of the nodes that a pool is on; empty if the cluster has only one node."""
         if len(nodes) == 1:
             return ""
         tables = [group and placement_group_table(group) for group in self._groups]
@@ -282,14 +287,14 @@ class Placement:
 
 
 def _group(group: Group) -> PlacementGroup | None:
-    """None for actors that ask for nothing: Ray has no empty bundles."""
+    """Creates Ray's placement group; None for actors that request nothing, because Ray has no empty bundles."""
     if not group.bundles[0].asks:
         return None
     return placement_group([bundle.asks for bundle in group.bundles], strategy=group.strategy)
 
 
 def _free_by_node() -> list[tuple[str, dict[str, float]]]:
-    """Name and free resources of every node, by name."""
+    """The name and free resources of every node, sorted by name."""
     free = ray._private.state.available_resources_per_node()
     alive = sorted((node["NodeName"], node["NodeID"]) for node in ray.nodes() if node["Alive"])
     return [(name, free.get(node, {})) for name, node in alive]

@@ -13,9 +13,9 @@ from cluster.placement import plan
 from dps_ray.config import Config
 from dps_ray.errors import ResourceError
 
-# Of a Ray that is started here: a node that is frozen or cut off is noticed within ten seconds. Ray's own
-# setting, a check every 3 s, each given 10 s, 5 in a row, notices it after a minute. For a Ray that others
-# start, set RAY_health_check_period_ms and so on in the environment of `ray start --head`.
+# Settings of a Ray that this program starts: it detects a frozen or disconnected node within ten seconds. Ray's
+# defaults, 5 failed checks in a row, one every 3 s with a timeout of 10 s, detect it after a minute. For a Ray that
+# is started elsewhere, set RAY_health_check_period_ms and so on in the environment of `ray start --head`.
 HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 1000,
@@ -23,41 +23,43 @@ HEALTH_CHECKS = {
     "health_check_failure_threshold": 3,
 }
 
-# What Ray's processes are given to start, where Ray's own 10 to 60 s are too short on a busy machine. Ray reads these
-# from the environment, in the driver and in every process that it starts.
+# Timeouts for the start of Ray's processes; Ray's defaults of 10 to 60 s are too short on a busy machine. Ray reads
+# these variables from the environment, in the driver and in every process that it starts.
 START_TIMES = {
     "RAY_gcs_server_port_wait_time_s": "300",  # until the head's server listens
-    "RAY_raylet_start_wait_time_s": "60",  # until the node is registered with it; see `_STARTS`
-    "RAY_agent_register_timeout_ms": "300000",  # until the agents have told their ports to the node
-    "RAY_worker_register_timeout_seconds": "300",  # until the process of an actor has
-    "RAY_raylet_client_num_connect_attempts": "300",  # a second each, to the node's socket
+    "RAY_raylet_start_wait_time_s": "60",  # until the node is registered with the server; see `_STARTS`
+    "RAY_agent_register_timeout_ms": "300000",  # until the agents have reported their ports to the node
+    "RAY_worker_register_timeout_seconds": "300",  # until an actor's process has registered with the node
+    "RAY_raylet_client_num_connect_attempts": "300",  # attempts, one per second, to connect to the node's socket
 }
 
-# Times that Ray is started here at most. A node gives its agents 15 s, which no variable changes, and ends if they are
-# slower.
+# How often Ray is started at most. A node waits 15 s for its agents, which no variable changes, and exits if they take
+# longer.
 _STARTS = 3
 
-JOIN_SECONDS = 30.0  # in which a cluster has to answer
+JOIN_SECONDS = 30.0  # within which a cluster must answer
 
 
 @contextmanager
 def connect(config: Config, training: bool = True) -> Iterator[bool]:
-    """Connect this process to Ray for a block: to the Ray it is connected to already, else to the cluster that
-    RAY_ADDRESS names (as within `ray job submit`), else to one that is started here.
+    """Connects this process to Ray for the duration of a block.
+
+    If the process is already connected to Ray, that connection is used. Otherwise it joins the cluster that RAY_ADDRESS
+    names, as within `ray job submit`. Without RAY_ADDRESS it starts Ray on this machine.
 
     Yields whether the process was connected before. Such a connection stays open after the block, so the block has to
-    give back what it reserves. Any other connection is closed, which ends this job and its actors.
+    release what it reserves. Any other connection is closed, which ends this job and its actors.
 
-    A Ray started here is told that it has as many CPUs as the run asks for: on a small machine the
-    actors share the cores, which is slower but works. A cluster may still get the nodes that it lacks;
-    `Placement.reserve` waits for them.
+    A Ray started here is given at least as many CPUs as the run requests, so that on a small machine the actors share
+    the cores, which is slower but works. In a cluster, missing nodes may still be added; `Placement.reserve` waits for
+    them.
 
     Args:
-        training: without, no learner is asked for.
+        training: False requests no learner and no belief shards.
 
     Raises:
         ResourceError: the cluster does not answer, or has another version of Ray or Python; or Ray did not start
-            here; or this machine lacks the GPUs or custom resources that the configuration asks for.
+            here; or this machine lacks the GPUs or custom resources that the configuration requests.
     """
     if ray.is_initialized():
         yield True
@@ -80,15 +82,15 @@ def joins() -> bool:
 
 
 def start(cpus: int, **options: Any) -> None:
-    """Start Ray on this machine, and connect to it.
+    """Starts Ray on this machine and connects to it.
 
     Args:
-        cpus: as many it is told to have.
-        options: more of `ray.init`.
+        cpus: the number of CPUs that Ray assumes.
+        options: further arguments of `ray.init`.
 
     Raises:
-        ResourceError: it did not start, and nothing is left of it; or this process is connected to a Ray already, which
-            stays as it is.
+        ResourceError: Ray did not start, and none of its processes is left; or this process is already connected to
+            Ray, and that connection stays as it is.
     """
     if ray.is_initialized():
         raise ResourceError(
@@ -106,25 +108,27 @@ def start(cpus: int, **options: Any) -> None:
                 **(quiet | options),
             )
             return
-        except Exception as error:  # Ray has no type of its own for it
+        except Exception as error:  # Ray has no specific exception type for this
             ray.shutdown()
             if left == 0:
                 raise ResourceError(
-                    f"Ray did not start on this machine: {error}; see whether it is short of CPU, memory or "
-                    "room in /tmp"
+                    f"Ray did not start on this machine: {error}; check that it has enough CPU, memory and "
+                    "space in /tmp"
                 ) from error
 
 
 def allow_slow_starts() -> None:
-    """Give Ray's processes that start from now on the time in `START_TIMES`. Variables that are set already stay."""
+    """Applies the timeouts in `START_TIMES` to Ray processes that start from now on. Variables that are already set
+    keep their values."""
     for name, value in START_TIMES.items():
         os.environ.setdefault(name, value)
-    # This process read them when it imported Ray; this call reads them again.
+    # This process read the variables when it imported Ray; this call makes it read them again.
     ray._raylet.Config.initialize("")
 
 
 def _join(address: str) -> None:
-    """
+    """Joins the cluster at this address.
+
     Raises:
         ResourceError: there is no such cluster, it does not answer, or it refuses this process.
     """
@@ -134,16 +138,16 @@ def _join(address: str) -> None:
         ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         raise ResourceError(
-            f"RAY_ADDRESS={address}: this process cannot join the cluster: {str(error).strip()}; it has to have "
-            "the versions of Ray and Python that the cluster has, and to run on one of its nodes"
+            f"RAY_ADDRESS={address}: this process cannot join the cluster: {str(error).strip()}; it must use "
+            "the cluster's versions of Ray and Python, and run on one of its nodes"
         ) from error
 
 
 def _address_of(address: str) -> str:
-    """host:port of the cluster's head.
+    """The cluster's head as host:port.
 
     Raises:
-        ResourceError: `auto` finds none, or it is the address of something else.
+        ResourceError: `auto` finds no cluster, or the address is not that of a cluster's head.
     """
     scheme, separator, _ = address.partition("://")
     if separator:
@@ -161,7 +165,7 @@ def _address_of(address: str) -> str:
 
 
 def _check_answers(address: str, found: str) -> None:
-    """`ray.init` tries for minutes, and says nothing meanwhile.
+    """Checks that the head answers, because `ray.init` would try for minutes without a message.
 
     Raises:
         ResourceError: the head did not answer in time.
@@ -178,7 +182,7 @@ def _check_answers(address: str, found: str) -> None:
         except grpc.RpcError as error:
             silent = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE
             if error.code() not in silent:
-                return  # an answer, if not the one that was asked for; joining says what is wrong
+                return  # the head answered, though with an error; joining reports what is wrong
             raise ResourceError(
                 f"RAY_ADDRESS={address}: no Ray cluster answered at {found} within {JOIN_SECONDS:g} s; start it, "
                 "write the address of its head, such as 10.0.0.1:6379, or unset RAY_ADDRESS to start Ray on this "
@@ -187,9 +191,10 @@ def _check_answers(address: str, found: str) -> None:
 
 
 def _check_resources(config: Config, training: bool, asked: dict[str, float]) -> None:
-    """
+    """Checks that Ray on this machine has the requested resources.
+
     Raises:
-        ResourceError: Ray on this machine lacks what is asked for.
+        ResourceError: it lacks some of them.
     """
     has = ray.cluster_resources()
     if has.get("GPU", 0.0) < asked.get("GPU", 0.0):

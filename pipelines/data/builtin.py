@@ -1,4 +1,4 @@
-"""The built-in data: made once from a seed, kept in a folder, in verl's schema like anyone's."""
+"""The built-in data sets, generated once from a seed and kept in a folder, in verl's schema like any other data."""
 
 import hashlib
 import json
@@ -15,20 +15,20 @@ from dps_ray.tasks.countdown import PromptStyle
 from pipelines.data.prepare import arithmetic, countdown
 from pipelines.data.prepare.rows import Row, in_split
 
-_ROOM = 8 << 20  # bytes; the start policy has half of that
+_ROOM = 8 << 20  # bytes of free space required; the start policy needs half of it
 
 
 def cache() -> Path:
-    """Where built-in data and the start policy are kept: `dps_ray` in the user's cache folder."""
+    """The folder of built-in data and the start policy: `dps_ray` in the user's cache folder."""
     return Path(expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "dps_ray"
 
 
 @contextmanager
 def kept_in(folder: Path) -> Iterator[None]:
-    """Within, something is made that is kept in this folder.
+    """Wraps a block that writes built-in files into this folder, and explains errors of the file system.
 
     Raises:
-        ResourceError: that failed for want of room or of permission.
+        ResourceError: the folder is full or not writable.
     """
     try:
         local_files.prove_writable(folder, _ROOM)
@@ -43,11 +43,11 @@ def kept_in(folder: Path) -> Iterator[None]:
 def ensure_arithmetic(
     folder: Path, seed: int = 0, pool: int = 3300, test: int = 440
 ) -> tuple[Path, Path]:
-    """The paths of training and test prompts of the arithmetic chains, made if not there.
+    """The paths of the training and test prompts of the arithmetic chains, which are generated if missing.
 
-    No prompt occurs twice, so none of the test in the training pool either. Prompts go round the
-    20 levels; a level that has no more of its own is passed over (chains of one sum: 80 prompts,
-    of which the test takes its share first), so the others have a few more.
+    No prompt occurs twice, so no test prompt is in the training pool. The 20 levels take turns. A
+    level that runs out of prompts is skipped, and the other levels get a few more: chains of one sum
+    have 80 prompts, and the test set takes its share of these first.
     """
     return _ensure(folder, "arithmetic", arithmetic.rows(seed), pool, test)
 
@@ -55,33 +55,36 @@ def ensure_arithmetic(
 def ensure_countdown(
     folder: Path, seed: int = 0, pool: int = 2000, test: int = 512, style: PromptStyle = "chat"
 ) -> tuple[Path, Path]:
-    """The paths of training and test prompts of Countdown, made if not there; none occurs twice."""
+    """The paths of Countdown's training and test prompts, which are generated if missing. No prompt occurs twice."""
     return _ensure(folder, "countdown", countdown.rows(seed, style), pool, test)
 
 
 def ensure(source: str, key: str) -> tuple[Path, Path]:
-    """The paths of training and test prompts of `builtin:arithmetic` or `builtin:countdown`, made if not there.
+    """The paths of the training and test prompts of `builtin:arithmetic` or `builtin:countdown`, which are generated if
+    missing.
 
-    key: the setting that names it, for the error.
+    key: the setting that names the data, for the error message.
 
     Raises:
-        ConfigError: there is no such data.
+        ConfigError: there is no such built-in data.
     """
     makers = {"builtin:arithmetic": ensure_arithmetic, "builtin:countdown": ensure_countdown}
     if source not in makers:
-        raise ConfigError(f"{key}={source}: built in are {', '.join(makers)}")
+        raise ConfigError(
+            f"{key}={source}: there is no such built-in data; built in are {', '.join(makers)}"
+        )
     return makers[source](cache())
 
 
 def _ensure(
     folder: Path, name: str, problems: Iterator[Row], pool: int, test: int
 ) -> tuple[Path, Path]:
-    # Both are drawn from one stream without repeats, the test first.
+    # Both splits come from one stream without repeats, the test split first.
     rows = {
         split: [in_split(next(problems), split, index) for index in range(size)]
         for split, size in (("test", test), ("train", pool))
     }
-    # Named by a hash of the rows: files of an older generator are never taken for today's.
+    # Folders are named by a hash of the rows, so files of an older generator are never reused by mistake.
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
     files = {split: folder / f"{name}-{digest}" / f"{split}.parquet" for split in rows}
     for split, file in files.items():

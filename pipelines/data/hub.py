@@ -1,24 +1,24 @@
-"""Models that are named and not in a folder: looked up on the Hugging Face hub once, with a deadline."""
+"""Checks that a model given by name exists on the Hugging Face hub, once and with a deadline."""
 
 from pathlib import Path
 
 from dps_ray.deadline import within
 from dps_ray.errors import ModelError
 
-SECONDS = 30.0  # in which the hub has to answer
+SECONDS = 30.0  # within which the hub must answer
 
 
 def check_model(key: str, model: str) -> None:
-    """That a model which is no folder can be had from the hub, or from its local cache with HF_HUB_OFFLINE=1.
+    """Checks that a model that is not a folder is available on the hub, or in its local cache with HF_HUB_OFFLINE=1.
 
-    transformers would ask a hub that cannot be reached for half a minute for each file, in each process, and wait for
-    one that is silent without an end.
+    Without this check, transformers would try an unreachable hub for half a minute for each file in each process, and
+    wait for a silent hub without limit.
 
     Args:
-        key: the setting or option that names it, as it is written before its value.
+        key: the setting or option that names the model, as written before its value, such as `model.path=`.
 
     Raises:
-        ModelError: it is neither a folder nor a model on the hub, or the hub does not answer.
+        ModelError: the model is neither a folder nor a model on the hub, or the hub does not answer.
     """
     if Path(model).is_dir():
         return
@@ -35,22 +35,22 @@ def check_model(key: str, model: str) -> None:
         if cached:
             return
         raise ModelError(
-            f"{key}{model}: there is no such folder and no copy in the hub's cache, and HF_HUB_OFFLINE forbids to ask "
-            "the hub; unset that, or write the path of a folder"
+            f"{key}{model}: there is no such folder and no copy in the hub's cache, and HF_HUB_OFFLINE forbids asking "
+            "the hub; unset HF_HUB_OFFLINE, or write the path of a folder"
         )
     hub = constants.ENDPOINT
     try:
         within(SECONDS, lambda: HfApi().model_info(model, timeout=SECONDS))
     except GatedRepoError:
         raise ModelError(
-            f"{key}{model}: {hub} gives this model only to those who accepted its terms; do that there, and set "
-            "HF_TOKEN"
+            f"{key}{model}: {hub} provides this model only to users who accepted its terms; accept them there, and "
+            "set HF_TOKEN"
         ) from None
     except RepositoryNotFoundError:
         raise ModelError(
             f"{key}{model}: there is no such folder, and no such model on {hub} (or a private one: set HF_TOKEN)"
         ) from None
-    except Exception as error:  # of the network; its types are those of the client in use
+    except Exception as error:  # network errors, whose types depend on the HTTP client in use
         remedy = (
             "set HF_HUB_OFFLINE=1 to use the copy in its cache"
             if cached

@@ -1,10 +1,10 @@
-"""The built-in start policy: a Llama of 0.86 million parameters that can do some of the arithmetic.
+"""The built-in start policy: a Llama with 0.86 million parameters that solves some of the arithmetic chains.
 
-It is trained for a minute or two, once, on demonstrations that are wrong on purpose
-(`dps_ray.tasks.arithmetic.SLIP`): it knows how to write a chain, but gets most products wrong. That
-is artificial, and serves to show the loop of reinforcement learning at work on a CPU.
+It is trained once, for a minute or two, on demonstrations with deliberate errors
+(`dps_ray.tasks.arithmetic.SLIP`): it can write a chain, but gets most products wrong. The setup is
+artificial; its purpose is to show reinforcement learning at work on a CPU.
 
-    python -m pipelines.data.start_policy        makes it if need be, and prints what it can do
+    python -m pipelines.data.start_policy        makes the policy if needed, and prints its success rates
 """
 
 import argparse
@@ -46,7 +46,7 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a policy depends on; its hash names the folder it is kept in."""
+    """Everything that a policy depends on. Its hash names the policy's folder."""
 
     seed: int = 0
     hidden: int = 128
@@ -54,12 +54,12 @@ class Recipe:
     heads: int = 4
     intermediate: int = 384
     tied: bool = False
-    # Chains of one to six steps, any number of them products.
+    # Chains of one to six steps, with any number of products.
     demonstrated: tuple[Level, ...] = tuple(Level(n, m) for n in range(1, 7) for m in range(n + 1))
     steps: int = 500
     batch_size: int = 64  # demonstrations per step
     learning_rate: float = 3e-3
-    warmup: int = 50  # steps until the learning rate is reached; it then falls to a tenth
+    warmup: int = 50  # steps until the learning rate reaches its peak; it then falls to a tenth
 
     def folder_name(self) -> str:
         slips = (arithmetic.SLIP, arithmetic.SLIP_TO_SUM)
@@ -68,18 +68,18 @@ class Recipe:
 
 
 def ensure_start_policy(folder: Path, seed: int = 0, progress: Progress | None = None) -> Path:
-    """The Hugging Face folder of the start policy, made if it is not in `folder` yet.
+    """The Hugging Face folder of the start policy, which is trained if it is not in `folder` yet.
 
-    `progress` is called with (step, steps in all, loss). Safe to call from several processes at
-    once: one makes it, the others wait. The same seed gives the same policy on the same machine.
+    `progress` is called with (step, total steps, loss). Several processes may call this at once: one
+    trains the policy, and the others wait. The same seed gives the same policy on the same machine.
     """
     return _ensure(folder, Recipe(seed=seed), progress)
 
 
 def tiny_policy(folder: Path, seed: int = 0, tied: bool = False, steps: int = 0) -> Path:
-    """A policy of 0.1 million parameters for tests, untrained or trained on sums alone.
+    """A policy with 0.1 million parameters for tests, untrained or trained on sums alone.
 
-    After 150 steps, some seconds, it solves one to three sums in a row some of the time.
+    After 150 steps, which take some seconds, it solves some chains of one to three sums.
     """
     recipe = Recipe(
         seed=seed,
@@ -96,7 +96,7 @@ def tiny_policy(folder: Path, seed: int = 0, tied: bool = False, steps: int = 0)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character. Its chat template only joins the messages' contents."""
+    """A tokenizer with one token per character. Its chat template only joins the messages' contents."""
     tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -112,18 +112,18 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def encode(text: str) -> list[int]:
-    """The tokens of a text in the vocabulary's characters; what `build_tokenizer` gives, quicker."""
+    """The tokens of a text made of the vocabulary's characters; the same as by `build_tokenizer`, but faster."""
     return [VOCABULARY[character] for character in text]
 
 
 def warm_start(recipe: Recipe, progress: Progress | None = None) -> LlamaForCausalLM:
-    """A policy trained on noisy demonstrations: next-token loss on the responses only."""
+    """A policy trained on noisy demonstrations, with next-token loss on the responses only."""
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
     model = LlamaForCausalLM(_architecture(recipe)).train()
     weights = list(model.parameters())
     optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), weight_decay=0.01)
-    # One core works on each batch: kernels this small lose more by sharing cores than they gain.
+    # Each batch runs on one core, because kernels this small are slower on several cores.
     with _one_thread_per_kernel(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as cores:
         for step in range(recipe.steps):
             optimizer.param_groups[0]["lr"] = _learning_rate(recipe, step)
@@ -145,7 +145,7 @@ def warm_start(recipe: Recipe, progress: Progress | None = None) -> LlamaForCaus
 def success_rates(
     model: LlamaForCausalLM, level: Level, prompts: int, responses: int, rng: random.Random
 ) -> torch.Tensor:
-    """Share of right responses at temperature 1 for each of some random prompts: (prompts,)."""
+    """The fraction of right responses at temperature 1 for each of some random prompts: (prompts,)."""
     problems = [arithmetic.make_problem(level, rng) for _ in range(prompts)]
     tokens = torch.tensor([encode(p) for p in problems]).repeat_interleave(responses, 0)
     sampled = model.generate(
@@ -166,7 +166,7 @@ def success_rates(
 
 def _ensure(folder: Path, recipe: Recipe, progress: Progress | None) -> Path:
     path = folder / recipe.folder_name()
-    if path.exists():  # it may be in a cache that is read-only
+    if path.exists():  # checked before locking, because the cache may be read-only
         return path
     with kept_in(folder), _locked(folder / f".{path.name}.lock"):
         if not path.exists():
@@ -174,7 +174,7 @@ def _ensure(folder: Path, recipe: Recipe, progress: Progress | None) -> Path:
             shutil.rmtree(aside, ignore_errors=True)
             with torch.random.fork_rng(devices=[]):
                 model = warm_start(recipe, progress)
-            transformers.utils.logging.disable_progress_bar()  # of writing files: milliseconds
+            transformers.utils.logging.disable_progress_bar()  # writing the files takes milliseconds
             model.save_pretrained(aside)
             build_tokenizer().save_pretrained(aside)
             os.rename(aside, path)
@@ -183,7 +183,7 @@ def _ensure(folder: Path, recipe: Recipe, progress: Progress | None) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time; freed by the system should that process die."""
+    """Holds an exclusive lock during a block. The operating system releases it if the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -217,20 +217,20 @@ def _architecture(recipe: Recipe) -> LlamaConfig:
 
 
 def _learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine to a tenth."""
+    """The learning rate of a step: linear warm-up, then cosine decay to a tenth."""
     cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
     return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * (0.1 + 0.9 * cosine)
 
 
 class _Batch(NamedTuple):
-    """Demonstrations of one length; the first `prompt_length` tokens of each are its prompt."""
+    """Demonstrations whose prompts have equal length; the first `prompt_length` tokens of each are its prompt."""
 
     tokens: torch.Tensor  # int64 (demonstrations, length)
     prompt_length: int
 
 
 class _Part(NamedTuple):
-    """What one batch adds to a step: sums over its `tokens` response tokens."""
+    """One batch's contribution to a step: sums over its `tokens` response tokens."""
 
     loss: float
     gradients: tuple[torch.Tensor, ...]
@@ -238,7 +238,7 @@ class _Part(NamedTuple):
 
 
 def _demonstrations(recipe: Recipe, rng: random.Random) -> list[_Batch]:
-    """Noisy demonstrations by length, longest first: nothing is padded, and the cores stay busy."""
+    """Noisy demonstrations grouped by prompt length, so that none is padded; longest first, to keep all cores busy."""
     by_length: dict[int, list[list[int]]] = defaultdict(list)
     for _ in range(recipe.batch_size):
         prompt = arithmetic.make_problem(rng.choice(recipe.demonstrated), rng)
@@ -255,10 +255,14 @@ def _gradient(model: LlamaForCausalLM, weights: list[torch.Tensor], batch: _Batc
 
 
 def main() -> None:
-    """Makes the start policy, and prints how often it is right by level."""
+    """Makes the built-in start policy if it is missing, and prints its success rate at each level."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--folder", type=path_option, default=cache(), help="where it is kept")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--folder", type=path_option, default=cache(), help="folder that the policy is kept in"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the training and of the sampled problems (0)"
+    )
     arguments = parser.parse_args()
     with rich.progress.Progress() as bar:
         task = bar.add_task("warm start")

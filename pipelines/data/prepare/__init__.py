@@ -1,1 +1,1 @@
-"""Data and models as training wants them: `python -m pipelines.prepare --help`."""
+"""Preparation of data and models for training: `python -m pipelines.prepare --help`."""

@@ -1,7 +1,7 @@
-"""Chains of arithmetic modulo 10 such as 6+6+9*7*5=, what the built-in start policy is made for.
+"""Chains of arithmetic modulo 10 such as 6+6+9*7*5=, the task of the built-in start policy.
 
-No prompt occurs twice. They go round the 20 levels of difficulty; a level that has no more of its own is
-passed over (chains of one sum: 80 prompts), so the others have a few more.
+No prompt occurs twice. The 20 levels of difficulty take turns. A level that runs out of prompts is skipped, and the
+other levels get a few more: chains of one sum have only 80 prompts.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def rows(seed: int) -> Iterator[Row]:
-    """Rows without a split, in the order of a seed, until there are no more."""
+    """Yields distinct rows, without a split, in an order fixed by the seed, until there are no more."""
     rng = random.Random(seed)
     sizes = {level: arithmetic.distinct_problems(level) for level in arithmetic.LEVELS}
     for level, prompt in by_level(sizes, lambda level: arithmetic.make_problem(level, rng)):

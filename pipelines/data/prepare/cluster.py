@@ -1,12 +1,12 @@
-"""Clusters of prompts, as a column of copies of your Parquet files: for methods that learn by kinds of prompts.
+"""Copies Parquet files and adds a column of cluster numbers, for methods that learn by clusters of prompts.
 
     python -m pipelines.prepare cluster --data train.parquet --column extra_info.level --out data/by_level
     python -m pipelines.prepare cluster --data train.parquet --embed tfidf --k 64 --out data/by_words
 
-Either a cluster for each value of a column (of each combination, of several), or k-means on what prompts say:
-tfidf needs no model (hashed character n-grams, weighted by TF-IDF); a Hugging Face folder or name stands for the
-mean of its last hidden states. k-means learns from a sample of rows, then all rows are streamed past it: ten
-million take no more memory than the sample.
+--column makes one cluster for each value of a column, or for each combination of values of several columns.
+--embed clusters the prompts' texts by k-means. tfidf needs no model: it uses hashed character n-grams, weighted by
+TF-IDF. A Hugging Face folder or model name uses the mean of the model's last hidden states. k-means is fitted to a
+sample of rows and then applied to all rows in a stream, so ten million rows need no more memory than the sample.
 """
 
 import argparse
@@ -32,10 +32,10 @@ from pipelines.data.prepare.output import add_output, check_vacant, whole_folder
 from pipelines.data.prepare.progress import progress
 
 COLUMN = "cluster"
-SAMPLE = 20_000  # rows that k-means learns from, or 20 for each cluster if that is more
-# Rows read and labelled at a time, and of a row group that is written.
+SAMPLE = 20_000  # rows that k-means is fitted to, or 20 for each cluster if that is more
+# Rows that are read and labelled at a time, and rows of a written row group.
 _BATCH, _ROW_GROUP = 8_192, 1_024
-_WITH_PICTURES = 64  # the same where rows hold pictures
+_WITH_PICTURES = 64  # rows of a row group if rows hold pictures
 _SEPARATOR = "\x1d"
 
 Label = Callable[[pa.RecordBatch], NDArray[np.int32]]
@@ -49,18 +49,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="Parquet in verl's schema",
+        help="Parquet files in verl's schema",
     )
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument(
         "--column",
         nargs="+",
         metavar="NAME",
-        help="a column, or a field of one, as extra_info.level",
+        help="make a cluster for each value of this column, or of a field such as extra_info.level",
     )
-    way.add_argument("--embed", metavar="tfidf|MODEL", help="what k-means sees of a prompt")
-    parser.add_argument("--k", type=int, default=64, help="clusters of k-means (64)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same clusters (0)")
+    way.add_argument(
+        "--embed",
+        metavar="tfidf|MODEL",
+        help="cluster the prompts' texts by k-means, with tfidf or the hidden states of this model",
+    )
+    parser.add_argument("--k", type=int, default=64, help="number of k-means clusters (64)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of k-means; the same seed gives the same clusters (0)",
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
@@ -69,7 +78,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     names = [file.path.name for file in files]
     if len(set(names)) < len(names):
         raise DataError(f"--data has two files called {max(names, key=names.count)}; rename one")
-    # So that sums over threads, and with them clusters, do not depend on how many cores there are.
+    # With one thread, sums and therefore clusters do not depend on the number of cores.
     with threadpool_limits(1), whole_folder(options.out, options.force) as folder:
         for file in files:
             _check(file, console)
@@ -84,13 +93,13 @@ def run(options: argparse.Namespace, console: Console) -> None:
     console.print(
         f"{len(sizes):,} clusters of {sizes.min():,} to {sizes.max():,} prompts (median {np.median(sizes):,.0f}), "
         f"in the column {COLUMN}\n"
-        f"train by them: python -m pipelines.grpo_dps method=dps_pooled selector.cluster_column={COLUMN} "
+        f"train with them: python -m pipelines.grpo_dps method=dps_pooled selector.cluster_column={COLUMN} "
         f"data.train={options.out / names[0]} model.path=MODEL"
     )
 
 
 def _check(file: PromptFile, console: Console) -> None:
-    """DataError unless training could read all rows."""
+    """Raises a DataError if training could not read all rows."""
     with progress(f"checking {file.path.name}", len(file), console) as show:
         done = 0
         for keys in file.checked_keys():
@@ -99,7 +108,8 @@ def _check(file: PromptFile, console: Console) -> None:
 
 
 def _by_columns(files: list[PromptFile], columns: list[str], console: Console) -> Label:
-    """A cluster for each combination of values, numbered in their order, over all files."""
+    """Returns a function that labels rows. Each combination of values in any file is a cluster; clusters are numbered
+    in the sorted order of these values."""
     found: set[str] = set()
     for file in files:
         with progress(f"values in {file.path.name}", len(file), console) as show:
@@ -109,7 +119,7 @@ def _by_columns(files: list[PromptFile], columns: list[str], console: Console) -
                     values = _values(batch, columns)
                 except pa.ArrowNotImplementedError as error:
                     raise DataError(
-                        f"{file.path}, column {' or '.join(columns)!r}: {error}; name one of strings or numbers"
+                        f"{file.path}, column {' or '.join(columns)!r}: {error}; name a column of strings or numbers"
                     ) from error
                 row = pc.index(pc.is_null(values), True).as_py()
                 if row >= 0:
@@ -131,7 +141,7 @@ def _values(batch: pa.RecordBatch, columns: list[str]) -> pa.StringArray:
 
 
 def _texts_of(batch: pa.RecordBatch, column: str) -> pa.StringArray:
-    """A column, or a field of one by its path, as strings."""
+    """A column, or a field of a column given by its path, as strings."""
     top, *fields = column.split(".")
     values = batch[top]
     for field in fields:
@@ -140,7 +150,7 @@ def _texts_of(batch: pa.RecordBatch, column: str) -> pa.StringArray:
 
 
 def _by_text(files: list[PromptFile], options: argparse.Namespace, console: Console) -> Label:
-    """k-means on a sample of the prompts' texts."""
+    """Returns a function that labels rows by k-means, which is fitted to a sample of the prompts' texts."""
     total = sum(map(len, files))
     if not 1 <= options.k <= total:
         raise DataError(
@@ -148,7 +158,7 @@ def _by_text(files: list[PromptFile], options: argparse.Namespace, console: Cons
         )
     if not 0 <= options.seed < 2**32:
         raise DataError(f"--seed {options.seed}: write 0 to {2**32 - 1}")
-    # scikit-learn takes 2 s to import, which other tasks need not wait for.
+    # Imported here because scikit-learn takes 2 s to import, and other tasks do not need it.
     from sklearn.cluster import MiniBatchKMeans
 
     from pipelines.data.prepare.embedding import Embedding, ModelEmbedding, TfidfEmbedding
@@ -167,7 +177,7 @@ def _by_text(files: list[PromptFile], options: argparse.Namespace, console: Cons
         texts += batch.filter(pa.array(chosen[first : first + len(batch)])).to_pylist()
         first += len(batch)
     embedding.fit(texts)
-    # Without an early stop, which would go by a sum that differs between machines.
+    # No early stop, because its criterion is a sum that differs between machines.
     kmeans = MiniBatchKMeans(
         options.k,
         batch_size=4096,
@@ -176,7 +186,7 @@ def _by_text(files: list[PromptFile], options: argparse.Namespace, console: Cons
         n_init=1,
         random_state=options.seed,
     )
-    console.print(f"k-means, {options.k:,} clusters, learning from {size:,} of {total:,} prompts")
+    console.print(f"k-means, {options.k:,} clusters, fitted to {size:,} of {total:,} prompts")
     kmeans.fit(embedding(texts))
 
     def label(batch: pa.RecordBatch) -> NDArray[np.int32]:
@@ -188,9 +198,9 @@ def _by_text(files: list[PromptFile], options: argparse.Namespace, console: Cons
 def _copy(
     file: PromptFile, folder: Path, label: Label, console: Console
 ) -> Iterator[NDArray[np.int32]]:
-    """Writes a copy with the column, and yields what it holds."""
+    """Writes a copy of a file with the cluster column, and yields that column's values."""
     read = pq.read_schema(file.path)
-    # Of views, such as string_view, inside other types Arrow writes no Parquet; it reads them.
+    # Arrow reads nested view types such as string_view, but cannot write them to Parquet.
     fields = [field.with_type(one_type(field)) for field in read]
     schema = pa.schema(fields, read.metadata)
     place = schema.get_field_index(COLUMN)
@@ -216,7 +226,7 @@ def _copy(
 
 
 def _batches(file: Path, columns: list[str], size: int = _BATCH) -> Iterator[pa.RecordBatch]:
-    """These columns, or fields of columns by their paths, some rows at a time."""
+    """Yields these columns, or fields of columns given by their paths, some rows at a time."""
     parquet = pq.ParquetFile(file, memory_map=True)
     for column in columns:
         kind: pa.DataType = pa.struct(list(parquet.schema_arrow))
@@ -225,7 +235,7 @@ def _batches(file: Path, columns: list[str], size: int = _BATCH) -> Iterator[pa.
             if part not in fields:
                 raise DataError(
                     f"{file} has no column {column!r}: there is no {part!r} (there is: "
-                    f"{', '.join(fields) or 'nothing'}); name another with --column"
+                    f"{', '.join(fields) or 'nothing'}); name another column with --column"
                 )
             kind = kind.field(part).type
     try:

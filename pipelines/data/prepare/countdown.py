@@ -1,8 +1,8 @@
 """Countdown: reach a target from three or four numbers with + - * /, each number used once.
 
-Problems are generated so that a solution exists. None occurs twice, whatever the order of its numbers. Rows
-are streamed: ten million take no more memory than a thousand. Or --from takes problems from a file of your
-own, with columns target and nums, as in Jiayi-Pan/Countdown-Tasks-3to4.
+Without --from, problems are generated so that a solution exists. No two have the same target and numbers, in whatever
+order. Rows are streamed: ten million need no more memory than a thousand. With --from, problems come from your own
+file with columns target and nums, as in Jiayi-Pan/Countdown-Tasks-3to4.
 """
 
 import argparse
@@ -33,14 +33,19 @@ NUMBERS = ("nums", "numbers")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     add_files(parser, required=False)
-    parser.add_argument("--test-from", type=path_option, metavar="FILE", help="a file to test on")
+    parser.add_argument(
+        "--test-from",
+        type=path_option,
+        metavar="FILE",
+        help="file of test problems, used together with --from",
+    )
     add_sizes(parser, TRAIN, test=512, from_file=True)
     parser.add_argument(
         "--style",
         choices=get_args(PromptStyle),
         default="chat",
-        help="chat (default) for instruction-tuned models; base for models that only continue text: "
-        "one message that ends where the model's thoughts begin",
+        help="form of the prompt: chat (default) for instruction-tuned models; base, one message that ends "
+        "where the model's thoughts begin, for models that only continue text",
     )
 
 
@@ -60,7 +65,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def rows(
     seed: int, style: PromptStyle, counts: Sequence[int] = COUNTS["countdown"]
 ) -> Iterator[Row]:
-    """Rows without a split, in the order of a seed; `counts` of numbers that problems may have."""
+    """Yields distinct rows, without a split, in an order fixed by the seed. `counts`: how many numbers a problem may
+    have."""
     rng, seen = random.Random(seed), Seen()
     while True:
         problem = countdown.make_problem(rng, counts)
@@ -74,7 +80,7 @@ def _source(file: Path, options: argparse.Namespace) -> Source:
 
     def row(record: Record) -> Row:
         wanted, given = record.fields.get(target), record.fields.get(numbers)
-        if type(wanted) is not int:  # bool is one of its kinds
+        if type(wanted) is not int:  # not isinstance, because bool is a subclass of int
             raise record.error(target, f"is {wanted!r}; write a whole number")
         if (
             not isinstance(given, list)
@@ -82,7 +88,7 @@ def _source(file: Path, options: argparse.Namespace) -> Source:
             or any(type(n) is not int or n < 0 for n in given)
         ):
             raise record.error(
-                numbers, f"is {given!r}; write a list of whole numbers from 0, such as [4, 6, 1]"
+                numbers, f"is {given!r}; write a list of whole numbers >= 0, such as [4, 6, 1]"
             )
         return _row(Problem(given, wanted, ""), options.style)
 

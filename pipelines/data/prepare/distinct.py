@@ -1,4 +1,4 @@
-"""Problems drawn at random of which none comes twice, in memory that does not grow with their number."""
+"""Random problems without repeats, in memory that does not grow with their number."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -6,22 +6,26 @@ from typing import TypeVar
 
 L = TypeVar("L")
 
-_BITS = 1 << 28  # 32 MiB: of 10^7 problems, one new in 2,700 is taken for a repeat and passed over
-_PATIENCE = 20  # a kind is spent after this many times its size without a new problem
+_BITS = (
+    1 << 28
+)  # 32 MiB: after 10^7 problems, one new problem in 2,700 is mistaken for a repeat and skipped
+_PATIENCE = (
+    20  # a level counts as exhausted after this many times its size draws without a new problem
+)
 
 
 class Seen:
-    """A Bloom filter (Bloom 1970) with four hashes: what was added is always known again.
+    """A Bloom filter (Bloom 1970) with four hashes: it always recognises a key that was added.
 
-    What was not may be taken for known by chance, so a stream that passes over what is known has no
-    repeats, and lacks a few problems that it could have had: none in practice of the first 10^5.
+    It may by chance also report a new key as known. A stream that skips known keys therefore has no
+    repeats, but lacks a few possible problems; among the first 10^5 in practice none.
     """
 
     def __init__(self) -> None:
         self._bits = bytearray(_BITS // 8)
 
     def add(self, key: str) -> bool:
-        """Remember `key`; False if it was known, or is taken for known."""
+        """Adds `key`. Returns False if it was known, or is mistaken for a known key."""
         digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
         new = False
         for start in range(0, 16, 4):
@@ -33,11 +37,11 @@ class Seen:
 
 
 def by_level(sizes: Mapping[L, int], draw: Callable[[L], str]) -> Iterator[tuple[L, str]]:
-    """Distinct problems, going round the levels until all are spent.
+    """Yields distinct problems with their levels. The levels take turns until all are exhausted.
 
     Args:
-        sizes: how many different problems each level has.
-        draw: a problem of that level at random.
+        sizes: the number of different problems of each level.
+        draw: returns a random problem of a level.
     """
     seen, left = Seen(), dict(sizes)
     while left:

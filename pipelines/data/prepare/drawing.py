@@ -1,7 +1,7 @@
 """Line drawings of geometry as small PNG pictures, by matplotlib.
 
-A `Drawing` collects what is to be drawn, in any scale, with points as complex numbers; `png` fits it into
-the picture, and puts labels where they can be read.
+A `Drawing` collects shapes and labels at any scale, with points as complex numbers. `png` scales them to the
+picture and places labels where they can be read.
 """
 
 import cmath
@@ -18,17 +18,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon
 from PIL import Image
 
-PIXELS = 252  # a side of the picture: 9 patches of the 28 pixels that Qwen2.5-VL takes as one token
-_MARGIN = 0.15  # of the picture, on each side, for labels
-_MARK = 0.05  # of the picture: size of the marks of right and of equal
-_ARC = 0.09  # of the picture: radius of the arc that marks an angle
-_DOTS_PER_INCH = 72  # so that sizes in points are pixels
+PIXELS = (
+    252  # width and height of the picture: 9 patches of 28 pixels, each one token in Qwen2.5-VL
+)
+_MARGIN = 0.15  # margin for labels on each side, as a fraction of the picture
+_MARK = 0.05  # size of the marks for right angles and equal sides, as a fraction of the picture
+_ARC = 0.09  # radius of the arc that marks an angle, as a fraction of the picture
+_DOTS_PER_INCH = 72  # makes sizes in points equal to pixels
 _FONT, _LINE = 15, 1.3
 
 
 @dataclass
 class Drawing:
-    """Shapes and labels; see the methods for what each is made of."""
+    """Shapes and labels of a drawing, added by the methods below."""
 
     _lines: list[tuple[complex, complex, bool]] = field(default_factory=list)
     _shaded: list[tuple[complex, ...]] = field(default_factory=list)
@@ -50,15 +52,15 @@ class Drawing:
             self.segment(corners[i - 1], corner)
 
     def circle(self, centre: complex, radius: float) -> None:
-        """A circle, white inside."""
+        """Adds a circle filled with white."""
         self._circles.append((centre, radius))
 
     def arc(self, centre: complex, radius: float, start: float, end: float) -> None:
-        """Part of a circle, from one angle in degrees counterclockwise to another."""
+        """Adds an arc, counterclockwise from one angle in degrees to another."""
         self._arcs.append((centre, radius, start, end))
 
     def angle(self, corner: complex, one: complex, other: complex, text: str) -> None:
-        """Marks the angle, of less than 180 degrees, between the directions to two points."""
+        """Marks and labels the angle, less than 180 degrees, between the directions to two points."""
         self._angles.append((corner, one, other, text))
 
     def square(self, corner: complex, one: complex, other: complex) -> None:
@@ -66,25 +68,25 @@ class Drawing:
         self._squares.append((corner, one, other))
 
     def tick(self, start: complex, end: complex) -> None:
-        """Marks a side as equal to others that are marked."""
+        """Marks a side as equal to the other marked sides."""
         self._ticks.append((start, end))
 
     def dot(self, point: complex) -> None:
         self._dots.append(point)
 
     def length(self, start: complex, end: complex, text: str, away_from: complex) -> None:
-        """A label beside the middle of a segment, on the side that `away_from` is not on."""
+        """Adds a label beside the middle of a segment, on the side opposite to `away_from`."""
         normal = (end - start) * 1j
         if (normal.conjugate() * (away_from - start)).real > 0:
             normal = -normal
         self._texts.append(((start + end) / 2, normal, text))
 
     def name(self, point: complex, text: str, away_from: complex) -> None:
-        """A label beside a point, in the direction away from another."""
+        """Adds a label beside a point, in the direction away from another point."""
         self._texts.append((point, point - away_from, text))
 
     def png(self, turned: float = 0.0) -> bytes:
-        """The picture, `PIXELS` squared, RGB; the drawing turned by so many degrees."""
+        """The drawing as an RGB picture of `PIXELS` x `PIXELS`, rotated by `turned` degrees."""
         inches = PIXELS / _DOTS_PER_INCH
         canvas = FigureCanvasAgg(Figure(figsize=(inches, inches), dpi=_DOTS_PER_INCH))
         self._draw(_Page(canvas.figure, *self._fit(turned)))
@@ -94,7 +96,7 @@ class Drawing:
         return buffer.getvalue()
 
     def _fit(self, turned: float) -> tuple[complex, complex]:
-        """By what a point is multiplied, and what is added then, to be in the picture, 0 to 1."""
+        """The factor and shift that map points to the picture: point * factor + shift lies in 0 to 1 on both axes."""
         turn = cmath.rect(1, math.radians(turned))
         points = [turn * p for start, end, _ in self._lines for p in (start, end)]
         points += [turn * c + d * radius for c, radius in self._circles for d in (1, -1, 1j, -1j)]
@@ -129,12 +131,12 @@ class Drawing:
             page.add(Circle(_xy(at(point)), 0.01, color="black"))
         for point, direction, label in self._texts:
             away = _unit(at(direction) - at(0j))
-            # A wide label beside an upright line has to be further from it.
+            # A wide label beside a vertical line needs more distance.
             page.text(at(point) + away * (0.055 + 0.015 * len(label) * abs(away.real)), label)
 
 
 class _Page:
-    """A matplotlib figure, on which places are complex numbers from 0 to 1 + 1j."""
+    """A matplotlib figure with positions as complex numbers from 0 to 1 + 1j."""
 
     def __init__(self, figure: Figure, factor: complex, shift: complex) -> None:
         self._figure = figure
@@ -142,7 +144,7 @@ class _Page:
         self.scale = abs(factor)
 
     def at(self, point: complex) -> complex:
-        """Where a point of the drawing is."""
+        """The position of a point of the drawing on the page."""
         return point * self._factor + self._shift
 
     def add(self, artist: Artist) -> None:
@@ -157,7 +159,7 @@ class _Page:
         if last - first > math.pi:
             first, last = last, first + 2 * math.pi
         self.line(*_along(corner, _ARC, math.degrees(first), math.degrees(last)))
-        # In a narrow angle there is room for the label only further out.
+        # A narrow angle has room for the label only further from the corner.
         reach = max(_ARC + 0.07, 0.06 / math.sin((last - first) / 2))
         self.text(corner + cmath.rect(reach, (first + last) / 2), label)
 
@@ -169,7 +171,7 @@ class _Page:
 
 
 def _along(centre: complex, radius: float, first: float, last: float) -> list[complex]:
-    """Points along part of a circle, from one angle in degrees to another."""
+    """Points along an arc, from one angle in degrees to another."""
     return [centre + cmath.rect(radius, a) for a in np.radians(np.linspace(first, last, 60))]
 
 

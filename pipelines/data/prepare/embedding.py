@@ -1,4 +1,4 @@
-"""What k-means sees of a prompt's text: vectors of unit length."""
+"""Embeddings of prompt texts as vectors of unit length, for k-means."""
 
 import re
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ Vectors: TypeAlias = NDArray[np.float32] | csr_matrix
 
 _FEATURES = 4096
 _DIGIT = re.compile("[0-9]")
-_TOKENS, _BATCH = 512, 32  # of a text that a model reads, texts at a time
+_TOKENS, _BATCH = 512, 32  # tokens that a model reads of a text; texts at a time
 
 
 class Embedding(Protocol):
     def fit(self, texts: Sequence[str]) -> None:
-        """Learns what it needs from a sample of texts."""
+        """Fits the embedding to a sample of texts."""
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of the texts, float32 (texts, features)."""
+        """The vectors of the texts, float32 (texts, features)."""
 
 
 class TfidfEmbedding:
-    """Counts of runs of one to four characters, hashed to 4,096 features, weighted by TF-IDF.
+    """Counts of character n-grams of length one to four, hashed to 4,096 features, weighted by TF-IDF.
 
-    All digits count as one: what kind of prompt it is lies in the words and operators around numbers. The weight of
-    a feature is (1 + ln count) * ln((1 + n) / (1 + n that have it)): what all prompts have, such as the
-    instruction that follows each, weighs nothing.
+    All digits are treated as the same character, because the kind of a prompt shows in the words and operators around
+    numbers. The weight of a feature is (1 + ln count) * ln((1 + n) / (1 + m)), where m of the n texts have it. Text that
+    all prompts share, such as an instruction, therefore has weight zero.
     """
 
     def __init__(self) -> None:
@@ -61,10 +61,10 @@ class TfidfEmbedding:
 
 
 class ModelEmbedding:
-    """The mean of a model's last hidden states over a text's first 512 tokens, as sentence embedders take it.
+    """The mean of a model's last hidden states over a text's first 512 tokens, as in sentence embedding models.
 
     Raises:
-        ModelError: there is no such model, or it has no tokenizer.
+        ModelError: the model does not exist or has no tokenizer.
     """
 
     def __init__(self, model: str) -> None:
@@ -91,7 +91,7 @@ class ModelEmbedding:
     def __call__(self, texts: Sequence[str]) -> Vectors:
         import torch
 
-        order = np.argsort([len(text) for text in texts], kind="stable")  # little padding
+        order = np.argsort([len(text) for text in texts], kind="stable")  # reduces padding
         vectors = np.empty((len(texts), self._model.config.hidden_size), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, len(texts), _BATCH):

@@ -1,11 +1,11 @@
-"""Exact numbers as people write them in LaTeX."""
+"""Exact numbers in LaTeX."""
 
 import math
 from fractions import Fraction
 
 
 def number(value: Fraction | int, unit: str = "") -> str:
-    r"""A rational multiple of a unit in LaTeX, such as 3, \frac{7}{2} or \frac{7\pi}{2}."""
+    r"""A rational multiple of `unit` in LaTeX, such as 3, \frac{7}{2} or \frac{7\pi}{2}."""
     value = Fraction(value)
     top = unit if unit and value.numerator == 1 else f"{value.numerator}{unit}"
     return top if value.denominator == 1 else rf"\frac{{{top}}}{{{value.denominator}}}"

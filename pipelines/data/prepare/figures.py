@@ -1,7 +1,7 @@
-"""Figures of plane geometry with a question and its exact answer: lengths, angles, areas.
+"""Figures of plane geometry with a question and its exact answer: a length, an angle or an area.
 
-Each kind is a function from a few whole numbers to a `Figure`; `KINDS` lists for each the numbers that give
-sensible figures. Figures are to scale, and points are complex numbers. Answers are LaTeX: whole numbers,
+Each kind of figure is a function of a few whole numbers that returns a `Figure`; `KINDS` lists the numbers that give
+sensible figures. Figures are drawn to scale, with points as complex numbers. Answers are LaTeX: whole numbers,
 fractions, roots, multiples of pi.
 """
 
@@ -202,7 +202,7 @@ def inscribed_angle(central: int) -> Figure:
 
 
 def parallel_lines(angle: int, kind: int) -> Figure:
-    """`kind` 0: corresponding angles; 1: alternate; 2: on the same side, together 180 degrees."""
+    """`kind` 0: corresponding angles; 1: alternate angles; 2: angles on the same side, which add up to 180 degrees."""
     drawing = Drawing()
     along = cmath.rect(2 / math.sin(math.radians(angle)), math.radians(angle))
     lower, upper = -along / 2, along / 2
@@ -233,7 +233,7 @@ def _right_triangle(a: float, b: float, *texts: str) -> Drawing:
 
 
 def _triangle_with_angles(left: float, right: float) -> tuple[complex, complex, complex]:
-    """Corners of a triangle with these angles in degrees at its base, which is of length 1."""
+    """The corners of a triangle with base length 1 and these angles in degrees at the base."""
     a, b = math.radians(left), math.radians(right)
     return 0j, 1 + 0j, cmath.rect(math.sin(b) / math.sin(a + b), a)
 
@@ -249,7 +249,7 @@ def _rectangle(w: float, h: float, bottom: str, side: str) -> Drawing:
 
 
 def _circle(diameter: int) -> Drawing:
-    """With its radius where that is a whole number, and its diameter else."""
+    """A circle labelled with its radius if that is a whole number, otherwise with its diameter."""
     drawing = Drawing()
     radius = diameter / 2
     drawing.circle(0j, radius)
@@ -276,12 +276,12 @@ def _sector(radius: int, angle: int) -> Drawing:
 
 
 def _pairs(numbers: range, most: float = 4) -> Iterator[tuple[int, int]]:
-    """All pairs of which neither number is more than `most` times the other: no slivers."""
+    """All pairs in which neither number exceeds `most` times the other, to avoid very thin figures."""
     return ((a, b) for a, b in product(numbers, numbers) if a <= most * b and b <= most * a)
 
 
 def _angles(least: int) -> list[tuple[int, ...]]:
-    """Two angles of a triangle whose three are `least` to 120 degrees."""
+    """Pairs of angles of a triangle whose three angles are all between `least` and 120 degrees."""
     several = range(least, 121)
     return [(a, b) for a, b in product(several, repeat=2) if 180 - a - b in several]
 
@@ -314,7 +314,7 @@ KINDS: dict[str, tuple[Callable[..., Figure], list[tuple[int, ...]]]] = {
             (b, t, h)
             for b, t in _pairs(range(3, 31), 2.5)
             for h in (b // 2, b * 3 // 4, b)
-            if t <= 0.65 * b  # else the height would lie on the leg
+            if t <= 0.65 * b  # otherwise the height would coincide with the leg
         ],
     ),
     "around circle": (around_circle, [(side,) for side in range(2, 121)]),
@@ -325,4 +325,4 @@ KINDS: dict[str, tuple[Callable[..., Figure], list[tuple[int, ...]]]] = {
     "inscribed angle": (inscribed_angle, [(a,) for a in range(40, 161)]),
     "parallel lines": (parallel_lines, list(product(range(40, 141), range(3)))),
 }
-"""For each kind how it is made, and the numbers to make it from, all of which give different problems."""
+"""For each kind, the function that makes a figure and all its arguments; each gives a different problem."""

@@ -1,4 +1,4 @@
-"""A user's files as train and test sets: which rows go where, and which are left out."""
+"""Turns a user's files into train and test sets: assigns the rows, and leaves out unanswered and duplicate ones."""
 
 import argparse
 import hashlib
@@ -20,23 +20,26 @@ MISSING = "has no answer; give one, or leave such rows out with --skip-unanswere
 
 
 class Source(NamedTuple):
-    """A user's file, checked as far as its columns go."""
+    """A user's file whose columns have been checked."""
 
     records: Records
-    row: Callable[[Record], Row | None]  # None: a row without an answer, to be left out
+    row: Callable[
+        [Record], Row | None
+    ]  # returns None for a row without an answer, which is left out
     schema: pa.Schema
     row_group_size: int = 1024
 
 
 def add_files(parser: argparse.ArgumentParser, required: bool) -> None:
-    """The options of a data set that is made from a user's file; `--test-from` is the task's own."""
+    """Adds the option `--from` for a user's file. Each task defines its own `--test-from`."""
     parser.add_argument(
         "--from",
         dest="source",
         type=path_option,
         metavar="FILE",
         required=required,
-        help=f"{'' if required else 'instead of generating: '}rows to train on, .json, .jsonl or .parquet",
+        help="your own file of rows to train on, .json, .jsonl or .parquet"
+        + ("" if required else "; without it, problems are generated"),
     )
 
 
@@ -48,13 +51,13 @@ def write_from_files(
 ) -> None:
     """Writes train.parquet and a file for each test set; see `write_splits`.
 
-    Without test sets, `options.test` rows of `train`, drawn by `options.seed`, become test.parquet.
-    What a test set has, in words and pictures, is left out of the training set, and so are rows
-    without an answer; how many is said. `options.train`, if not None, is how many rows train.parquet
-    gets at most.
+    Without test sets, `options.test` random rows of `train`, drawn by `options.seed`, become
+    test.parquet. Rows without an answer are left out, and so are training rows whose text and pictures
+    are also in a test set; the numbers of both are printed. `options.train`, if not None, is the largest
+    number of rows in train.parquet.
 
     Raises:
-        DataError: what is wrong with a file; nothing is left of the output then.
+        DataError: a file is malformed; no output is left then.
     """
     held: frozenset[int] = frozenset()
     if not tests:
@@ -115,7 +118,7 @@ def write_from_files(
 
 
 def text_of(record: Record, column: str) -> str:
-    """A column's text; DataError when there is none."""
+    """The text in a column of a row. Raises DataError if it is missing or blank."""
     value = record.fields.get(column)
     if not isinstance(value, str):
         raise record.error(column, f"is {str(value)[:60]!r}, no text; write a string")
@@ -125,7 +128,7 @@ def text_of(record: Record, column: str) -> str:
 
 
 def schema(extra: Mapping[str, pa.DataType], truth: pa.DataType, images: bool = False) -> pa.Schema:
-    """verl's schema, with these types of what `extra_info` has besides split and index."""
+    """verl's schema. `extra` gives the types of further fields of `extra_info`, besides split and index."""
     text = pa.string()
     fields = {
         "data_source": text,
@@ -139,7 +142,7 @@ def schema(extra: Mapping[str, pa.DataType], truth: pa.DataType, images: bool = 
 
 
 def _content(row: Row) -> bytes:
-    """A hash of what a prompt shows."""
+    """A hash of a prompt's texts and pictures."""
     digest = hashlib.blake2b(digest_size=16)
     for message in row["prompt"]:
         digest.update(message["content"].encode())

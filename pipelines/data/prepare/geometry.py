@@ -1,9 +1,9 @@
-r"""Geometry with pictures: synthetic figures with exact answers, or a file of your own.
+r"""Geometry with pictures: synthetic figures with exact answers, or problems from your own file.
 
-Without --from, figures of 19 kinds are drawn (lengths, angles, areas of triangles, quadrilaterals, circles),
-to scale and turned at random; none occurs twice. With it, rows come from a file with columns images, problem
-and answer, as hiyouga/geometry3k has them. Every picture is decoded once to see that it can be. A problem says
-where its pictures belong by <image>; without, they come first.
+Without --from, figures of 19 kinds are drawn: lengths, angles and areas of triangles, quadrilaterals and circles, to
+scale and rotated at random. No problem occurs twice. With --from, rows come from a file with columns images, problem
+and answer, as in hiyouga/geometry3k. Every picture is decoded once to check it. <image> marks where a picture belongs
+in a problem; without marks, the pictures come first.
 """
 
 import argparse
@@ -36,13 +36,18 @@ PLACEHOLDER = "<image>"
 INSTRUCTION = (
     r"First think about it inside <think> </think> tags, then put the final answer within \boxed{}."
 )
-_ROW_GROUP = 64  # rows with pictures that are read at a time
+_ROW_GROUP = 64  # rows of a row group; few, because they hold pictures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     add_files(parser, required=False)
-    parser.add_argument("--test-from", type=path_option, metavar="FILE", help="a file to test on")
+    parser.add_argument(
+        "--test-from",
+        type=path_option,
+        metavar="FILE",
+        help="file of test problems, used together with --from",
+    )
     add_sizes(parser, TRAIN, test=512, from_file=True)
     add_answers(parser, INSTRUCTION)
 
@@ -60,9 +65,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def rows(seed: int, instruction: str) -> Iterator[Row]:
-    """Rows without a split of figures, going round the kinds until there are no more."""
+    """Yields distinct rows of figures, without a split. The kinds take turns until there are no more."""
     from pipelines.data.prepare.figures import (
-        KINDS,  # matplotlib, which other tasks need not wait for
+        KINDS,  # imports matplotlib, which other tasks do not need
     )
 
     rng = random.Random(seed)

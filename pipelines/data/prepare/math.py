@@ -1,11 +1,11 @@
-r"""Mathematics from files of your own with problems and answers, JSON, JSONL or Parquet.
+r"""Mathematics from your own files of problems and answers, in JSON, JSONL or Parquet.
 
     python -m pipelines.prepare math --from train_math.json --test-from math500=MATH500.json \
         --test-from aime24=AIME24.json --out data/math
 
-writes train.parquet, math500.parquet and aime24.parquet. A test set's name is its data_source, by which
-accuracies are told apart. An answer may be text, a number, a list of accepted answers, a solution whose
-answer is in its last \boxed{}, or one that ends in "#### 72".
+writes train.parquet, math500.parquet and aime24.parquet. The name of a test set becomes its data_source, so its
+accuracy is reported separately. An answer may be text, a number, a list of accepted answers, a solution with the
+answer in its last \boxed{}, or a solution that ends in "#### 72".
 """
 
 import argparse
@@ -45,39 +45,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="a file to test on, and what it is called; may be given several times",
+        help="name and file of a test set; may be given several times",
     )
     add_sizes(parser, train=None, test=512, from_file=True)
     parser.add_argument(
-        "--data-source", default="math", help="data_source of the rows of --from (math)"
+        "--data-source", default="math", help="data_source of the rows from --from (math)"
     )
     add_answers(parser, INSTRUCTION)
 
 
 def add_answers(parser: argparse.ArgumentParser, instruction: str) -> None:
-    """The options of files with problems and answers."""
+    """Adds the options for files with problems and answers."""
     parser.add_argument(
-        "--problem-column", metavar="NAME", help=f"if it is none of {', '.join(PROBLEM[:3])}"
+        "--problem-column",
+        metavar="NAME",
+        help=f"column of problems (default: the first of {', '.join(PROBLEM[:3])})",
     )
     parser.add_argument(
         "--answer-column",
         metavar="NAME",
-        help=f"if it is none of {', '.join(ANSWER[:3])}, solution",
+        help=f"column of answers (default: the first of {', '.join(ANSWER[:3])}, solution)",
     )
     parser.add_argument(
-        "--skip-unanswered", action="store_true", help="leave rows without an answer out"
+        "--skip-unanswered", action="store_true", help="leave out rows without an answer"
     )
     parser.add_argument(
-        "--instruction", default=instruction, help=f"follows each problem: {instruction}"
+        "--instruction",
+        default=instruction,
+        help=f"text added after each problem (default: {instruction})",
     )
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
     check_vacant(options.out, options.force)
     if not options.data_source:
-        raise DataError(
-            "--data-source is empty; name the task that rows are scored by, such as math"
-        )
+        raise DataError("--data-source is empty; name the task that scores the rows, such as math")
     test_sets = {
         name: _source(file, name, options) for name, file in named_files(options.test_from).items()
     }
@@ -91,10 +93,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def named_files(arguments: list[str]) -> dict[str, Path]:
-    """Files by the names they are given, as in `aime24=AIME24.json`.
+    """Parses arguments such as `aime24=AIME24.json` to files by name.
 
     Raises:
-        DataError: one has no name, or a name that cannot be a file's or is taken.
+        DataError: an argument has no name, or its name is taken or not usable as a file name.
     """
     files: dict[str, Path] = {}
     for argument in arguments:
@@ -102,7 +104,7 @@ def named_files(arguments: list[str]) -> dict[str, Path]:
         if not equals or not name or "/" in name or not file:
             raise DataError(
                 f"--test-from {argument}: write NAME=FILE, such as aime24=AIME24.json; the name becomes "
-                "its data_source"
+                "the data_source of its rows"
             )
         if name in files or name == "train":
             raise DataError(f"--test-from {argument}: the name {name!r} is taken; give it another")
@@ -114,12 +116,12 @@ def named_files(arguments: list[str]) -> dict[str, Path]:
 
 
 def answers(record: Record, column: str) -> list[str]:
-    r"""The accepted answers of a row, without repeats; none when it has no answer.
+    r"""The accepted answers of a row, without repeats; empty if it has no answer.
 
-    Of a text with a \boxed{} it is what is in the last one, of one with "####" what follows.
+    The answer in a text with a \boxed{} is the content of the last one; in a text with "####", it is what follows.
 
     Raises:
-        DataError: the value is no text, number or list of these; a solution names no answer.
+        DataError: the value is not a text, a number or a list of these; or a solution gives no answer.
     """
     value = record.fields.get(column)
     values = value if isinstance(value, list) else [value]
@@ -155,7 +157,7 @@ def _source(file: Path, data_source: str, options: argparse.Namespace) -> Source
 
 
 def _answer(record: Record, column: str, value: Any) -> str:
-    if value is None or value != value:  # NaN is how pandas writes what is missing
+    if value is None or value != value:  # pandas writes missing values as NaN
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise record.error(
@@ -169,7 +171,7 @@ def _answer(record: Record, column: str, value: Any) -> str:
     if answer is None and column.lower() == "solution":
         raise record.error(
             column,
-            r"has no \boxed{} that says the answer; name a column that has it with --answer-column",
+            r"has no \boxed{} that says the answer; name a column with answers by --answer-column",
         )
     return (value if answer is None else answer).strip()
 

@@ -1,4 +1,4 @@
-"""A folder of output that is there whole or not at all."""
+"""Output folders that appear completely or not at all."""
 
 import argparse
 import os
@@ -14,16 +14,16 @@ from dps_ray.paths import path_option
 
 @contextmanager
 def whole_folder(out: Path, force: bool) -> Iterator[Path]:
-    """A folder to write into, whose content appears in `out` when the block ends without an error.
+    """Yields a temporary folder to write into; its files appear in `out` when the block ends without an error.
 
-    It lies in `out` if that is there, else in the nearest folder above that is. Whatever ends the
-    block early, Ctrl-C too, nothing of it is left and `out` is as it was. At the end the files are
-    made durable; then a new `out` gets its name, while into one that is there they are moved one by
-    one.
+    The temporary folder is in `out` if that exists, otherwise in its closest existing parent. If an error
+    or Ctrl-C ends the block, the temporary folder is deleted and `out` is unchanged. At the end the files
+    are made durable. A new `out` then appears by a single rename; into an existing one the files are moved
+    one by one.
 
     Raises:
-        DataError: `out` is no folder, cannot be written to, or holds files already and `force` is False. With `force`
-            files of the same names are replaced, and others stay.
+        DataError: `out` is not a folder, is not writable, or already holds files and `force` is False. With `force`,
+            files of the same names are replaced and others stay.
     """
     check_vacant(out, force)
     out = Path(os.path.abspath(out))
@@ -54,7 +54,7 @@ def whole_folder(out: Path, force: bool) -> Iterator[Path]:
 
 
 def check_vacant(out: Path, force: bool) -> None:
-    """DataError unless output may go to this folder; see `whole_folder`."""
+    """Raises a DataError if output cannot go to this folder; see `whole_folder`."""
     nearest = local_files.nearest(out)
     if not nearest.is_dir():
         what = "is a file" if out.exists() else f"cannot be: {nearest} is a file"
@@ -67,12 +67,12 @@ def check_vacant(out: Path, force: bool) -> None:
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """The options that say where output goes."""
+    """Adds the options of the output folder."""
     parser.add_argument(
-        "--out", type=path_option, required=True, metavar="DIR", help="folder to write"
+        "--out", type=path_option, required=True, metavar="DIR", help="output folder"
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="replace files of the same names in a folder that is there",
+        help="write into an output folder that holds files, replacing files of the same names",
     )

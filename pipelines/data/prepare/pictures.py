@@ -1,4 +1,4 @@
-"""Pictures of a user's rows, decoded once to see that they can be."""
+"""Pictures in a user's rows, each decoded once to check it."""
 
 from io import BytesIO
 from pathlib import Path
@@ -8,17 +8,18 @@ from PIL import Image
 
 from pipelines.data.prepare.records import Record
 
-_KEPT = ("PNG", "JPEG")  # kinds of file that stay as they are
+_KEPT = ("PNG", "JPEG")  # formats that are kept unchanged
 
 
 def pictures(record: Record, column: str) -> list[dict[str, Any]]:
-    """A row's pictures as verl has them, {"bytes": ..., "path": None} each.
+    """A row's pictures in verl's form, each {"bytes": ..., "path": None}.
 
-    The column holds one or a list of: a file's bytes, its path as seen from the file of the row, or
-    {"bytes", "path"}. What is neither PNG nor JPEG is written again as PNG.
+    The column holds one picture or a list of pictures. A picture is a file's bytes, its path relative to
+    the folder of the row's file, or {"bytes", "path"}. Formats other than PNG and JPEG are converted to
+    PNG.
 
     Raises:
-        DataError: there is none, or one cannot be read or decoded; names file, row and column.
+        DataError: the row has no picture, or one cannot be read or decoded; the message names file, row and column.
     """
     value = record.fields.get(column)
     values = value if isinstance(value, list) else [] if value is None else [value]
@@ -37,7 +38,7 @@ def _encoded(record: Record, column: str, value: Any) -> bytes:
             again = BytesIO()
             image.convert("RGB").save(again, "PNG")
             return again.getvalue()
-    # A file that is none breaks Pillow's readers in more ways than they list.
+    # Pillow's readers raise more types of exceptions than they document.
     except Exception as error:
         raise record.error(
             column, f"is no picture that can be read: {error}; write it again, as PNG or JPEG"

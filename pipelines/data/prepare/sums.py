@@ -1,8 +1,8 @@
-"""Plain arithmetic such as "What is 38 + 57?", answered in a few tokens: for small pretrained models on a CPU.
+"""Plain arithmetic such as "What is 38 + 57?", with answers of a few tokens, for small pretrained models on a CPU.
 
-No problem occurs twice. They go round the levels that are asked for; one that has no more of its own is passed
-over. With --shots, problems come after that many worked examples of their level, as turns of a conversation:
-that makes answers short, and small models right far more often.
+No problem occurs twice. The levels take turns; a level that runs out of problems is skipped. With --shots N, each
+problem follows N worked examples of its level, as turns of a conversation. That makes answers short, and small models
+right far more often.
 """
 
 import argparse
@@ -32,13 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=sums.LEVELS,
         default=list(sums.LEVELS),
         metavar="LEVEL",
-        help=f"the kinds of problem, the digit for digits; all as a rule: {', '.join(sums.LEVELS)}",
+        help="levels of problems, named by kind and number of digits (default: all): "
+        f"{', '.join(sums.LEVELS)}",
     )
     parser.add_argument(
         "--style",
         choices=TEMPLATES,
         default="question",
-        help="; ".join(f"{name}: '{text.format('38 + 57')}'" for name, text in TEMPLATES.items()),
+        help="form of the problem (question): "
+        + "; ".join(f"{name}: '{text.format('38 + 57')}'" for name, text in TEMPLATES.items()),
     )
     parser.add_argument(
         "--shots",
@@ -46,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=range(9),
         default=0,
         metavar="N",
-        help="worked examples, 0 to 8 (0)",
+        help="number of worked examples before each problem, 0 to 8 (0)",
     )
 
 
@@ -56,12 +58,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def rows(seed: int, levels: Sequence[str], style: str, shots: int) -> Iterator[Row]:
-    """Rows without a split, in the order of a seed, until there are no more."""
+    """Yields distinct rows, without a split, in an order fixed by the seed, until there are no more."""
     rng = random.Random(seed)
     examples = {name: _examples(name, shots, rng) for name in levels}
     sizes = {name: sums.distinct_problems(sums.LEVELS[name]) for name in levels}
     for name, problem in by_level(sizes, lambda name: sums.make_problem(sums.LEVELS[name], rng)):
-        if problem in examples[name]:  # its answer would stand in its prompt
+        if problem in examples[name]:  # the prompt would contain its answer
             continue
         turns = [turn for example in examples[name] for turn in _turns(example, style)]
         yield {
@@ -74,7 +76,7 @@ def rows(seed: int, levels: Sequence[str], style: str, shots: int) -> Iterator[R
 
 
 def _examples(level: str, shots: int, rng: random.Random) -> list[str]:
-    """Different problems of a level, the same before each of its problems."""
+    """Distinct example problems of a level, which precede each of its prompts."""
     found: dict[str, None] = {}
     while len(found) < shots:
         found[sums.make_problem(sums.LEVELS[level], rng)] = None
@@ -82,7 +84,7 @@ def _examples(level: str, shots: int, rng: random.Random) -> list[str]:
 
 
 def _turns(problem: str, style: str) -> list[dict[str, str]]:
-    """A problem as its question and its right answer."""
+    """A problem as two messages: the question and its right answer."""
     result = sums.result(problem)
     answer = str(result) if style == "number" else f"{problem} = {result}"
     return [

@@ -1,7 +1,6 @@
-"""A vision-language policy of 0.3 million random parameters: Qwen2.5-VL's architecture and files in small.
+"""A vision-language policy with 0.3 million random parameters: a small version of Qwen2.5-VL's architecture and files.
 
-It knows nothing, and serves to see whether images get through a pipeline where there is neither GPU nor
-download.
+It is untrained. Its purpose is to test a pipeline with images without a GPU or a download.
 """
 
 import argparse
@@ -15,7 +14,7 @@ from pipelines.data.prepare.output import add_output, whole_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig
 
-# One token a byte, and Qwen's special ones.
+# The vocabulary has one token per byte and these special tokens of Qwen.
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -37,11 +36,13 @@ MAX_PIXELS = 256 * 28 * 28
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
-    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same weights (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed; the same seed gives the same weights (0)"
+    )
     parser.add_argument(
         "--tied",
         action="store_true",
-        help="the output head is the embedding, as in the smaller published models",
+        help="use the embedding as the output head, as the smaller published models do",
     )
 
 
@@ -57,10 +58,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def write_policy(folder: Path, seed: int = 0, tied: bool = False) -> int:
-    """Write the files of the policy's Hugging Face folder, the same for the same seed; returns its parameters.
+    """Writes the policy's Hugging Face folder and returns the number of parameters. The same seed gives the same files.
 
     Args:
-        tied: the output head is the embedding.
+        tied: whether the output head is the embedding.
     """
     import torch
     import transformers
@@ -71,7 +72,7 @@ def write_policy(folder: Path, seed: int = 0, tied: bool = False) -> int:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(_architecture(tokenizer, tied))
-    transformers.utils.logging.disable_progress_bar()  # of writing files: milliseconds
+    transformers.utils.logging.disable_progress_bar()  # writing the files takes milliseconds
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessorPil(max_pixels=MAX_PIXELS).save_pretrained(folder)
@@ -112,7 +113,7 @@ def _architecture(tokenizer: "PreTrainedTokenizerFast", tied: bool) -> "Qwen2_5_
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e6,
-                "mrope_section": [4, 6, 6],  # of time, height and width: half a head
+                "mrope_section": [4, 6, 6],  # for time, height and width: together half a head
             },
             "bos_token_id": None,
             "eos_token_id": ids["<|im_end|>"],
@@ -125,7 +126,7 @@ def _architecture(tokenizer: "PreTrainedTokenizerFast", tied: bool) -> "Qwen2_5_
             "num_heads": 2,
             "out_hidden_size": 64,
             "window_size": 56,
-            "fullatt_block_indexes": [1],  # the other looks through windows
+            "fullatt_block_indexes": [1],  # the other block uses windowed attention
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
