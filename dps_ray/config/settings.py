@@ -1,8 +1,9 @@
 """The settings of a run as text: read, written, listed and told apart."""
 
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -10,12 +11,10 @@ from pydantic.fields import FieldInfo
 from dps_ray.config.config import Config
 from dps_ray.config.earlier import translated
 from dps_ray.config.reading import load_as, validated
-from dps_ray.config.tree import fields
+from dps_ray.config.tree import alternatives, fields
 from dps_ray.selection import methods
 from dps_ray.selection.settings import SelectorSettings
 from dps_ray.setting_types import Settings
-
-T = TypeVar("T", bound=Settings)
 
 
 def load(file: Path | None, overrides: Sequence[str] = ()) -> Config:
