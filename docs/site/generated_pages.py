@@ -29,6 +29,12 @@ FROM_ROOT = {
 
 # Section: its objects, by their import paths.
 API = {
+    "Training": (
+        "dps_ray.config.config.Config",
+        "pipelines.training.trainer.Trainer",
+        "pipelines.training.trainer.StepResult",
+        "pipelines.training.trainer.Callback",
+    ),
     "Selection": (
         "dps_ray.selection.methods.dps.BeliefStore",
         "dps_ray.selection.methods.uniform.UniformSelector",
