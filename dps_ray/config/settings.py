@@ -1,7 +1,8 @@
-"""Reads a `Config`, or the settings of another program, from a YAML file and `a.b=c` overrides.
+"""Reading a `Config`, or the settings of another program: a YAML file, then `a.b=c` overrides; errors that say
+what to write instead.
 
-A value is read by the type of its setting. Texts and paths are taken as they are written, so `folder=2e5`, `folder: 007`
-and `folder="a #b"` mean folders of these names. Other values are YAML. Errors say what to write instead.
+A value is read as the type of its setting. Where that is a text or a path, the value is the text as it is written, so
+`folder=2e5`, `folder: 007` and `folder="a #b"` mean folders of these names. Other values are YAML.
 """
 
 import json
@@ -74,7 +75,7 @@ def loads(text: str) -> Config:
     are understood.
 
     Raises:
-        ConfigError: another version wrote it, with settings that do not exist now.
+        ConfigError: another version wrote it, whose settings are not those of now.
     """
     return _validated(Config, translated(yaml.safe_load(text)))
 
