@@ -25,13 +25,12 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-# What a jump is taken to be worth that the expected transitions hold (all but) impossible. It happened,
-# so it was possible; see `count_moves`.
+# Probability floor for observed transitions that the model considers impossible; see `count_moves`.
 LEAST_PROBABILITY = 1e-12
 
 
 class Beliefs(NamedTuple):
-    """What is believed of n prompts after a step.
+    """Beliefs about n prompts after a step.
 
     evidence:   (3, 3, n), decayed counts of the moves seen, [to, from]; alpha without the prior
     posterior:  (3, n), distribution of the state at this step, given all that was seen up to it
@@ -61,17 +60,18 @@ def predict(alpha: Floats, posterior: Floats) -> Floats:
 
 
 def condition(states: NDArray[np.integer]) -> Floats:
-    """The posterior once the states are seen: all on them, (3, n)."""
+    """Returns the posterior of prompts seen in these states: one-hot, (3, n)."""
     return np.equal.outer(np.arange(3), states).astype(np.float64)
 
 
 def count_moves(alpha: Floats, posterior: Floats, states: NDArray[np.integer]) -> Floats:
-    """How the one move into each seen state is shared out over the from-states: (3, n), summing to 1.
+    """Returns the posterior of the from-state of the move into each seen state: (3, n), summing to 1.
 
     This is the row of xi that belongs to the seen state; the other rows are zero. A transition of
-    expected probability below 1e-12 counts as 1e-12. Only a prior with zeros gets there ("local": from
-    unsolved straight to solved), and the published code divides 0 by 0. Here the jump is counted as it
-    was seen, which is also the limit of a prior whose zeros are made ever smaller positive numbers.
+    expected probability below 1e-12 counts as 1e-12. Only a prior with
+    zeros ("local": from unsolved straight to solved) leads to one, and the published code divides 0 by 0. Here the jump
+    is counted as it was seen, which is also the limit of priors with ever smaller positive numbers in place of the
+    zeros.
     """
     likelihood = alpha[states, :, np.arange(len(states))].T / column_sums(alpha)
     joint = posterior * np.maximum(likelihood, LEAST_PROBABILITY)
@@ -85,7 +85,7 @@ def step(
     prior: Floats,
     decay: float,
 ) -> Beliefs:
-    """All n prompts moved by one step, of which those in `rows` (distinct) were seen in `states`."""
+    """Returns the beliefs of all n prompts after one step, in which those in `rows` (distinct) were seen in `states`."""
     prior = prior[:, :, None]
     alpha = beliefs.evidence.take(rows, axis=2) + prior
     moves = count_moves(alpha, beliefs.posterior.take(rows, axis=1), states)

@@ -50,13 +50,14 @@ def nothing(count: int) -> Moments:
 
 
 def forget(moments: Moments, kept: Floats) -> Moments:
-    """With this part kept, (n,) in [0, 1]."""
+    """Returns the moments with this share kept, (n,) in [0, 1]."""
     weight, mean, freedom, squares = moments
     return Moments(kept * weight, mean, kept * freedom, kept * squares)
 
 
 def learn(moments: Moments, responses: Floats, means: Floats, deviations: Floats) -> Moments:
-    """After a group of each prompt: so many rewards, with this mean and sample deviation; all (n,)."""
+    """Returns the moments after one more group of each prompt, with these numbers of rewards, means and sample
+    deviations: (n,) each."""
     weight = moments.weight + responses
     return Moments(
         weight=weight,

@@ -42,7 +42,7 @@ QUANTA = 2**32
 # The prior of moves: a policy that learns rises more often than it falls, as in the published "progress".
 MOVES = (0.01, 0.02, 0.87, 0.07, 0.03)  # from two bins down to two up
 MOVES_STRENGTH = 20.0  # in moves seen: that against which all bins together are weighed
-BIN_STRENGTH = 100.0  # likewise: how much of what all bins did is believed of each
+BIN_STRENGTH = 100.0  # in moves: weight of the moves of all bins in those of each
 # First visits after which a first visit counts a part 1/e: of never-seen prompts they are a fair sample.
 MEMORY = 256.0
 

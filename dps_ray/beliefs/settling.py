@@ -1,4 +1,4 @@
-"""When a belief has stopped moving, so that a step need not touch it any more.
+"""When a belief has stopped moving, so that a step does not need to update it.
 
 Closeness is relative, number by number, down to `LEAST_PROBABILITY`. An update only adds, multiplies and
 normalises positive numbers, and keeps relative errors small whatever the prior; a small absolute error in
@@ -14,7 +14,7 @@ _SMALLEST = 5e-324  # a double can hold
 
 
 def least_evidence(prior: Floats, decay: float, tolerance: float) -> Floats:
-    """Evidence, (3, 3), below which it counts as forgotten.
+    """Returns the evidence, (3, 3), below which a prompt counts as forgotten.
 
     `tolerance` of the prior, less the factor 1 - decay: what is left of the evidence goes on moving the
     belief for 1 / (1 - decay) steps. With decay 1 nothing is ever forgotten.
@@ -23,10 +23,10 @@ def least_evidence(prior: Floats, decay: float, tolerance: float) -> Floats:
 
 
 def shortest_wait(least: Floats, decay: float) -> int:
-    """How many steps after it was observed a prompt can be forgotten at the earliest.
+    """Returns the least number of steps after which an observed prompt can be forgotten.
 
-    An observation adds evidence that sums to 1 over the moves into one state, so before that many steps
-    nobody need look.
+    An observation adds evidence that sums to 1 over the moves into one state, so before that
+    many steps no check is needed.
     """
     if decay in (0, 1):
         return 1

@@ -1,7 +1,7 @@
 """Solve states of rewards without right and wrong, such as the share of tests that pass: the rules of `states.rule`.
 
-What makes a group worth its rollouts is that its rewards differ. So *partial* means that they do, by enough to
-learn from; a group of which all rewards are about the same is solved or unsolved by how large they are.
+A group is worth its rollouts when its rewards differ. So *partial* means that they differ by enough to learn from; a
+group whose rewards are about equal is solved or unsolved by how large they are.
 """
 
 import numpy as np

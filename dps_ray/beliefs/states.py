@@ -41,7 +41,7 @@ class Observation(NamedTuple):
     deviations: NDArray[np.float64] | None = None
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Observation":
-        """Of these prompts only, in this order."""
+        """Returns the observation of these prompts only, in this order."""
         return Observation._make(None if column is None else column[rows] for column in self)
 
 
@@ -52,9 +52,10 @@ def observed(
     means: ArrayLike | None = None,
     deviations: ArrayLike | None = None,
 ) -> Observation:
-    """The observation of these groups, sorted by id: so many of the responses to each count as right.
+    """Returns the observation of these groups, sorted by id.
 
-    means, deviations: float (n,), of the scores of each group, if anybody is to learn from them.
+    successes, responses: int (n,), right and scored responses of each group.
+    means, deviations: float (n,), of the scores of each group, if the method learns from them.
 
     Raises ValueError for a prompt that occurs twice, and when there is not a number for each.
     """
@@ -71,7 +72,7 @@ def observed(
         )
     right, scored = right[order], scored[order]
 
-    def told(given: ArrayLike | None) -> NDArray[np.float64] | None:
+    def sorted_(given: ArrayLike | None) -> NDArray[np.float64] | None:
         return None if given is None else np.asarray(given, dtype=np.float64)[order]
 
     return Observation(
@@ -79,13 +80,13 @@ def observed(
         states_of(right, scored),
         right,
         scored,
-        means=told(means),
-        deviations=told(deviations),
+        means=sorted_(means),
+        deviations=sorted_(deviations),
     )
 
 
 def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
-    """The same of accuracies: `accuracies[i]` are those of the responses to `ids[i]`.
+    """Returns the observation of groups by their accuracies: `accuracies[i]` are those of the responses to `ids[i]`.
 
     Raises ValueError as `observed` and `solve_states` do.
     """
@@ -129,7 +130,7 @@ def count_successes(accuracies: Sequence[ArrayLike]) -> tuple[NDArray[np.int16],
 
 
 def states_of(successes: NDArray[np.integer], responses: NDArray[np.integer]) -> NDArray[np.int8]:
-    """The state of groups of which so many responses are right, of so many: int8 (n,)."""
+    """Returns the state of each group from its right and its scored responses: int8 (n,)."""
     return np.select([successes == 0, successes == responses], [UNSOLVED, SOLVED], PARTIAL).astype(
         np.int8
     )

@@ -161,19 +161,19 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
-    def _cards_are_had_by_turns_where_that_can_be(self) -> "Config":
+    def _gpus_are_used_in_turns_where_that_is_possible(self) -> "Config":
         rollout, learner = self.resources.rollout, self.resources.learner
         if not self.resources.colocate:
             return self
         if rollout.gpus_per_engine >= 1 or learner.gpus_per_rank >= 1:
             raise ValueError(
-                "resources.colocate=true is for engines and ranks on the same cards: write "
+                "resources.colocate=true is for engines and ranks on the same GPUs: write "
                 "resources.rollout.gpus_per_engine=0.5 and resources.learner.gpus_per_rank=0.5"
             )
         if self.loop.max_staleness > 0:
             raise ValueError(
-                "resources.colocate=true and loop.max_staleness=1: on a card that is had by turns a run cannot generate and "
-                "train at the same time; set one of them back"
+                "resources.colocate=true and loop.max_staleness=1: on shared GPUs a run cannot generate and train at the "
+                "same time; set one of them back"
             )
         if self.learner.zero_stage != 2:
             raise ValueError(
@@ -192,12 +192,12 @@ class Config(Settings):
         if not fit or rollout.engines != learner.ranks:
             raise ValueError(
                 f"resources.rollout.gpus_per_engine={engine:g} and resources.learner.gpus_per_rank={rank:g}: "
-                "fractions are for as many engines as ranks, one of each on every card, such as 0.5 and 0.4 "
+                "fractions are for as many engines as ranks, one of each on every GPU, such as 0.5 and 0.4 "
                 "with engines=1 and ranks=1; write whole numbers otherwise"
             )
         if 0 < engine + rank <= 0.5:
             raise ValueError(
                 f"resources.rollout.gpus_per_engine={engine:g} and resources.learner.gpus_per_rank={rank:g}: "
-                "together they are to take more than half of a card, or Ray may put two pairs on the same one"
+                "together they must take more than half of a GPU, or Ray may place two pairs on the same one"
             )
         return self

@@ -1,4 +1,4 @@
-"""What a user is told of settings that are wrong: which, the value, and what to write instead."""
+"""Error messages for wrong settings: the setting, its value, and what to write instead."""
 
 import difflib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a selector chooses, how choices are ranked, and how those of several shards become one."""
+"""What a selector chooses, how choices are ranked, and how the choices of several shards are merged."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 class Selection(NamedTuple):
-    """Chosen prompts, best first, with all that is needed to rank them against another shard's.
+    """Chosen prompts, best first, with everything needed to rank them against those of another shard.
 
     ids:            int64 (n,)
     predicted:      float64 (n, 3), P(unsolved), P(partial), P(solved) at the next step;
@@ -16,8 +16,8 @@ class Selection(NamedTuple):
     score:          float64 (n,), what the ranking is by, larger first
     times_sampled:  int64 (n,), steps at which the prompt was observed; among equal scores fewer go first
     tie:            uint64 (n,), a seeded hash of the id; decides what is equal still
-    behind:         float64 (n,), how far it is put back by `dps_ray.selection.coverage`, 0 where it is not: whoever is
-                    less so goes first, whatever the scores
+    behind:         float64 (n,), how far the prompt is put back by `dps_ray.selection.coverage`, 0 if it is not;
+                    smaller values go first, whatever the scores
     """
 
     ids: NDArray[np.int64]
@@ -32,17 +32,16 @@ class Selection(NamedTuple):
         return Selection._make(field[rows] for field in self)
 
     def ranked(self) -> "Selection":
-        """The same prompts by (behind, -score, times sampled, tie, id): a total order, whatever order they came
-        in."""
+        """Returns the same prompts sorted by (behind, -score, times sampled, tie, id), which is a total order."""
         return self.take(
             np.lexsort((self.ids, self.tie, self.times_sampled, -self.score, self.behind))
         )
 
 
 def merge(selections: Sequence[Selection], size: int, fresh: int = 0) -> Selection:
-    """The `size` best of several shards' selections.
+    """Returns the `size` best prompts of several shards' selections.
 
-    fresh: the best of those never sampled, so many of them or all there are, come in whatever their score.
+    fresh: this many of the best prompts never sampled (or all, if fewer) are taken whatever their score.
 
     Each prompt among the `size` best of all is among the `size` best of its shard, so merging what the
     shards propose gives what one store over all ids would have chosen, bit for bit.
@@ -70,7 +69,7 @@ def merge(selections: Sequence[Selection], size: int, fresh: int = 0) -> Selecti
 
 
 def check_size(size: int, pool: int, excluded: int, candidates: float | None = None) -> None:
-    """Raises ValueError unless `size` prompts can be chosen from a pool of which some are excluded.
+    """Raises ValueError unless `size` prompts can be chosen from a pool with `excluded` prompts left out.
 
     An integer number of candidates is a limit too; a share of the pool is not.
     """

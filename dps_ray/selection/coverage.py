@@ -1,14 +1,13 @@
 """Coverage: limits on how soon and how often a prompt comes again, around any selector.
 
-A greedy selector returns to the few prompts it knows. What is set here overrules it, softly: a prompt that
-rests, or was used up, comes after all that do not and were not, and there is always a full batch. First come
-those with the smallest
+A greedy selector returns to the few prompts that it knows. These limits reorder its choice: a prompt that rests, or
+was used up in this round, comes after all others. A batch is always full. Prompts are taken by the smallest
 
     behind = REST (steps of rest left) + ROUND (times sampled // max_uses)
 
-and among them those with the largest score.
+and, where that is equal, by the largest score.
 
-This looks at each prompt alone, so the result is the same for any number of shards.
+The limits depend on each prompt alone, so the result is the same for any number of shards.
 """
 
 from collections.abc import Mapping
@@ -24,17 +23,17 @@ from dps_ray.selection.choice import Selection, merge
 from dps_ray.selection.pool.growing import GrowingArray
 from dps_ray.selection.selector import Selector
 
-ROUND = 1e4  # more than the scores of draws lie apart, noise and all, where it is taken off them
+ROUND = 1e4  # larger than any difference between scores of draws, noise included
 REST = 1e3 * ROUND
 
 
 class CoverageLimits:
-    """A selector whose prompts rest between uses, and are used in rounds; see `dps_ray.selection.selector.Selector`.
+    """A selector whose prompts rest between uses and are used in rounds; see `dps_ray.selection.selector.Selector`.
 
     Args:
-        inner: what chooses.
+        inner: the selector that chooses.
         rest: steps for which a prompt is left alone once it was observed. 0: none.
-        max_uses: uses of a prompt in a round; a round ends when every prompt had as many. None: no limit.
+        max_uses: uses of a prompt in a round; a round ends when every prompt was used this often. None: no limit.
         fresh_share: part of a batch, in [0, 1], for prompts never observed, as far as there are any.
 
     With `max_uses` or `fresh_share` a selection costs O(prompts ever observed).
@@ -63,7 +62,7 @@ class CoverageLimits:
         return len(self.inner)
 
     def select(self, size: int, exclude: ArrayLike | None = None) -> Selection:
-        """As the inner selector's, each prompt with how far it is put back.
+        """Returns what the inner selector chooses within the limits, and how far each prompt is put back.
 
         Raises ValueError when fewer than `size` are left to choose from.
         """
@@ -76,7 +75,7 @@ class CoverageLimits:
         parts: list[Selection] = []
         left = size
         for level in levels:
-            # Whoever is of an earlier level was taken already: else this one would not be reached.
+            # This level is reached only when all prompts of earlier levels are taken.
             taken = [part.ids for part in parts]
             others = np.unique(np.concatenate([excluded, ids[behind > level], *taken]))
             part = self.inner.select(min(left, len(self) - len(others)), others)
@@ -85,7 +84,7 @@ class CoverageLimits:
             if not left:
                 break
         if left:
-            self.inner.select(size, exclude)  # it says what is wrong
+            self.inner.select(size, exclude)  # raises with the reason
         chosen = merge(parts, size - left)
         fresh = min(fresh_of(size, self._fresh_share), len(self))
         missing = fresh - int(np.count_nonzero(chosen.times_sampled == 0))
@@ -96,7 +95,7 @@ class CoverageLimits:
         return merge([chosen, more], size - left, fresh)
 
     def _put_back(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Who comes after others, and by how much."""
+        """Ids of prompts that come after others, and by how much."""
         ids = self._resting if self._max_uses is None else self._seen.values
         behind = np.zeros(len(ids))
         if self._max_uses is not None:
@@ -109,7 +108,7 @@ class CoverageLimits:
         return ids[behind > 0], behind[behind > 0]
 
     def observe(self, mine: Observation, whole: Observation | None = None) -> None:
-        """As the inner selector's."""
+        """Learns from one step, with the inner selector; see `Selector.observe`."""
         seen = as_ids(mine.ids)
         new = seen[self.inner.times_sampled(seen) == 0]
         self.inner.observe(mine, whole)
@@ -127,7 +126,7 @@ class CoverageLimits:
         return self.inner.times_sampled(ids)
 
     def metrics(self) -> dict[str, float]:
-        """The inner selector's, and how many prompts rest; shards may add theirs up."""
+        """Returns the inner selector's metrics, and how many prompts rest; shards may add theirs up."""
         return {**self.inner.metrics(), "coverage/resting": float(len(self._resting))}
 
     def snapshot(self) -> dict[str, Any]:
@@ -150,5 +149,5 @@ class CoverageLimits:
 
 
 def fresh_of(size: int, share: float) -> int:
-    """How many of a batch are to be prompts never observed."""
+    """Returns how many prompts of a batch should be ones never observed."""
     return ceil(share * size - 1e-9)

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a prompt, not to a stream: the same whichever shard holds it.
+"""Random numbers that belong to a prompt, not to a stream: they are the same in whichever shard the prompt is.
 
 Each is a hash of (key, prompt), or of (key, prompt, counter). NumPy's element-wise functions give an element
 the same bits wherever it stands in a contiguous array, so draws are bit-equal for any split.
@@ -33,15 +33,15 @@ def log_weights(score: Floats, temperature: float) -> Floats:
 
 
 def tempered(score: Floats, temperature: float, ties: Hashes, key: int) -> Floats:
-    """log score / temperature + Gumbel noise, (n,): whose B largest are B draws without replacement by weight
+    """log score / temperature + Gumbel noise, (n,). The B largest are B draws without replacement by weight
     score^(1 / temperature) (Efraimidis & Spirakis 2006; Kool et al. 2019).
     """
     return log_weights(score, temperature) - np.log(-np.log(uniforms(ties, key)))
 
 
 def on_the_ring(score: Floats, temperature: float, ties: Hashes, start: int) -> Floats:
-    """As `tempered`, with noise by how far behind `start` a prompt lies on the ring of hashes: the nearest
-    have most. For hashes that were drawn apart from `start` it is uniform, and independent."""
+    """As `tempered`, with noise from the distance of a prompt's hash behind `start` on the ring of hashes: the nearest
+    prompts have the largest noise. It is independent between prompts if `start` is independent of their hashes."""
     distance = ((ties - np.uint64(start)) >> np.uint64(12)).astype(np.float64)
     arrival = -np.log1p(-(distance + 0.5) * 2.0**-52)
     return log_weights(score, temperature) - np.log(arrival)

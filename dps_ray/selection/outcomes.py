@@ -17,9 +17,9 @@ class Outcomes(NamedTuple):
 
     positions:  int64 (n,), where the prompts stand in the index of this shard
     states:     int8 (n,)
-    successes:  float64 (n,), right responses of each group; NaN where they were not told
-    responses:  float64 (n,), scored responses of each group; NaN likewise
-    whole:      all that the step found, over all shards; counts that were not told are -1
+    successes:  float64 (n,), right responses of each group; NaN if not known
+    responses:  float64 (n,), scored responses of each group; NaN if not known
+    whole:      what the step found over all shards; counts that are not known are -1
     """
 
     positions: Positions

@@ -10,9 +10,8 @@ from dps_ray.errors import ConfigError
 from dps_ray.selection.settings import SelectorSettings
 from pipelines.training.checkpoint import FREE
 
-# What all runs share, unless it is overridden for all of them. Everyone trains on partial groups alone, so
-# that partial credit gives no method more signal than another; only some refill their batch. Nobody is measured
-# by the best of its evaluations.
+# What all runs share, unless it is overridden for all of them. All train on partial groups alone, so that partial credit
+# gives no method more signal than another; only some refill their batch. None is judged by the best of its evaluations.
 FAIR = (
     "loop.filter_groups=true",
     "loop.max_gen_batches=1",
@@ -36,7 +35,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "recency": ("method=recency",),
     "greso": ("method=greso", "loop.max_gen_batches=10"),
 }
-REFERENCE = "ds_10"  # whose accuracy the others are to reach
+REFERENCE = "ds_10"  # its accuracy is the target of the others
 
 _NOT_FOR_ALL = {"method": "--methods", "seed": "--seeds", "folder": "--out"}
 # What a run may be carried out with and still be the same run.

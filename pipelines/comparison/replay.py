@@ -1,8 +1,7 @@
 """What a finished run predicted of each prompt before it was rolled out, and what was then found.
 
-Nothing of that is kept in the run's folder but the observations, and they suffice: a method that is told the
-same again in the same order predicts the same. So prompts that it did not choose, those of the uniform
-probe, can be asked about as well.
+The run's folder holds only the observations, which are enough: a method that observes the same in the same order
+predicts the same. So it also predicts prompts that it did not choose, those of the uniform probe.
 """
 
 import json
@@ -13,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dps_ray import BeliefStore
 from dps_ray.beliefs.states import Observation, states_of
 from dps_ray.config import settings
 from dps_ray.durable import Storage, committed, load, manifests
@@ -21,9 +19,6 @@ from dps_ray.errors import DataError
 from dps_ray.selection import methods
 from dps_ray.selection.clusters import Clusters, number_within
 from dps_ray.selection.coverage import CoverageLimits
-from dps_ray.selection.methods import RateHMM, RewardMoments
-from dps_ray.selection.methods.beta import BetaSelector, group_states
-from dps_ray.selection.pooled import PooledStore
 from dps_ray.selection.selector import Context, Selector
 from pipelines.monitoring.run_log import PROBES
 
@@ -45,7 +40,7 @@ class Forecast(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """A run told again.
+    """A run, observed again.
 
     selector:     over every prompt that was ever rolled out, after the last step
     observations: by step
@@ -103,12 +98,8 @@ def predictions(selector: Selector, ids: NDArray[np.int64]) -> NDArray[np.float6
     """P(unsolved), P(partial), P(solved) of each id: float64 (n, 3); None of a method that predicts nothing."""
     if isinstance(selector, CoverageLimits):
         return predictions(selector.inner, ids)
-    if isinstance(selector, BeliefStore | PooledStore | RateHMM | RewardMoments):
-        return selector.predicted(ids)
-    if isinstance(selector, BetaSelector):
-        a, b = selector.parameters(ids).T
-        return group_states(a, b, selector.group_size)
-    return None
+    predicted = getattr(selector, "predicted", None)
+    return None if predicted is None else predicted(ids)
 
 
 def read_probes(folder: Path) -> dict[int, Observation]:

@@ -74,5 +74,9 @@ class BetaSelector(ScoredSelector):
         positions = self._index.positions(ids)
         return np.stack([self._a[positions], self._b[positions]], axis=-1)
 
+    def predicted(self, ids: ArrayLike) -> Floats:
+        """P(unsolved), P(partial), P(solved) of the next group of each id: float64 (n, 3)."""
+        return self._predicted(self._index.positions(ids))
+
     def _predicted(self, positions: Positions) -> Floats:
         return group_states(self._a[positions], self._b[positions], self.group_size)

@@ -183,10 +183,9 @@ class BeliefStore(PoolBeliefs):
     def _tempered(self, temperature: float, size: int, excluded: Positions) -> Selection:
         """A draw of `size` prompts by weight score^(1/T), the first drawn first.
 
-        Prompts with a row draw noise of their own, by (seed, step, id). Idle ones, who have one score, take
-        for their noise how far their hash lies from a point on the ring of hashes that is drawn anew each
-        step: within a step these are independent uniforms too, and the nearest are found without a look at
-        the others.
+        Prompts with a row draw noise of their own, by (seed, step, id). Idle prompts, which have one score, use the
+        distance of their hash from a point on the ring of hashes that is drawn anew each step: within a step these
+        are independent uniforms too, and the nearest are found without looking at the others.
         """
         key = hash_key(self.index.seed, self._step, _TEMPERED)
         start, need = hash_key(key), size + len(excluded)

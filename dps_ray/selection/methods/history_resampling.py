@@ -20,7 +20,7 @@ class HistoryResampling(ScoredSelector):
         score = -(visits + u),  u ~ U(0, 1) by (seed, visits, id);  behind all others when found solved last
 
     As `UniformSelector`: prompts visited equally often form a level in a random order of its own, and the
-    lowest level is drawn first, so a pass over the kept prompts is an epoch without anybody calling its end.
+    lowest level is drawn first, so each pass over the kept prompts is an epoch; nothing has to mark its end.
     Mixed and all-wrong prompts are kept. Where fewer are kept than are asked for, the dropped come back,
     least visited first, and are kept again if they are no longer solved; such a prompt has levels to make
     up, and comes often until it has.

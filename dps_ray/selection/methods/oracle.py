@@ -14,7 +14,7 @@ from dps_ray.selection.pool.index import Positions
 class Oracle(ScoredSelector):
     """The B prompts whose groups are truly most likely mixed: score = 1 - p^k - (1 - p)^k.
 
-    State: p, told by `set_rates` (0.5 before). A snapshot holds p of every prompt, seen or not.
+    State: p, given by `set_rates` (0.5 before). A snapshot holds p of every prompt, seen or not.
     Cost: O(N) a step; 10^6 prompts: 3 ms, and 50 ms to take new rates.
 
     Args:
@@ -52,7 +52,7 @@ class Oracle(ScoredSelector):
         return np.stack([wrong, 1 - (wrong + right), right], axis=-1)
 
     def learn(self, seen: Outcomes) -> None:
-        """It knows already."""
+        """Learns nothing: the true rates are given."""
 
     def scores(self) -> Floats:
         return self._score

@@ -1,18 +1,17 @@
 """The beliefs of a pool of prompts, at a cost that does not grow with the pool.
 
-A prompt that is not rolled out forgets: its evidence decays to nothing, and its belief runs into the one
-that all prompts share of which nothing is known. Once it is there to within a tolerance it is *idle* and
-needs no row. So a step is made of three parts:
+The belief of a prompt that is not rolled out decays: its evidence goes to zero, and its belief converges to the one
+that all unseen prompts share. Once it is there to within a tolerance, the prompt is *idle* and needs no row. So there
+are three kinds of prompts:
 
     moving    observed in the last few dozen steps: a row of its own                   O(moving) a step
     idle      never seen, or forgotten: one shared belief, and an order to draw from   O(batch) a step
     resting   with decay 1 alone, where nothing is forgotten: a prompt whose belief has come to the
               fixed point of its own transitions keeps its row and stands still        O(batch) a step
 
-How many are moving depends on the batch and the decay, not on the pool: some thousands with decay 0.7 and
-256 prompts a step. They are moved by the same `hmm.step` by which an eager sweep would move all prompts;
-their rows, 144 bytes each, stay in the processor's cache, and what bounds a step is the fixed cost of its
-calls into NumPy. An idle prompt costs 17 bytes, and up to 15 more once it has been sampled. Measured in
+How many are moving depends on the batch and the decay, not on the pool: some thousands with decay 0.7 and 256 prompts a
+step. `hmm.step` updates their rows, as it would update all prompts in an eager sweep. The rows, 144 bytes each, stay in
+the processor's cache, and most of the time of a step is the fixed cost of calls into NumPy. An idle prompt costs 17 bytes, and up to 15 more once it has been sampled. Measured in
 docs/performance.md.
 """
 
@@ -33,8 +32,8 @@ from dps_ray.selection.pool.ranking import keys, keys_of, positions_of, ranks, s
 from dps_ray.selection.pool.rows import Content, RowTable
 from dps_ray.selection.selector import check_settings
 
-# Steps between looks at which prompts have settled. They keep their rows a little longer than they need
-# to, and leave in lots: a look costs half as much as a step.
+# Steps between checks for settled prompts. Prompts keep their rows a little longer than needed, since a check costs half
+# as much as a step.
 _SETTLE_EVERY = 8
 
 

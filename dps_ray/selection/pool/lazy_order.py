@@ -1,4 +1,4 @@
-"""A changing set of sorted keys of which only the smallest are ever asked for.
+"""A changing set of keys that returns its smallest ones, and sorts no more than it has to.
 
     front (sorted)  <  range (never written out)  <  bag (in no order)
 

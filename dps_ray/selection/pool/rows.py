@@ -47,8 +47,8 @@ class RowTable:
     All three are views to read and to write in, good until rows come or go.
 
     Args:
-        slots: int32 (N,), by position in the pool, where the tables of a store note who has a row: 0 for
-            nobody, sign * (row + 1) for a prompt in the table of that sign.
+        slots: int32 (N,), by position in the pool, where the tables of a store record which prompts have a
+            row: 0 for none, sign * (row + 1) for a prompt in the table of that sign.
         sign: 1 or -1.
     """
 

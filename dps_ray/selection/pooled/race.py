@@ -1,12 +1,12 @@
-"""Draws without replacement from a pool that consists of a few large classes, at a cost by the draws.
+"""Draws without replacement from a pool of a few large classes. The cost depends on the number of draws alone.
 
 A prompt of weight w arrives at a time that is exponential with rate w; the first B to arrive are a weighted
 sample without replacement (the exponential race; with w = s^(1/T) it is the Gumbel top-B of log s / T). Ranked is
 
     score = -log(arrival) = log s / T + Gumbel noise
 
-Prompts that wait in one cluster all have one weight and stand in a random order, so which of them arrives first
-may be settled by that order, and only the times are left to draw: the first of n arrives after X_0 / n, the next
+Prompts that wait in one cluster all have one weight and stand in a random order, so that order
+decides which of them arrives first, and only the times need drawing: the first of n arrives after X_0 / n, the next
 X_1 / (n - 1) later, and so on, the X being standard exponentials. They belong to (seed, step, cluster, number),
 so every shard draws the same ones.
 """
@@ -32,13 +32,13 @@ def first_waiting(
     excluded: Positions,
     laps: bool,
 ) -> tuple[Positions, Floats]:
-    """The `size` waiting prompts of this shard that arrive first, and their scores, in no order.
+    """Returns the `size` waiting prompts of this shard that arrive first, and their scores, in no order.
 
-    All there are, if fewer; more, if that comes by itself.
+    All of them if there are fewer; there may be some more.
 
     Args:
         log_weights: (C,), of one waiting prompt of each cluster.
-        excluded: positions of prompts to pass over. They keep their arrivals, and nobody else gets them.
+        excluded: positions of prompts to pass over. Their arrivals are not given to other prompts.
         laps: whether a prompt of a later lap around its ring comes after all those of earlier laps.
     """
     rings = np.flatnonzero((waiting.here > 0) & (waiting.counts > 0))
@@ -84,32 +84,32 @@ class _Runners:
         self.time, self.score = self.time[kept], self.score[kept]
 
     def first(self, count: int) -> NDArray[np.intp]:
-        """The `count` that come first, in no order."""
+        """Rows of the `count` rings whose next arrival is first, in no order."""
         if count >= len(self.score):
             return np.arange(len(self.score))
         return np.argpartition(-self.score, count)[:count]
 
-    def run(self, who: NDArray[np.intp], width: int) -> tuple[Positions, Floats]:
-        """The next `width` arrivals of each of these, or as many as wait: positions, -1 for those of other
-        shards, and scores."""
-        rings, number = self.rings[who], self.number[who]
+    def run(self, rows: NDArray[np.intp], width: int) -> tuple[Positions, Floats]:
+        """Returns the next `width` arrivals of each of these rings, or all of them if fewer wait: positions, -1 for prompts
+        of other shards, and scores."""
+        rings, number = self.rings[rows], self.number[rows]
         numbers = number[:, None] + np.arange(width + 1)
         wide = np.broadcast_to(rings[:, None], numbers.shape)
         times = self._gaps(wide.ravel(), numbers.ravel()).reshape(numbers.shape)
-        times[:, 0] = self.time[who]
+        times[:, 0] = self.time[rows]
         np.add.accumulate(times, axis=1, out=times)  # in order, so the same however many at once
-        self.number[who], self.time[who] = numbers[:, -1], times[:, -1]
+        self.number[rows], self.time[rows] = numbers[:, -1], times[:, -1]
         there = numbers < self._waiting.counts[rings][:, None]
         score = np.full(numbers.shape, -np.inf)
         keys, score[there] = self._scores(wide[there], numbers[there], times[there])
-        self.score[who] = score[:, -1]
+        self.score[rows] = score[:, -1]
         now = np.broadcast_to(np.arange(width + 1) < width, numbers.shape)[there]
         found = self._waiting.here_at(keys[now])
         self.keep(self.score > -np.inf)
         return found, score[:, :-1][there[:, :-1]]
 
     def _gaps(self, rings: NDArray[np.integer], number: NDArray[np.integer]) -> Floats:
-        """From the arrival before to this one."""
+        """Time from the previous arrival of the ring to this one."""
         words = (rings.astype(np.uint64) << np.uint64(_NUMBER_BITS)) | number.astype(np.uint64)
         left = np.maximum(self._waiting.counts[rings] - number, 1)
         return -np.log(uniforms(words, self._key)) / left
@@ -117,7 +117,7 @@ class _Runners:
     def _scores(
         self, rings: NDArray[np.integer], number: NDArray[np.integer], time: Floats
     ) -> tuple[Keys, Floats]:
-        """Who it is that arrives, and with what score."""
+        """Keys of the prompts that arrive, and their scores."""
         keys, lap = self._waiting.find(rings, number)
         score = self._log_weights[rings] - np.log(time)
         if self._laps:

@@ -66,7 +66,7 @@ class RateDynamics:
         first_labels: Labels,
         found_first: Found,
     ) -> tuple[Floats, Floats]:
-        """One step; as `StateDynamics.step`, with rows of (15, n)."""
+        """Learns from one step, as `StateDynamics.step`, with rows of (15, n)."""
         before, coming = rows.take(again, axis=1), rates.predict(self._transitions, rows)
         predicted = coming.take(again, axis=1)
         filtered = rates.condition(predicted, self._likelihood(found_again))
@@ -92,7 +92,7 @@ class RateDynamics:
         return rates.likelihood(self._grid, found.successes, found.responses)
 
     def _refresh(self) -> None:
-        """Transitions and beliefs, from the counts."""
+        """Computes transitions and beliefs from the counts."""
         self._transitions = rates.transitions(self._pool)
         effective = (1 + self._cluster_decay) * self._first_states.sum(axis=0)
         strength = shrunk(self._first_states, effective, FIRST_PRIOR).strength

@@ -10,14 +10,14 @@ from dps_ray.beliefs.hmm import Floats
 
 
 class Recent(NamedTuple):
-    """Ascending by id.
+    """Prompts tried recently, ascending by id.
 
     ids:     int64 (n,)
     labels:  int32 (n,), the cluster of each
     ranks:   int32 (n,), its number there
     seen_at: int64 (n,), the step at which it was last observed
-    uses:    int64 (n,), how often it was since it last waited
-    lap:     int64 (n,), the lap of its ring that it waited in then
+    uses:    int64 (n,), how often it was observed since it last waited
+    lap:     int64 (n,), the lap of its ring in which it last waited
     parameters: float64 (R, n), what is believed of it
     """
 
@@ -36,7 +36,7 @@ class Recent(NamedTuple):
         return cls(nothing, small, small, nothing, nothing, nothing, np.empty((width, 0)))
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """In which rows these ids stand: int64 (n,), -1 for those that do not."""
+        """Returns the row of each id: int64 (n,), -1 if it has none."""
         if not len(self.ids):
             return np.full(len(ids), -1)
         rows = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
@@ -46,7 +46,7 @@ class Recent(NamedTuple):
         return Recent._make(column[..., rows] for column in self)
 
     def rounds(self, max_uses: int) -> NDArray[np.int64]:
-        """How often each was used up: int64 (n,)."""
+        """Returns how often each was used up: int64 (n,)."""
         return self.lap + self.uses // max_uses
 
     def tried_again(self, rows: NDArray[np.integer], step: int, parameters: Floats) -> "Recent":
@@ -57,13 +57,13 @@ class Recent(NamedTuple):
         return self._replace(seen_at=seen_at, uses=uses, parameters=parameters)
 
     def joined(self, other: "Recent") -> "Recent":
-        """With these too, ascending by id again."""
+        """Returns these prompts and the other ones, ascending by id."""
         pairs: zip[tuple[NDArray, NDArray]] = zip(self, other, strict=True)
         both = Recent._make(np.concatenate(pair, axis=-1) for pair in pairs)
         return both.take(np.argsort(both.ids, kind="stable"))
 
     def snapshot(self) -> dict[str, NDArray]:
-        """By names that do not say `ids`: they are alike in all shards, and not split as prompts are."""
+        """Returns the columns, under names without `ids`: they are alike in all shards, and not split as prompts are."""
         return {_saved(name): column.copy() for name, column in self._asdict().items()}
 
     @classmethod

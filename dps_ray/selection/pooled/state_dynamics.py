@@ -36,7 +36,7 @@ MOVES_PRIOR = 3 * (0.85 * np.eye(3) + 0.05)
 
 
 class Found(NamedTuple):
-    """What was found of some prompts: states int8 (n,), right and scored responses int64 (n,) of each."""
+    """Outcomes of some prompts: states int8 (n,), right and scored responses int64 (n,) of each."""
 
     states: NDArray[np.int8]
     successes: NDArray[np.int64]
@@ -44,7 +44,7 @@ class Found(NamedTuple):
 
 
 def kept(cluster_decay: float, first_labels: Labels, clusters: int) -> Floats:
-    """The part of their counts of first visits that clusters keep over a step with these, (C,)."""
+    """Returns the share of its counts of first visits that each cluster keeps over a step with these visits: (C,)."""
     visited = np.bincount(first_labels, minlength=clusters) > 0
     return np.where(visited, cluster_decay, cluster_decay**0.25)
 
@@ -89,13 +89,13 @@ class StateDynamics:
         first_labels: Labels,
         found_first: Found,
     ) -> tuple[Floats, Floats]:
-        """One step: what the rows become, (15, n), and rows for those that waited until now, (15, m).
+        """Learns from one step. Returns the new rows, (15, n), and rows for the prompts that waited until now, (15, m).
 
         Args:
             rows: (15, n); labels: (n,), the cluster of each.
             again: which of them were tried, distinct, in an order that does not depend on shards;
                 found_again: what was found of these.
-            first_labels: (m,), clusters of the prompts tried that had no row, likewise ordered;
+            first_labels: (m,), clusters of the prompts tried that had no row, in such an order;
                 found_first: what was found of these.
         """
         evidence, posterior, predicted = self._parts(rows)
@@ -125,7 +125,7 @@ class StateDynamics:
         )
 
     def _refresh(self) -> None:
-        """Transitions and beliefs, from the counts."""
+        """Computes transitions and beliefs from the counts."""
         totals = self._moves.sum(axis=0)
         self.transitions = np.stack(
             [shrunk(self._moves[:, j], totals[j], MOVES_PRIOR[:, j]).clusters for j in range(3)],

@@ -1,12 +1,11 @@
 """The prompts of each cluster that wait to be tried, in a ring: never tried before, or long ago.
 
-A cluster's prompts stand in a ring in the order of their ranks, which is random and fixed. They are taken
-from the head on, so all are tried once before one comes again; a prompt that was tried is *away* for a while,
-and comes back to its place. One that was passed over, as when its rollout failed, is *behind*, and comes
-first from then on.
+The prompts of a cluster form a ring in the order of their ranks, which is random and fixed. They are taken from the
+head on, so all are tried once before one comes again. A prompt that was tried is *away* for a while, and comes back to
+its place. A prompt that was passed over, as when its rollout failed, is *behind*, and is taken first from then on.
 
-All shards know alike who is away and who is behind, so they agree on who of the whole pool is the first to
-come, the second, and so on; a shard has the prompts of its own to it.
+All shards hold the same lists of prompts that are away or behind. So they agree which prompt of the whole pool comes
+next, and after that, and so on; each shard looks up which of them it holds.
 """
 
 import numpy as np
@@ -22,8 +21,8 @@ _RANK_BITS = 32
 
 
 class Waiting:
-    """Who waits. A prompt's *key* is its cluster and its rank there; prompts of this shard have positions too,
-    in the order of their seeded hash.
+    """The waiting prompts. The *key* of a prompt is its cluster and its rank there; prompts of this shard also have
+    positions, in the order of their seeded hash.
 
     sizes:  int64 (C,), prompts of the whole pool in each cluster
     counts: int64 (C,), how many of them wait
@@ -50,10 +49,10 @@ class Waiting:
         return sum(array.nbytes for array in arrays)
 
     def find(self, labels: Labels, numbers: NDArray[np.integer]) -> tuple[Keys, NDArray[np.int64]]:
-        """Who of these clusters is the `numbers`-th to come, below `counts`: keys, and the laps they stand in."""
+        """Returns keys of the prompts that are the `numbers`-th to come (below `counts`) of these clusters, and their laps."""
         first, last = (np.searchsorted(self._behind, keys_of(labels + i, 0)) for i in (0, 1))
         late = numbers < last - first
-        # Who is away or behind is skipped. Skipped places, less how many were skipped before, ascend.
+        # Prompts away or behind are skipped. Skipped places, less the number skipped before each, ascend.
         beyond = np.maximum(numbers - (last - first), 0)
         begin = np.searchsorted(self._skipped, keys_of(labels, 0))
         skipped = np.searchsorted(self._skipped, keys_of(labels, beyond), side="right") - begin
@@ -65,7 +64,7 @@ class Waiting:
         return keys, self.laps_of(keys, late)
 
     def laps_of(self, keys: Keys, late: NDArray[np.bool_] | bool = False) -> NDArray[np.int64]:
-        """In which lap each of these waits, or would if it was put back; late: whether it is behind."""
+        """Returns the lap in which each prompt waits, or would wait if it was put back; late: whether it is behind."""
         labels, ranks = keys >> _RANK_BITS, keys & ((1 << _RANK_BITS) - 1)
         return self.laps[labels] + (ranks < self._heads[labels]) - late
 
@@ -79,14 +78,14 @@ class Waiting:
         return found
 
     def take(self, keys: Keys) -> NDArray[np.int64]:
-        """These prompts, who waited, are tried: they are away. Returns the laps that they waited in."""
+        """Marks these waiting prompts as away, since they are tried. Returns the laps that they waited in."""
         late = np.isin(keys, self._behind)
         waited_in = self.laps_of(keys, late)
         from_ring = keys[~late]
         self._behind = np.setdiff1d(self._behind, keys, assume_unique=True)
         self._away = np.union1d(self._away, keys[late])
         self._note_skipped()
-        # As many from the head on are passed, and of these stay behind who was not taken.
+        # The head moves past as many prompts; those of them that were not taken stay behind.
         touched, taken = np.unique(from_ring >> _RANK_BITS, return_counts=True)
         rings = touched.repeat(taken)
         start = np.searchsorted(self._behind, keys_of(touched, 0))
@@ -104,14 +103,14 @@ class Waiting:
         return waited_in
 
     def put_back(self, keys: Keys) -> None:
-        """These come back to their places."""
+        """Returns these prompts to their places in the rings."""
         self._away = np.setdiff1d(self._away, keys, assume_unique=True)
         self.counts += np.bincount(keys >> _RANK_BITS, minlength=len(self.counts))
         self._note_skipped()
 
     def _note_skipped(self) -> None:
-        """The places of who is away or behind, in order from the head of each ring, less how many of them
-        come before, with the cluster in front: ascending."""
+        """Updates the places of prompts away or behind, counted from the head of each ring, less how many of them come
+        before, with the cluster in front: ascending."""
         keys = np.concatenate([self._away, self._behind])
         labels, ranks = keys >> _RANK_BITS, keys & ((1 << _RANK_BITS) - 1)
         places = np.sort(keys_of(labels, (ranks - self._heads[labels]) % self.sizes[labels]))
