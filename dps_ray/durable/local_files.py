@@ -71,7 +71,7 @@ def prove_writable(folder: Path, size: int = 1 << 20) -> None:
     """
     place = nearest(folder)
     if not place.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(place))
+        raise NotADirectoryError(errno.ENOTDIR, "is a file and not a folder", str(place))
     file = place / f".{secrets.token_hex(8)}{UNFINISHED}"
     try:
         with file.open("xb") as probe:

@@ -1,4 +1,5 @@
-"""What programs with many settings have in common: `--config FILE key=value ...`, exit codes, how they end."""
+"""Shared parts of programs with many settings: the command line `--config FILE key=value ...`, exit codes, process
+exit."""
 
 import argparse
 import os
@@ -17,11 +18,11 @@ from pipelines.command.stopping import StopRequested
 def parse(
     program: str, description: str, kind: type[Settings], arguments: Sequence[str]
 ) -> argparse.Namespace:
-    """`config`, `print_config` and `overrides`, as they were given.
+    """Parses the command line to `config`, `print_config` and `overrides`.
 
     Args:
-        program: as in `python -m pipelines.<program>`.
-        kind: what --help lists.
+        program: the program's name, as in `python -m pipelines.<program>`.
+        kind: the settings that --help lists.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m pipelines.{program}",
@@ -30,21 +31,28 @@ def parse(
         epilog="settings:\n" + "\n".join(_help_lines(kind)),
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file, or the name of one in dps_ray/configs"
+        "--config", metavar="FILE", help="YAML file, or the name of a file in dps_ray/configs"
     )
     parser.add_argument(
-        "--print-config", action="store_true", help="show the resulting configuration and exit"
+        "--print-config", action="store_true", help="print the resulting configuration and exit"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, see below")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings that override the file; listed below",
+    )
     return parser.parse_args(arguments)
 
 
 def exit_code(work: Callable[[], object], when_stopped: str) -> int:
-    """Do the work of a program. 0: done, or stopped by SIGTERM. 2: what was asked for is wrong, or what failed
-    cannot be mended; said in a line. 130: interrupted.
+    """Runs a program's work and returns its exit code.
+
+    0: finished, or stopped by SIGTERM. 2: a DPSError or a file error; its message is printed in one line.
+    130: interrupted.
 
     Args:
-        when_stopped: what is said then.
+        when_stopped: text printed after a stop.
     """
     try:
         work()
@@ -57,7 +65,7 @@ def exit_code(work: Callable[[], object], when_stopped: str) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once: Ray gives a job 3 s to stop, of which taking the interpreter apart would use 2."""
+    """Ends the process without interpreter shutdown, which takes 2 of the 3 s that Ray gives a job to stop."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -67,12 +75,12 @@ def permanent(folder: Path) -> Path:
     """The folder's absolute path.
 
     Raises:
-        ConfigError: it would be in the copy of --working-dir that Ray makes for a job, and removes after it.
+        ConfigError: the folder would be in the copy of --working-dir that Ray makes for a job and deletes after it.
     """
     if not folder.is_absolute() and "working_dir_files" in Path.cwd().parts:
         raise ConfigError(
-            f"folder={folder} is relative, and this job works in a copy that Ray removes: give an absolute "
-            f"one, such as folder={Path.home() / folder}; on several nodes, one that all of them share"
+            f"folder={folder} is relative, and this job runs in a copy of the working directory that Ray deletes: "
+            f"give an absolute path, such as folder={Path.home() / folder}; on several nodes, a shared folder"
         )
     return folder.absolute()
 

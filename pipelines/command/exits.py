@@ -1,4 +1,4 @@
-"""How programs end on what the user can mend: one line and exit code 2."""
+"""Program exit on errors that the user can fix: a one-line message and exit code 2."""
 
 import sys
 
@@ -6,7 +6,7 @@ from dps_ray.errors import DPSError, mendable
 
 
 def refused(error: DPSError | OSError) -> int:
-    """Say what is wrong, and return the exit code. An error that the user cannot mend is raised again."""
+    """Prints the error and returns exit code 2. Raises the error again if the user cannot fix its cause."""
     said = mendable(error)
     if said is None:
         raise error

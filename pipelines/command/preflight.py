@@ -1,6 +1,6 @@
-"""What a run needs of this machine, proven before anything slow starts: folders it may write into, and room.
+"""Checks of this machine before anything slow starts: writable folders and free space.
 
-Each error says what is in the way and what to do about it.
+Each error says what is wrong and how to fix it.
 """
 
 import getpass
@@ -12,22 +12,20 @@ from pathlib import Path
 from dps_ray.durable import Storage, local_files
 from dps_ray.errors import ConfigError, ResourceError, mendable
 
-OBJECTS = (
-    256 << 20
-)  # bytes for Ray's objects at the least: batches and, one step ahead, the next ones
-_LONGEST_SOCKET = (
-    107  # bytes of a socket's path on Linux, of which Ray needs these below its folder:
-)
+# Least free bytes for Ray's objects: batches and, one step ahead, the next ones.
+OBJECTS = 256 << 20
+# Longest path of a socket on Linux, in bytes, and the part of the path that Ray adds to its folder.
+_LONGEST_SOCKET = 107
 _IN_SESSION = "session_2000-01-01_00-00-00_000000_0000000/sockets/plasma_store.0"
 
 
 def check_machine() -> None:
-    """
+    """Checks the user's environment and, if Ray is to be started here, its folder and space.
+
     Raises:
-        ResourceError: the user has no home folder to write into, or no name; or Ray, if it is to be started here,
-            has no folder or no room.
+        ResourceError: the user has no writable home folder or no name; or Ray has no writable folder or no space.
     """
-    # Ray takes a second to import, which the programs that start none need not wait for.
+    # Imported here because Ray takes a second to import, and other programs do not need it.
     import ray
     from ray._common.utils import get_default_ray_temp_dir
 
@@ -42,26 +40,27 @@ def check_machine() -> None:
 
 
 def check_folder(key: str, folder: str | Path) -> None:
-    """
+    """Checks that files can be written into a folder, which is made if needed.
+
     Args:
-        key: the setting or option that names the folder, as it is written before its value.
+        key: the setting or option that names the folder, as written before its value, such as `folder=`.
 
     Raises:
-        ConfigError: files cannot be written into it, or it cannot be made.
+        ConfigError: the folder cannot be made or is not writable.
     """
     try:
         local_files.prove_writable(Path(folder))
     except OSError as error:
         raise ConfigError(
-            f"{key}{folder} cannot be written to: {mendable(error)}; name another folder, or mend that"
+            f"{key}{folder} cannot be written to: {mendable(error)}; name another folder, or fix this one"
         ) from None
 
 
 def check_file(key: str, file: Path) -> None:
-    """That a file can be written, as `check_folder` of the folder it is in.
+    """Checks that a file can be written, by `check_folder` of its folder.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: it cannot be written.
     """
     if file.is_dir():
         raise ConfigError(f"{key}{file} is a folder; name a file in it")
@@ -69,11 +68,11 @@ def check_file(key: str, file: Path) -> None:
 
 
 def check_storage(where: str) -> None:
-    """Checkpoints' own folder or URI.
+    """Checks that the folder or URI for checkpoints is writable.
 
     Raises:
-        ConfigError: files cannot be written into the folder, or it cannot be made.
-        CheckpointError: a file cannot be written, read and deleted in the object store.
+        ConfigError: the folder cannot be made or is not writable.
+        CheckpointError: a file could not be written, read and deleted in the object store.
     """
     storage = Storage.at(where)
     if storage.folder is not None:
@@ -84,15 +83,16 @@ def check_storage(where: str) -> None:
 
 
 def check_user() -> None:
-    """
+    """Checks that the user has a name and a writable home folder.
+
     Raises:
-        ResourceError: the user has no name, or no home folder to write into.
+        ResourceError: one of the two is missing.
     """
     try:
         getpass.getuser()
     except (KeyError, OSError):
         raise ResourceError(
-            f"the user {os.getuid()} has no name on this machine, and torch asks for one: set USER to any name"
+            f"the user {os.getuid()} has no name on this machine, and torch needs one: set USER to any name"
         ) from None
     home = Path(os.path.expanduser("~"))
     try:
@@ -100,17 +100,15 @@ def check_user() -> None:
     except OSError as error:
         raise ResourceError(
             f"the home folder {home} cannot be written to ({mendable(error)}), and Ray, vLLM and DeepSpeed keep "
-            "files there: set HOME to a folder that can"
+            "files there: set HOME to a writable folder"
         ) from None
 
 
 def check_ray_folder(temporary: Path) -> None:
-    """
-    Args:
-        temporary: where Ray keeps sockets and logs of what it starts here.
+    """Checks the folder for the sockets and logs of a Ray that is started on this machine.
 
     Raises:
-        ResourceError: Ray cannot write there, or its sockets' paths would be too long.
+        ResourceError: the folder is not writable, or the paths of sockets in it would be too long.
     """
     try:
         local_files.prove_writable(temporary)
@@ -126,13 +124,14 @@ def check_ray_folder(temporary: Path) -> None:
 
 
 def check_room(places: Sequence[Path], needed: int = OBJECTS) -> None:
-    """
+    """Checks that Ray has enough space for objects.
+
     Args:
-        places: where Ray keeps objects: in the first if that has room, else in the next.
+        places: the folders where Ray keeps objects: it uses the first if that has enough space, otherwise the next.
         needed: bytes.
 
     Raises:
-        ResourceError: none has that much room, or the first is not there.
+        ResourceError: no folder has enough space, or the first does not exist.
     """
     if not places[0].is_dir():
         raise ResourceError(f"there is no {places[0]}, where Ray keeps objects: mount it")

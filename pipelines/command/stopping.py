@@ -1,4 +1,5 @@
-"""SIGTERM and Ctrl-C: the step in hand is dropped, or finished if it already counts, and the run is saved.
+"""Handling of SIGTERM and Ctrl-C: the current step is dropped, or finished if its observation is already logged, and the
+run is saved.
 
 Ray stops a job by SIGTERM, and by SIGKILL three seconds later.
 """
@@ -12,7 +13,7 @@ from actors.calls import interrupted_by
 
 
 class StopRequested(BaseException):
-    """Raised where the driver waits for actors, or at the end of what must not be interrupted."""
+    """A stop signal arrived. Raised where the driver waits for actors, or at the end of a `Stopping.held` block."""
 
     def __init__(self, signal_number: int):
         super().__init__(signal.Signals(signal_number).name)
@@ -28,8 +29,8 @@ class Stopping:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle the signals, until the end. To be entered in the main thread; after Ray was started,
-        which sets a handler of its own."""
+        """Handles the signals during a block. Must be entered in the main thread, after Ray was started, because Ray
+        installs its own handler."""
         wanted = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.signal(number, self._receive) for number in wanted}
         interrupted_by(self._check)
@@ -42,7 +43,7 @@ class Stopping:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """What happens within is finished before a signal takes effect."""
+        """Delays the effect of a signal until the end of a block."""
         self._held += 1
         try:
             yield

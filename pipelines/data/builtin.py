@@ -36,7 +36,7 @@ def kept_in(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise ResourceError(
             f"built-in data and the start policy are kept in {folder}, which cannot be written to: {mendable(error)}; "
-            "set XDG_CACHE_HOME to a folder that can"
+            "set XDG_CACHE_HOME to a folder that is writable"
         ) from error
 
 

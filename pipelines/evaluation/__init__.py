@@ -1,3 +1,3 @@
-"""The evaluation: what `python -m pipelines.evaluate` is of (`inputs.py`), what is known already of each model on each
-test set (`parts.py`), asking for the answers, in training too (`answers.py`), and the results and their table
-(`results.py`)."""
+"""Parts of `python -m pipelines.evaluate`: models and test sets (`inputs.py`), the prompts and stored results of each
+model on each test set (`parts.py`), and the results with their table (`results.py`). `pipelines/rollout/answers.py`
+generates the responses, also during training."""

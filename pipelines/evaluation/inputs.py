@@ -1,4 +1,4 @@
-"""What an evaluation is of: models and test sets, found and named before any actor starts."""
+"""The models and test sets of an evaluation, found and named before any actor starts."""
 
 import hashlib
 import json
@@ -19,15 +19,15 @@ from pipelines.training.checkpoint import best_checkpoint, storage_of
 
 Tell = Callable[[str], None]
 
-# What files of a data set are called that is named after its folder: test.parquet, test-00000-of-00003.parquet.
+# Generic file names such as test.parquet or test-00000-of-00003.parquet; such a data set is named after its folder.
 _SPLIT = re.compile(r"(train|test|val|validation|dev|eval)(-\d+-of-\d+)?")
 
 
 class Model(NamedTuple):
-    """A row of the table.
+    """A model: a row of the table.
 
     path:    Hugging Face folder or hub name
-    weights: another text when the folder holds other files
+    weights: text that changes when the model's files change
     """
 
     name: str
@@ -36,17 +36,18 @@ class Model(NamedTuple):
 
 
 class Benchmark(NamedTuple):
-    """A test set: a column of the table, or one for each of its data sources."""
+    """A test set: a column of the table, or one column for each of its data sources."""
 
     name: str
     table: PromptTable
 
 
 def find_models(config: EvaluationConfig, tell: Tell) -> list[Model]:
-    """
+    """The models that the configuration names.
+
     Raises:
-        ConfigError: two have the same name.
-        ModelError, CheckpointError: a run's folder has no checkpoint, or none that is whole.
+        ConfigError: two models have the same name.
+        ModelError, CheckpointError: a run's folder has no checkpoint, or none with an intact model.
     """
     wanted = _listed("model", config.model.path)
     names = [name or path for name, path in wanted]
@@ -55,9 +56,10 @@ def find_models(config: EvaluationConfig, tell: Tell) -> list[Model]:
 
 
 def find_benchmarks(config: EvaluationConfig, tell: Tell) -> list[Benchmark]:
-    """
+    """The test sets that the configuration names.
+
     Raises:
-        ConfigError: two have the same name, or there is no such built-in data.
+        ConfigError: two test sets have the same name, or there is no such built-in data.
         DataError: a file is missing or malformed.
     """
     wanted = _listed("data", config.data.test)
@@ -74,14 +76,14 @@ def find_benchmarks(config: EvaluationConfig, tell: Tell) -> list[Benchmark]:
 
 
 def _listed(key: str, given: str | list[str]) -> list[tuple[str | None, str]]:
-    """Name, if there is one, and path of each."""
+    """The name, or None, and the path of each entry."""
     if not given:
         raise ConfigError(f"{key}={given!r} names nothing; write {key}=PATH or {key}=[PATH,PATH]")
     return [_named(text) for text in ([given] if isinstance(given, str) else given)]
 
 
 def _named(text: str) -> tuple[str | None, str]:
-    """`NAME=PATH` taken apart; None and the path where there is no name."""
+    """Splits `NAME=PATH` into name and path. Without a name, returns None and the path."""
     name, separator, path = text.partition("=")
     if not separator or "/" in name or Path(text).exists():
         return None, text
@@ -118,15 +120,15 @@ def _model(name: str, path: str, config: EvaluationConfig, tell: Tell) -> Model:
     if (folder / "config.yaml").is_file() and not (folder / "config.json").exists():
         return _of_run(name, folder, config, tell)
     check_model("model.path=", path)
-    # Of other weights under the same path the time is another.
+    # Modification times reveal that other weights were written to the same path.
     files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return Model(name, path, digest([path, stats]))
 
 
 def _of_run(name: str, run: Path, config: EvaluationConfig, tell: Tell) -> Model:
-    """The model of a run's newest checkpoint whose model is whole, or of its best."""
-    # What it says of its folder is where it was when the run was made.
+    """The model of a run's newest checkpoint with an intact model, or of its best checkpoint."""
+    # The folder in config.yaml is where the run was made; it may have been moved since.
     storage = storage_of(settings.load(run / "config.yaml").model_copy(update={"folder": run}))
     if config.model.checkpoint == "best":
         best = best_checkpoint(storage)
@@ -142,14 +144,15 @@ def _of_run(name: str, run: Path, config: EvaluationConfig, tell: Tell) -> Model
         except CheckpointError as error:
             tell(f"checkpoint {each} is refused: {error}")
     raise ModelError(
-        f"none of the {len(names)} checkpoints of {run} is whole"
+        f"none of the {len(names)} checkpoints of {run} is intact"
         if names
         else f"{run} has no checkpoint yet"
     )
 
 
 def _of_checkpoint(name: str, storage: Storage, manifest: Manifest, scratch: Path) -> Model:
-    """
+    """The model in a checkpoint.
+
     Raises:
         CheckpointError: a file is missing, truncated or altered.
     """
@@ -161,5 +164,5 @@ def _of_checkpoint(name: str, storage: Storage, manifest: Manifest, scratch: Pat
 
 
 def digest(what: object) -> str:
-    """Of what JSON can hold: 12 characters that differ where it does."""
+    """A hash of a JSON-serialisable value: the first 12 hexadecimal digits of the SHA-256 of its JSON."""
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]

@@ -1,5 +1,5 @@
-"""One model on one test set: its prompts as tokens, checked before any actor starts, and what is known already of
-their answers."""
+"""One model on one test set: its prompts as tokens, checked before any actor starts, and the results that are already
+stored."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -25,8 +25,8 @@ Tell = Callable[[str], None]
 class Part(NamedTuple):
     """One model on one test set.
 
-    ids:    int64, of the prompts to answer
-    file:   a JSON line for each prompt that was answered, whenever that was
+    ids:    ids of the prompts to answer, int64
+    file:   JSON lines with the results of answered prompts, including those of earlier evaluations
     """
 
     model: Model
@@ -36,12 +36,12 @@ class Part(NamedTuple):
     file: Path
 
     def answered(self) -> dict[int, Answered]:
-        """What is in the file, by prompt id, without texts; but for what failed: that is tried again."""
+        """The stored results by prompt id, without texts. Failed prompts are left out, so that they are tried again."""
         found = (Answered(**record).without_texts() for record in json_lines.records(self.file))
         return {each.prompt_id: each for each in found if each.accuracies is not None}
 
     def rest(self, answers: dict[int, Answered]) -> NDArray[np.int64]:
-        """The ids that these do not answer."""
+        """The ids of the prompts that have no result in `answers`."""
         return self.ids[~np.isin(self.ids, np.array(list(answers), dtype=np.int64))]
 
 
@@ -52,14 +52,14 @@ def parts_of(
     tell: Tell,
     progress: Callable[[str], AbstractContextManager[Progress]],
 ) -> list[Part]:
-    """This model on each test set.
+    """The parts of this model, one for each test set.
 
-    progress: given the name of what takes long, it gives whom to tell how far that is.
+    progress: makes a context manager from the name of a task; it yields a function to report the task's progress to.
 
     Raises:
         ModelError: the model is missing, or has no tokenizer or no chat template.
-        ConfigError: its context is too short.
-        DataError: a prompt is too long; all are, if that is no error by itself.
+        ConfigError: the model's context is too short.
+        DataError: a prompt is too long; with data.overlong_prompts=skip, all prompts are.
     """
     tokenizer = load_tokenizer(model.path, config.model.chat_template)
     images = load_image_inputs(model.path, config.data.max_pixels)
@@ -102,7 +102,7 @@ def _check_context(model: Model, config: EvaluationConfig) -> None:
 
 
 def _key(model: Model, benchmark: Benchmark, config: EvaluationConfig, chat_template: Any) -> str:
-    """Of all that a response and its accuracy depend on."""
+    """A hash of everything that a response and its accuracy depend on."""
     reward = config.data.reward
     source = Path(reward.rpartition(":")[0]) if reward else Path()
     return digest(

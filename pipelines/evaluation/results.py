@@ -1,6 +1,6 @@
-"""The results of an evaluation: as JSON, and as the table that papers have.
+"""The results of an evaluation, as JSON and as a table in the layout of papers.
 
-| mean@16 (%) |    aime24 |       amc23 |       Avg. |      a model a row, a test set a column
+| mean@16 (%) |    aime24 |       amc23 |       Avg. |      a row per model, a column per test set
 |-------------|----------:|------------:|-----------:|
 | A           | 3.3 ± 2.1 | 25.0 ± 11.3 | 14.2 ± 5.8 |
 """
@@ -13,18 +13,18 @@ from pipelines.rollout.answers import Answered, accuracies_by_source, estimates
 
 
 def result_of(benchmarks: Mapping[str, Sequence[Answered]]) -> dict[str, Any]:
-    """What a model's answers to these test sets amount to.
+    """The results of one model on these test sets, as a dict with two entries.
 
-    columns: one for each test set, or for each of its data sources, if it has several, with
+    columns: one for each test set, or for each data source of a test set that has several, with
 
         name, data_source
-        prompts, failed               failed: of the prompts; they are in none of the numbers that follow
-        responses, truncated, tokens  truncated: of the responses
-        seconds                       of generating and scoring
-        reward                        mean score of the responses; null when all prompts failed
-        mean@n, pass@m                {value, low, high} each; absent when all prompts failed
+        prompts, failed               numbers of prompts; failed prompts are left out of the numbers below
+        responses, truncated, tokens  numbers of responses, truncated responses and tokens
+        seconds                       time of generating and scoring
+        reward                        mean score of the responses; null if all prompts failed
+        mean@n, pass@m                {value, low, high} each; absent if all prompts failed
 
-    average: mean@n and pass@m as means over the columns, of equal weight; null when a column has none
+    average: mean@n and pass@m as unweighted means over the columns; null if a column lacks them
     """
     columns, sets = [], []
     for name, answers in benchmarks.items():
@@ -61,9 +61,9 @@ def _counts(answers: Sequence[Answered]) -> dict[str, float | None]:
 
 
 def tables(models: Sequence[dict[str, Any]], n: int) -> str:
-    """mean@n and pass@n of every model, and what to know about the numbers.
+    """Tables of mean@n and pass@n of every model, followed by notes on the numbers.
 
-    models: {name, columns, average} each.
+    models: {name, columns, average} for each model.
     """
     blocks = [_table(measure, models) for measure in (f"mean@{n}", f"pass@{n}")]
     return "\n\n".join([*blocks, "\n".join(_notes(models))])
@@ -88,7 +88,7 @@ def _cell(found: dict[str, float] | None) -> str:
 
 
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up as plain text too."""
+    """A Markdown table whose columns are aligned as plain text too."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
         "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"

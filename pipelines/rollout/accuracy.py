@@ -1,8 +1,8 @@
-"""Accuracy on test prompts: mean@n and pass@m of each prompt, and their means with an interval.
+"""Accuracy on test prompts: mean@n and pass@m of each prompt, and their means with confidence intervals.
 
     accuracies (p, n) of a test set ──measures──> {"mean@n": (p,), "pass@m": (p,), ...} ──estimate──> Estimate
 
-p prompts were answered n times each. All functions are pure, and give the same for the same input.
+There are p prompts with n responses each. All functions are pure and deterministic.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 _LEVEL = 0.95
 _RESAMPLES = 2000
-_AT_ONCE = 2**22  # numbers drawn at a time
+_AT_ONCE = 2**22  # random numbers drawn at a time
 
 
 class Estimate(NamedTuple):
-    """A mean over prompts, or of such means over test sets, and the ends of its 95% bootstrap interval."""
+    """A mean over prompts, or over the means of several test sets, with the ends of its 95% bootstrap interval."""
 
     value: float
     low: float
@@ -26,13 +26,13 @@ class Estimate(NamedTuple):
 
 
 def measures(accuracies: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """What each prompt of a test set came to: arrays (p,), by name.
+    """The measures of each prompt of a test set: arrays (p,), by name.
 
-    accuracies: (p, n) in [0, 1], of n responses to each of p prompts. A response is right when its accuracy is
+    accuracies: (p, n) in [0, 1], of n responses to each of p prompts. A response is right if its accuracy is
         1; partial credit counts for mean@n only.
 
-    `mean@n` is the mean accuracy ("avg@n" in papers). `pass@m`, for each m of `draws(n)`, is the chance that one
-    of m responses is right.
+    `mean@n` is the mean accuracy ("avg@n" in papers). `pass@m`, for each m of `draws(n)`, is the probability that
+    at least one of m responses is right.
     """
     n = accuracies.shape[1]
     successes = (accuracies == 1).sum(axis=1)
@@ -43,19 +43,19 @@ def measures(accuracies: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 
 def draws(n: int) -> list[int]:
-    """The m for which pass@m is given when there are n responses: powers of two below n, and n."""
+    """The values of m for which pass@m is computed from n responses: the powers of two below n, and n."""
     return [*(2**i for i in range((n - 1).bit_length())), n]
 
 
 def pass_at(successes: NDArray[np.int64], n: int, m: int) -> NDArray[np.float64]:
-    """Chance that at least one of m responses is right, estimated without bias from n responses: float64 (p,).
+    """The unbiased estimate, from n responses, of the probability that at least one of m is right: float64 (p,).
 
         1 - C(n - c, m) / C(n, m)      c of the n were right; Chen et al. 2021, arXiv 2107.03374, equation 1
 
-    which is the share of all choices of m among the n that hold a right one. verl's `best@m/mean` chooses with
-    replacement and is smaller for it.
+    This is the fraction of all subsets of m responses that contain a right one. verl's `best@m/mean` draws with
+    replacement, so it is smaller.
 
-    successes: (p,) c of each prompt, from 0 to n.
+    successes: (p,) the number c of right responses to each prompt, from 0 to n.
 
     Raises:
         ValueError: m is not from 1 to n.
@@ -67,13 +67,12 @@ def pass_at(successes: NDArray[np.int64], n: int, m: int) -> NDArray[np.float64]
 
 
 def estimate(sets: Sequence[NDArray[np.float64]]) -> Estimate:
-    """The mean over test sets of each one's mean over its prompts, with an interval; of a single set, its mean.
+    """The mean over test sets of each set's mean over its prompts, with its interval.
 
-    sets: one value a prompt, (p,) each, none empty.
+    sets: for each test set one value per prompt, (p,); no set is empty.
 
-    The interval is of the percentile bootstrap: prompts are drawn again within each set. So it holds both that
-    other prompts might have been asked and that these might have been answered otherwise. It is empty where all
-    prompts of a set came to the same.
+    The interval is a percentile bootstrap that resamples prompts within each set. It covers both the choice of the
+    prompts and the randomness of their responses. Its width is zero if all prompts of each set have the same value.
     """
     rng = np.random.default_rng(0)
     means = np.mean([_resampled_means(values, rng) for values in sets], axis=0)
@@ -82,9 +81,9 @@ def estimate(sets: Sequence[NDArray[np.float64]]) -> Estimate:
 
 
 def _resampled_means(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means of as many values, drawn with replacement: (resamples,)."""
-    # How often each value is drawn is enough to know. Of right and wrong answers there are n + 1; with partial
-    # credit there may be as many as prompts.
+    """The means of bootstrap resamples of the values: (resamples,)."""
+    # Only the count of each distinct value is drawn. Right and wrong answers give at most n + 1 distinct values;
+    # with partial credit there may be as many as prompts.
     distinct, counts = np.unique(values, return_counts=True)
     size = max(1, _AT_ONCE // len(distinct))
     sums = [

@@ -1,5 +1,5 @@
-"""Test prompts are answered n times each, and what they came to is counted by data source: what training and
-`python -m pipelines.evaluate` share."""
+"""Evaluation of test prompts: generates and scores n responses to each, and computes metrics by data source. Training
+and `python -m pipelines.evaluate` share this."""
 
 import time
 from collections import defaultdict
@@ -22,20 +22,22 @@ from pipelines.rollout.accuracy import Estimate, estimate, measures
 from pipelines.rollout.pool import PromptPool
 from pipelines.rollout.roll_out import roll_out
 
-_ROUNDS = 8  # of all that the engines decode at the same time, before what is done is handed on
+_ROUNDS = (
+    8  # a chunk of prompts has this many times the responses that the engines decode at a time
+)
 
 
 class Answered(NamedTuple):
-    """What a test prompt came to.
+    """The result of one test prompt.
 
-    accuracies: (n,) in [0, 1]; None when an engine or the reward function failed on it, which is no wrong answer
-    tokens:     of the n responses together
-    truncated:  of the n, those stopped by the length limit
-    error:      why there are no accuracies
-    seconds:    of generating and scoring, its share of what it and those beside it took
-    reward:     mean score of the n responses; None likewise
-    prompt:     its last message, and
-    response:   the first of the n, for a person to read; empty where nobody will
+    accuracies: (n,) in [0, 1]; None if an engine or the reward function failed, which does not count as wrong
+    tokens:     total tokens of the n responses
+    truncated:  number of responses stopped by the length limit
+    error:      the reason if there are no accuracies
+    seconds:    time of generating and scoring: the time of the prompt's chunk divided by its number of prompts
+    reward:     mean score of the n responses; None if there are no accuracies
+    prompt:     the prompt's last message, for a person to read; may be left empty
+    response:   the first response, for a person to read; may be left empty
     """
 
     prompt_id: int
@@ -50,12 +52,13 @@ class Answered(NamedTuple):
     response: str = ""
 
     def without_texts(self) -> "Answered":
-        """To be counted: a response may be some hundred thousand characters."""
+        """A copy without prompt and response, to save memory: a response may have some hundred thousand characters."""
         return self._replace(prompt="", response="")
 
 
 def sampling_of(settings: EvalSettings | EvaluationConfig, max_tokens: int, seed: int) -> Sampling:
-    """How test prompts are answered; with the same settings and weights alike in training and after it."""
+    """The sampling parameters for test prompts. The same settings and weights give the same responses in training and in
+    `python -m pipelines.evaluate`."""
     return Sampling(
         responses=settings.samples,
         temperature=settings.temperature,
@@ -73,9 +76,10 @@ def answer(
     verifiers: Verifiers,
     progress: Callable[[int, int, str], None],
 ) -> Iterator[list[Answered]]:
-    """Have these prompts answered `sampling.responses` times; some at a time, in their order.
+    """Generates and scores `sampling.responses` responses to each of these prompts. Yields the results in order, in
+    chunks.
 
-    progress: told of prompts generated, prompts in all, and what they are.
+    progress: called with the number of finished prompts, the total, and the unit.
     """
     at_once = max(1, _ROUNDS * rollouts.slots // sampling.responses)
     done = count(1)
@@ -111,7 +115,7 @@ def _answered(prompt: Prompt, group: ScoredGroup | DPSError) -> Answered:
 
 
 def accuracies_by_source(answers: Iterable[Answered]) -> dict[str, NDArray[np.float64]]:
-    """(p, n) accuracies of the prompts that were scored, for each data source in the order they come."""
+    """The accuracies (p, n) of the scored prompts by data source, in the order in which the sources first occur."""
     rows: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for answered in answers:
         if answered.accuracies is not None:
@@ -120,26 +124,26 @@ def accuracies_by_source(answers: Iterable[Answered]) -> dict[str, NDArray[np.fl
 
 
 def estimates(sets: Sequence[NDArray[np.float64]]) -> dict[str, Estimate]:
-    """mean@n and pass@m, averaged over these test sets of (p, n) accuracies each."""
+    """Estimates of mean@n and pass@m, averaged over test sets. Each set has (p, n) accuracies."""
     each = [measures(accuracies) for accuracies in sets]
     return {name: estimate([one[name] for one in each]) for name in (each[0] if each else ())}
 
 
 def metrics_of(answers: Sequence[Answered]) -> dict[str, float]:
-    """An evaluation during training, as metrics.
+    """The metrics of an evaluation during training.
 
-    `val-core/<source>/acc/mean@n` and `pass@n` for each data source, for `all` prompts, and for the `average` of
-    the data sources where there are several; `val-aux/<source>/acc/` has pass@m for smaller m, and the ends of
-    the 95% intervals: `low@n` and `high@n` of mean@n, `pass_low@n` and `pass_high@n` of pass@n.
-    `val-aux/all/reward/mean@n` is the mean score. A prompt whose rollout or reward function failed is in none of
-    them, and counted in `val-aux/failed`; `val-aux/truncated` counts responses.
+    `val-core/<source>/acc/mean@n` and `pass@n` exist for each data source, for `all` prompts and, if there are
+    several data sources, for their `average`. `val-aux/<source>/acc/` has pass@m for smaller m and the ends of the
+    95% intervals: `low@n` and `high@n` of mean@n, `pass_low@n` and `pass_high@n` of pass@n.
+    `val-aux/all/reward/mean@n` is the mean score. Prompts whose rollout or reward function failed are left out of
+    these and counted in `val-aux/failed`. `val-aux/truncated` counts truncated responses.
     """
     sources = accuracies_by_source(answers)
     everything = list(sources.values())
     rows = {source: [accuracies] for source, accuracies in sources.items()}
     if everything:
         rows["all"] = [np.concatenate(everything)]
-    # Without one of the sources the average would be of something else.
+    # If all prompts of a source failed, an average without it would be misleading.
     if len(sources) > 1 and len(sources) == len({answered.data_source for answered in answers}):
         rows["average"] = everything
     metrics: dict[str, float] = {}

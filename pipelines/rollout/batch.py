@@ -1,4 +1,4 @@
-"""What one step rolled out, and what follows from it: the observation, the trajectories, the metrics."""
+"""The groups that one step rolled out, and the observation, trajectories and metrics made from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,18 +18,18 @@ from dps_ray.objective.trajectories import Trajectories, concatenate, pack_image
 
 @dataclass
 class Batch:
-    """Every group of a step, in the order of selection, refills included."""
+    """All groups of a step in the order of selection, including refills."""
 
     scored: list[ScoredGroup] = field(default_factory=list)
-    errors: list[DPSError] = field(default_factory=list)  # one for each group that was dropped
-    rollouts: int = 0  # responses generated, those of failed groups included
+    errors: list[DPSError] = field(default_factory=list)  # one for each dropped group
+    rollouts: int = 0  # responses generated, including those of failed groups
     tokens: int = 0
     distinct: int = 0  # prompts never observed before this step
     _selected: list[np.ndarray] = field(default_factory=list)
-    _predicted: list[np.ndarray] = field(default_factory=list)  # (3,) for each of `scored`
+    _predicted: list[np.ndarray] = field(default_factory=list)  # (3,) for each entry of `scored`
 
     def add(self, selection: Selection, answers: Sequence[ScoredGroup | DPSError], k: int) -> None:
-        """Take in the answers to a selection, one for each of its prompts."""
+        """Adds the results of a selection, one for each of its prompts. `k`: responses to each prompt."""
         self._selected.append(selection.ids)
         self.rollouts += k * len(answers)
         for row, answer in enumerate(answers):
@@ -43,7 +43,7 @@ class Batch:
 
     @property
     def tried(self) -> np.ndarray:
-        """int64 ids selected in this step so far."""
+        """The ids selected in this step so far, int64."""
         return np.concatenate([np.empty(0, dtype=np.int64), *self._selected])
 
     @property
@@ -52,20 +52,21 @@ class Batch:
 
     @property
     def effective(self) -> float:
-        """Share of partial groups among those scored."""
+        """The fraction of partial groups among the scored groups."""
         return self.partial / len(self.scored)
 
     def staleness(self, version: int) -> NDArray[np.int64]:
-        """(groups scored,) weight versions between the one that sampled a group and this one.
+        """How many weight versions each scored group lags behind `version`: int64 (scored groups,).
 
         Args:
-            version: of the weights that are about to be trained.
+            version: the version of the weights that are about to be trained.
         """
         sampled = [scored.group.weights.version for scored in self.scored]
         return version - np.array(sampled, dtype=np.int64)
 
     def useful(self, only_partial: bool, limit: int) -> list[ScoredGroup]:
-        """The groups to train on, at most `limit`: those whose rewards differ."""
+        """The groups to train on, at most `limit`: groups whose rewards differ and, with `only_partial`, that are
+        partial."""
         groups = [
             scored
             for scored in self.scored
@@ -74,8 +75,8 @@ class Batch:
         return groups[:limit]
 
     def metrics(self) -> dict[str, float]:
-        """Rewards, solve states, lengths and the quality of the prediction, by verl's and DPS's names;
-        of a batch with at least one scored group."""
+        """Metrics of rewards, solve states, lengths and prediction quality, with the names used by verl and DPS. The
+        batch must have at least one scored group."""
         scores = np.concatenate([scored.scores for scored in self.scored])
         accuracies = np.concatenate([scored.accuracies for scored in self.scored])
         states = np.array([scored.state for scored in self.scored], dtype=np.int8)
@@ -98,7 +99,7 @@ class Batch:
 
 
 def observation_of(scored: Sequence[ScoredGroup], with_rewards: bool = False) -> Observation:
-    """What these groups say of their prompts; with mean and deviation of the scores, if asked for."""
+    """The observation of these groups. `with_rewards` adds the mean and standard deviation of the scores."""
     scores = [each.scores for each in scored]
     return observed(
         np.array([each.group.prompt_id for each in scored], dtype=np.int64),
@@ -112,10 +113,11 @@ def observation_of(scored: Sequence[ScoredGroup], with_rewards: bool = False) ->
 def to_trajectories(
     groups: Sequence[ScoredGroup], objective: ObjectiveSettings, batch_size: int
 ) -> Trajectories:
-    """The groups' responses with their advantages, for the learner; empty responses are left out.
+    """The groups' responses with their advantages, for the learner. Empty responses are left out.
 
-    The learner takes the mean over what it is given. The policy's loss is linear in the advantages, so
-    scaled by the share of groups that carry gradient it is the mean over `batch_size` groups.
+    The learner averages over the groups that it is given. The policy loss is linear in the advantages. With
+    `normalize_by=batch_size`, scaling the advantages by len(groups) / batch_size therefore gives the mean over
+    `batch_size` groups.
     """
     share = len(groups) / batch_size if objective.normalize_by == "batch_size" else 1.0
     sequences, images = [], []

@@ -1,6 +1,6 @@
-"""Prompts with images, through a chat template: where an image stands, and how many tokens it is.
+"""Prompts with images in the chat template: the position and the number of tokens of each image.
 
-verl's form: `<image>` in the contents of the messages, as often as the row has images.
+As in verl, the contents of the messages have one `<image>` for each image of the row.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MARK = "<image>"
 
 
 def messages_with_images(prompt: Prompt) -> list[dict[str, Any]]:
-    """The messages with contents in parts, text and image, as chat templates of vision-language models want."""
+    """The messages with contents split into text and image parts, as chat templates of vision-language models need."""
     return [
         {"role": message["role"], "content": _parts(message["content"])}
         for message in prompt.messages
@@ -38,17 +38,17 @@ def _parts(content: str) -> list[dict[str, str]]:
 def expanded(
     tokens: Sequence[int], prompt: Prompt, inputs: ImageInputs | None, model: str, place: str
 ) -> NDArray[np.int32]:
-    """The tokens of a prompt with a placeholder for each image, as many for each as the image has tokens.
+    """The tokens of a prompt, with each image's placeholder repeated as often as the image has tokens.
 
     Args:
-        tokens: of the prompt through the chat template.
-        inputs: of the model, if it is shown images.
-        model: its path, for errors.
-        place: of the prompt, likewise.
+        tokens: the prompt's tokens after the chat template.
+        inputs: the model's image inputs; None if it takes no images.
+        model: the model's path, for error messages.
+        place: the prompt's file and row, for error messages.
 
     Raises:
-        DataError: the model takes no images, an image has no readable header, or there is not a placeholder
-            for each.
+        DataError: the model takes no images, an image has no readable header, or the number of placeholders differs
+            from the number of images.
     """
     if inputs is None:
         raise DataError(
@@ -59,7 +59,7 @@ def expanded(
     if marks != len(prompt.images):
         raise DataError(
             f"{place}, column 'images': {len(prompt.images)} images for {marks} {MARK} in column 'prompt'; "
-            f"write {MARK} where each of them belongs"
+            f"write {MARK} where each image belongs"
         )
     counts = []
     for index, file in enumerate(prompt.images):
@@ -71,15 +71,16 @@ def expanded(
         return inputs.expand(np.array(tokens, dtype=np.int32), counts)
     except ValueError as error:
         raise DataError(
-            f"{place}, prompt {prompt.id}: through the chat template of {model} it has {error}; take out the "
-            "model's own placeholder from the text, or give a model.chat_template that writes it for images"
+            f"{place}, prompt {prompt.id}: after the chat template of {model} it has {error}; remove the model's own "
+            "placeholder from the text, or give a model.chat_template that writes it for images"
         ) from None
 
 
 def check_images(prompt: Prompt, place: str) -> None:
-    """
+    """Checks that the prompt's image files are complete.
+
     Raises:
-        DataError: the file of an image is not whole.
+        DataError: an image file is damaged.
     """
     for index, file in enumerate(prompt.images):
         try:
@@ -89,7 +90,8 @@ def check_images(prompt: Prompt, place: str) -> None:
 
 
 def bad_image(place: str, prompt: Prompt, index: int, error: ValueError) -> DataError:
+    """The error to raise for an image of a prompt."""
     return DataError(
-        f"{place}, column 'images': image {index} of prompt {prompt.id} {error}; put a whole file in its "
-        "place, or leave the row out"
+        f"{place}, column 'images': image {index} of prompt {prompt.id} {error}; replace the file by an intact one, "
+        "or leave the row out"
     )

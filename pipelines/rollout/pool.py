@@ -1,4 +1,4 @@
-"""The prompts of a run as the rollout engines take them: token ids, none longer than allowed."""
+"""The prompts of a run as token ids for the rollout engines, within the length limit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,20 +17,20 @@ from dps_ray.prompts.dataset import Prompt, PromptTable
 from pipelines.rollout.image_prompts import check_images, expanded, messages_with_images
 
 Progress = Callable[[int, int, str], None]
-_KEEP = 0x6B656570  # keeps this draw apart from others of the same seed
-# Prompts tokenized at a time while their lengths are checked.
+_KEEP = 0x6B656570  # makes this draw independent of others with the same seed
+# Prompts that are tokenized at a time to check their lengths.
 _CHUNK = 4096
 _CHUNK_WITH_IMAGES = 512
 
 
 class PromptPool:
-    """A `PromptTable` and a tokenizer, and for a vision-language model its image processor.
+    """A `PromptTable` with a tokenizer and, for a vision-language model, its image processor.
 
-    `ids`, int64, are those of the prompts that fit the length limit, in file order; `skipped` did not fit.
+    `ids`, int64, are those of the prompts within the length limit, in file order. `skipped` is the number of others.
 
     Raises:
-        DataError: an image is not whole, or not where its text says; or a prompt is too long.
-        ModelError: the chat template is malformed, or refuses a prompt.
+        DataError: an image is damaged, images and `<image>` marks do not match, or a prompt is too long.
+        ModelError: the chat template is malformed or rejects a prompt.
     """
 
     def __init__(
@@ -51,13 +51,14 @@ class PromptPool:
         return self.table.rows(ids)
 
     def samples(self, count: int) -> Iterator[Prompt]:
-        """At most so many prompts, from all over the files, the first of them first; each is read when it is asked for."""
+        """Yields up to `count` prompts, spread evenly over the files and beginning with the first. Each is read when it
+        is requested."""
         places = np.linspace(0, len(self.ids), count, endpoint=False, dtype=int)
         for id_ in self.ids[np.unique(places)]:
             yield from self.prompts(np.array([id_]))
 
     def requests(self, prompts: Sequence[Prompt]) -> list[Request]:
-        """The prompts through the chat template, as tokens, and their images."""
+        """The prompts as requests: tokens after the chat template, and images."""
         texts = [self._text(prompt) for prompt in prompts]
         if not texts:
             return []
@@ -74,8 +75,8 @@ class PromptPool:
             )
         except TemplateError as error:
             raise ModelError(
-                f"the chat template of {self._model} cannot write {self.table.place(prompt.id)}: {error}; "
-                "give as model.chat_template a file with one that can"
+                f"the chat template of {self._model} cannot render {self.table.place(prompt.id)}: {error}; "
+                "set model.chat_template to a file with a template that can"
             ) from None
 
     def _request(self, prompt: Prompt, tokens: list[int]) -> Request:
@@ -86,7 +87,7 @@ class PromptPool:
         return Request(prompt.id, whole, tuple(prompt.images))
 
     def keep(self, size: int, seed: int) -> None:
-        """Only `size` of the prompts, if there are more; which ones depends on the seed and their ids."""
+        """Keeps only `size` of the prompts if there are more. The seed and the ids determine which."""
         if size < len(self.ids):
             hashes = hash_ids(self.ids, hash_key(seed, _KEEP))
             self.ids = self.ids[np.sort(np.argsort(hashes)[:size])]
@@ -120,12 +121,12 @@ def load_tokenizer(model: str, chat_template: str | None) -> Any:
     """The model's tokenizer, with a chat template.
 
     Raises:
-        ModelError: the model is missing, or its tokenizer has no chat template and none is given, or what is
-            given is none.
+        ModelError: the model is missing; or its tokenizer has no chat template and none is given; or the given template
+            is neither a file nor a template.
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    # What is no path may be the name of a model on the hub.
+    # Any other text may be the name of a model on the hub.
     if model.startswith((".", "/", "~")) and not Path(model).is_dir():
         raise ModelError(f"model.path={model}: there is no such folder")
     try:
@@ -140,25 +141,25 @@ def load_tokenizer(model: str, chat_template: str | None) -> Any:
     if chat_template is not None:
         tokenizer.chat_template = _template(chat_template)
     if not tokenizer.chat_template:
-        # Prompts are tokenized as the template writes them, so a bos token has to come from there.
+        # Prompts are tokenized without special tokens, so the template has to write the bos token.
         begin = "{{ bos_token }}" if tokenizer.bos_token else ""
         after = " after the bos token" if begin else ""
         template = begin + "{% for m in messages %}{{ m.content }}{% endfor %}"
         raise ModelError(
-            f"the tokenizer of {model} has no chat template, and prompts are messages; give a file with one as "
-            f"model.chat_template=FILE, or one itself, such as this, which joins their contents{after}: "
+            f"the tokenizer of {model} has no chat template, which prompts of messages need; give a file with a "
+            f"template as model.chat_template=FILE, or a template itself. This one joins the contents{after}: "
             f"""'model.chat_template="{template}"'"""
         )
     return tokenizer
 
 
 def _template(given: str) -> str:
-    """The chat template that is given, itself or as a file."""
+    """The chat template, which is given either as a file or as its text."""
     if len(given) < 256 and Path(given).is_file():
         return Path(given).read_text()
     if "{{" not in given and "{%" not in given:
         raise ModelError(
-            f"model.chat_template={given}: there is no such file, and a Jinja template it is not, in which "
+            f"model.chat_template={given}: there is no such file, and it is not a Jinja template, in which "
             "{{ }} and {% %} write the messages"
         )
     return given

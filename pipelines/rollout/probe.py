@@ -1,4 +1,4 @@
-"""The probe: a uniform sample of the pool is rolled out, to see what uniform selection would find now."""
+"""The probe: rolls out a uniform sample of the pool, to measure what uniform selection would find at this step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,26 +15,27 @@ from pipelines.rollout.batch import observation_of
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found, and what it cost: responses, those of failed groups included, and their tokens."""
+    """The observation of a probe and its cost."""
 
     found: Observation
-    rollouts: int
-    tokens: int
+    rollouts: int  # responses generated, including those of failed groups
+    tokens: int  # of the scored groups' responses
 
     @property
     def partial(self) -> float:
-        """Share of partial groups; NaN when no group was scored."""
+        """The fraction of partial groups; NaN if no group was scored."""
         states = self.found.states
         return float(np.mean(states == PARTIAL)) if len(states) else np.nan
 
 
 def drawn(ids: NDArray[np.int64], size: int, *, seed: int, step: int) -> NDArray[np.int64]:
-    """The prompts of a step's probe: `size` of `ids`, or all if there are fewer."""
+    """The prompts of a step's probe: `size` of `ids` drawn uniformly, or all if there are fewer."""
     rng = np.random.default_rng([seed, step])
     return rng.choice(ids, min(size, len(ids)), replace=False)
 
 
 def probe_of(answers: Sequence[ScoredGroup | DPSError], k: int) -> Probe:
+    """The probe made from the groups of its prompts. `k`: responses to each prompt."""
     scored = [answer for answer in answers if isinstance(answer, ScoredGroup)]
     return Probe(
         found=observation_of(scored),

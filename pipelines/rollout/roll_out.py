@@ -1,4 +1,4 @@
-"""Prompts in, scored groups out: what a training step, a probe and an evaluation have in common."""
+"""Rollout: generates and scores responses to prompts. Training steps, probes and evaluations share this."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,13 +23,14 @@ def roll_out(
     timed: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
     generated: Callable[[], None] = lambda: None,
 ) -> list[ScoredGroup | DPSError]:
-    """Generate and score k responses to each prompt; a group, or why there is none, in their order.
+    """Generates and scores k responses to each prompt. Returns, in the prompts' order, the scored group or the error.
 
-    A group is scored as soon as its k responses are there, while others are generated.
+    A group is scored as soon as its k responses are complete, while other groups are still generated.
 
     Args:
-        timed: entered with "select", "generate", and "score" around what is left to score then.
-        generated: called for each group as soon as its k responses are there.
+        timed: context manager for the phases "select", "generate", and "score", which covers the scoring that remains
+            after generation.
+        generated: called for each group when its k responses are complete.
     """
 
     def on_group(group: Group) -> None:
@@ -39,7 +40,7 @@ def roll_out(
     with timed("select"):
         found = pool.prompts(ids)
         requests = pool.requests(found)
-        # A reward is given for the text.
+        # Rewards depend on the text only, so verifiers get no images.
         prompts = {prompt.id: prompt._replace(images=[]) for prompt in found}
     scoring = verifiers.scoring()
     with timed("generate"):
@@ -55,7 +56,7 @@ def roll_out(
 
 
 def _with_images(answer: ScoredGroup | DPSError, request: Request) -> ScoredGroup | DPSError:
-    """For the learner: from the engine they do not come back."""
+    """The answer with the request's images, which the learner needs and the engine does not send back."""
     if request.images and isinstance(answer, ScoredGroup):
         return answer._replace(images=request.images)
     return answer

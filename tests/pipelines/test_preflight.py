@@ -125,7 +125,7 @@ def test_a_full_disk_and_a_read_only_one_are_told_apart(size, flags, said):
 
 def test_another_users_folder_is_named():
     assert in_a_child(nobody(), check_folder, "folder=", "/etc/run") == (
-        "folder=/etc/run cannot be written to: /etc: Permission denied; name another folder, or mend that"
+        "folder=/etc/run cannot be written to: /etc: Permission denied; name another folder, or fix this one"
     )
 
 
