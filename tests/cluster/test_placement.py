@@ -196,7 +196,7 @@ def test_what_has_no_place_is_named_in_time_and_the_rest_given_back(reserve, ove
     with pytest.raises(ResourceError, match=missing) as error:
         reserve(*ON_GPUS, *overrides, "resources.wait=2")
     assert "after resources.wait=2 s" in str(error.value)
-    assert "; head nothing. Lower" in str(error.value)
+    assert "; head nothing. Request" in str(error.value)
     reserve(*ON_GPUS)
 
 
