@@ -134,7 +134,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help=f"settings of all runs (default: {' '.join(FAIR)})",
+        help=f"settings of all runs, which override the common ones: {' '.join(FAIR)}",
     )
     return parser.parse_args(arguments)
 
