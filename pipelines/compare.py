@@ -1,11 +1,12 @@
-"""Every selection method in real training, on the same terms:  python -m pipelines.compare
+"""Compares selection methods in real training, under equal settings.
 
     python -m pipelines.compare --out runs/comparison --config arithmetic --seeds 0,1,2 loop.steps=100
     python -m pipelines.compare --methods uniform,ds_10,dps --lr ds_10=3e-5
     python -m pipelines.compare --methods dps --entry dps_d9:method=dps,selector.decay=0.9
 
-Runs are done one after the other; the same command goes on where it was stopped, and `--report` runs nothing.
-The report is `report/comparison.html` in the folder, with figures and numbers beside it; the runs are there too.
+Runs are executed one after the other. After a stop, the same command continues. `--report` only writes the report, from
+the runs that are finished. The report is `report/comparison.html` in the output folder, with its figures and numbers
+beside it. The output folder also holds the runs.
 """
 
 import argparse
@@ -32,8 +33,8 @@ METHODS = [name for name in ENTRIES if name != "greso"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0: every run is finished. 1: some failed, and the report is of the others. 2: what was asked
-    for is wrong. 130: stopped."""
+    """Runs the program and returns its exit code. 0: all runs are finished. 1: some are missing, and the report covers
+    the others. 2: the input is wrong. 130: stopped."""
     options = _parse(arguments)
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -44,11 +45,12 @@ def main(arguments: Sequence[str]) -> int:
     except (DPSError, OSError) as error:
         return refused(error)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; the same command continues", file=sys.stderr)
         return 130
 
 
 def compare(options: argparse.Namespace, command: str, console: Console) -> int:
+    """Carries out the runs, writes the report, and returns the exit code. `command` is shown in the report."""
     check_folder("--out ", options.out)
     file = config_file(options.config)
     entries = dict(map(entry, options.entry))
@@ -83,49 +85,56 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--out", type=path_option, default=Path("runs/comparison"), metavar="FOLDER"
+        "--out",
+        type=path_option,
+        default=Path("runs/comparison"),
+        metavar="FOLDER",
+        help="output folder for the runs and the report (runs/comparison)",
     )
     parser.add_argument(
         "--config",
         default="arithmetic",
         metavar="FILE",
-        help="YAML file, or the name of a shipped one",
+        help="YAML file, or the name of a file in dps_ray/configs (arithmetic)",
     )
     parser.add_argument(
         "--methods",
         type=lambda text: text.split(","),
         default=METHODS,
         metavar="A,B",
-        help=f"of {', '.join(ENTRIES)} (default: all but greso)",
+        help=f"methods to compare, from {', '.join(ENTRIES)} (default: all but greso)",
     )
     parser.add_argument(
         "--seeds",
         type=lambda text: [int(seed) for seed in text.split(",")],
         default=[0, 1, 2],
-        metavar="0,1,2",
+        metavar="A,B",
+        help="seeds; each method is run once with each (0,1,2)",
     )
     parser.add_argument(
         "--lr",
         action="append",
         default=[],
         metavar="METHOD=RATE",
-        help="learning rate of one method",
+        help="learning rate of one method, in place of the common one; may be given several times",
     )
     parser.add_argument(
         "--entry",
         action="append",
         default=[],
         metavar="NAME:KEY=VALUE,...",
-        help="one more method, by its settings",
+        help="another method to compare, defined by its settings; may be given several times",
     )
     parser.add_argument(
-        "--report", action="store_true", help="only the report, of what is finished"
+        "--report",
+        action="store_true",
+        help="start no runs; write the report of the runs that are finished",
     )
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help=f"for all runs; without: {' '.join(FAIR)}",
+        help=f"settings of all runs, which override the common ones: {' '.join(FAIR)}",
     )
     return parser.parse_args(arguments)
 

@@ -1,11 +1,11 @@
-"""How often models answer test prompts right: mean@n and pass@n with intervals, on several test sets at once.
+"""Evaluates models on test sets: mean@n and pass@n with confidence intervals.
 
     python -m pipelines.evaluate model=DIR data=test.parquet [key=value ...]
     python -m pipelines.evaluate model=[before=builtin:start-policy,after=runs/mine] \\
         data=[aime24.parquet,amc23.parquet] samples=16 temperature=0.6
 
-Prints a table, a model a row and a test set a column. In the folder are then results.json, and in prompts/ what
-every prompt came to. The same command goes on where it was stopped.
+Prints a table with a row for each model and a column for each test set. Writes results.json to the output folder, and
+the results of every prompt to its subfolder prompts/. After a stop, the same command continues.
 """
 
 import platform
@@ -52,7 +52,7 @@ Tell = Callable[[str], None]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code, as `command_line.exit_code` says."""
+    """Runs the program. Returns its exit code, see `command_line.exit_code`."""
     options = parse("evaluate", __doc__ or "", EvaluationConfig, arguments)
 
     def work() -> None:
@@ -65,15 +65,15 @@ def main(arguments: Sequence[str]) -> int:
         command = shlex.join(["python", "-m", "pipelines.evaluate", *arguments])
         evaluate(config, Console(), command)
 
-    return exit_code(work, when_stopped="the same command goes on")
+    return exit_code(work, when_stopped="the same command continues")
 
 
 def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> dict[str, Any]:
-    """Every model on every test set. Returns what is in `folder/results.json` then.
+    """Evaluates every model on every test set. Returns the content of `folder/results.json`.
 
     Raises:
-        DPSError: what is wrong with models, data or settings, before any actor starts; later, what failed for
-            good. What was answered until then is kept, and taken up by the next call.
+        DPSError: models, data or settings are wrong, which is found before any actor starts; or, later, an actor failed
+            permanently. Results until then are stored, and the next call continues from them.
     """
 
     def tell(text: str) -> None:
@@ -126,10 +126,10 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
 
 
 def _try_reward(trial: RewardTrial, parts: Iterable[tuple[Part, dict[int, Answered]]]) -> None:
-    """Try the reward function on each test set that still lacks answers.
+    """Tries the reward function on each test set that still lacks results.
 
     Raises:
-        RewardError: it cannot work.
+        RewardError: the reward function cannot work.
     """
     rest = {part.benchmark.name: part for part, answers in parts if len(part.rest(answers))}
     for part in rest.values():
@@ -137,8 +137,8 @@ def _try_reward(trial: RewardTrial, parts: Iterable[tuple[Part, dict[int, Answer
 
 
 class Engines:
-    """What answers: verifiers, and the engines of one model at a time. Ray is started when they are needed, and left
-    to `ends`."""
+    """Verifiers, and rollout engines of one model at a time. Ray is started when the first model needs it, and stopped
+    by `ends`."""
 
     verifiers: Verifiers
 
@@ -152,10 +152,10 @@ class Engines:
 
     @contextmanager
     def serving(self, model: Model) -> Iterator[Rollouts]:
-        """Engines that serve this model, until the end.
+        """Starts engines that serve this model, and stops them at the end of the block.
 
         Raises:
-            ResourceError: the cluster lacks what the configuration asks for.
+            ResourceError: the cluster lacks resources that the configuration requests.
             EngineError: an actor did not start.
         """
         self._tell(f"starting engines of {model.name}")
@@ -171,7 +171,7 @@ class Engines:
             self.verifiers = Verifiers(self._config, self._recoveries, self._quarantine, place)
             if joined:
                 self._ends.callback(self.verifiers.stop)
-        # With no learner no weights are transferred: engines keep those that they start with.
+        # Without a learner no weights are transferred: engines keep the weights that they start with.
         transfer = "nccl" if config.resources.rollout.gpus_per_engine else "gloo"
         with Stopping().installed():
             rollouts = Rollouts(
@@ -197,10 +197,10 @@ def _answer_rest(
     verifiers: Verifiers,
     console: Console,
 ) -> None:
-    """Add to `answers`, and to the part's file, what is missing.
+    """Evaluates the prompts that have no result yet, and adds their results to `answers` and to the part's file.
 
     Raises:
-        RewardError: on every prompt an engine or the reward function failed.
+        RewardError: an engine or the reward function failed on every prompt.
     """
     sampling = sampling_of(config, config.max_response_length, config.seed)
     began = time.monotonic()
@@ -216,7 +216,7 @@ def _answer_rest(
 
 @contextmanager
 def _progress(console: Console, title: str) -> Iterator[Callable[[int, int, str], None]]:
-    """To be told how far it is: shown as a bar at a terminal, as a line every few seconds elsewhere."""
+    """Yields a function that shows progress: as a bar on a terminal, otherwise as a line every few seconds."""
     if not console.is_terminal:
         view = LineView(0, console, time.monotonic)
         view.phase(title)
@@ -237,7 +237,7 @@ def _versions() -> dict[str, str]:
 
 
 def _long(override: str) -> str:
-    """`model=A` as `model.path=A`."""
+    """Expands short keys: `model=A` becomes `model.path=A`."""
     key, separator, value = override.partition("=")
     return f"{_SHORT.get(key.strip(), key)}{separator}{value}"
 

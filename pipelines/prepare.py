@@ -1,11 +1,11 @@
-"""Data in verl's Parquet schema, and models, ready to train on.
+"""Prepares data in verl's Parquet schema, and models, for training.
 
     python -m pipelines.prepare countdown --out data/countdown --train 100000
     python -m pipelines.prepare math --from my_problems.jsonl --out data/mine
     python -m pipelines.prepare smollm2 --out models/smollm2
 
-What is written appears under its name when it is complete; the last lines say what it is, and the command
-that trains on it. `python -m pipelines.prepare TASK --help` lists a task's options.
+The output folder appears only when it is complete. The last lines of the output say what was written, and give a
+command that trains on it. `python -m pipelines.prepare TASK --help` lists a task's options.
 """
 
 import argparse
@@ -32,20 +32,20 @@ TASKS = {
     "countdown": (countdown, "reach a target from three or four numbers"),
     "countdown4": (countdown, "reach a target from four numbers"),
     "arithmetic": (arithmetic, "chains of arithmetic modulo 10, for the built-in start policy"),
-    "math": (math, "problems with answers from files of your own"),
-    "geometry": (geometry, "problems with pictures, drawn, or from a file of your own"),
+    "math": (math, "problems with answers, from your own files"),
+    "geometry": (geometry, "problems with pictures, generated or from your own file"),
     "sums": (sums, "plain arithmetic in few tokens, for small pretrained models"),
-    "cluster": (cluster, "a column that says which prompts are of a kind, in copies of your files"),
+    "cluster": (cluster, "copies of your files with a column of cluster numbers"),
     "smollm2": (smollm2, "SmolLM2-135M-Instruct, a small real model, as a Hugging Face folder"),
     "tiny-vision": (
         tiny_vision,
-        "a tiny random model that is shown pictures, to try a pipeline with",
+        "a tiny random vision-language model, to test a pipeline with pictures",
     ),
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 2 when something is wrong with the input, 130 when interrupted."""
+    """Runs the program. Returns its exit code: 0 if finished, 2 if the input is wrong, 130 if interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.prepare",
         description=__doc__,
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         TASKS[options.task][0].run(options, Console(soft_wrap=True, markup=False, highlight=False))
-    except (DPSError, OSError) as error:  # a full disk, a folder that is not ours
+    except (DPSError, OSError) as error:  # OSError: a full disk, a folder without write permission
         return refused(error)
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
@@ -72,5 +72,5 @@ def _interrupt(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)  # so that half-written files are removed
+    signal.signal(signal.SIGTERM, _interrupt)  # removes half-written files
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Writes the report of a run folder: `python -m pipelines.report RUN_FOLDER`.
 
-With `--screenshot FILE.png` also a picture of the whole page, as the documentation shows it.
+`--screenshot FILE.png` also saves a picture of the whole page, as shown in the documentation.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ def main() -> int:
         "--screenshot",
         type=path_option,
         metavar="FILE.png",
-        help="also take a picture of the page; needs selenium and Chromium",
+        help="also save a picture of the page to this file; needs selenium and Chromium",
     )
     parser.add_argument(
-        "--width", type=int, default=1200, help="of the picture, in pixels (default: %(default)s)"
+        "--width",
+        type=int,
+        default=1200,
+        help="width of the picture in pixels (default: %(default)s)",
     )
     arguments = parser.parse_args()
     try:

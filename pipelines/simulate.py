@@ -1,11 +1,11 @@
-"""Every selection method on the same simulated learner.
+"""Runs every selection method on the same simulated learner.
 
     python -m pipelines.simulate                                     pools of 2,000 to 1,000,000 prompts
     python -m pipelines.simulate --prompts 12000 --methods uniform dps oracle --seeds 5 --json figures.json
     python -m pipelines.simulate --ablations                         DPS's settings, 12,000 prompts, 5 seeds
 
-Prints a table for each pool: mean and standard error over seeds. What the learner is like, and how far it is
-like a real one: docs/simulation.md.
+Prints a table for each pool, with mean and standard error over seeds. docs/simulation.md describes the simulated
+learner and how closely it matches real training.
 """
 
 import argparse
@@ -28,31 +28,58 @@ from pipelines.simulation.entries import ABLATIONS, ENTRIES, Entry
 from pipelines.simulation.model import REAL, Outcome, simulate
 
 PROMPTS = (2_000, 12_000, 200_000, 1_000_000)
-RATE = 0.045  # uniform selection of 256 prompts gets from 0.23 to 0.60 in 120 steps: room above and below
-EARLY = 30  # steps left out of the effective ratio, while methods still know little
+RATE = 0.045  # takes uniform selection of 256 prompts from 0.23 to 0.60 in 120 steps, so methods can be better or worse
+EARLY = 30  # first steps, which the effective ratio leaves out because methods know little then
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Runs the program. Returns its exit code: 0 if finished, 2 if the input is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.simulate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--prompts", type=int, nargs="+", help="sizes of the pool")
     parser.add_argument(
-        "--methods", nargs="+", default=list(ENTRIES), metavar="METHOD", help=", ".join(ENTRIES)
+        "--prompts",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help=f"numbers of prompts in the pool (default: {' '.join(map(str, PROMPTS))}; 12000 with --ablations)",
     )
-    parser.add_argument("--ablations", action="store_true", help="settings of DPS, not methods")
-    parser.add_argument("--seeds", type=int, help="runs of each: 2, or 5 of an ablation")
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument(
-        "--rate", type=float, default=RATE, help=f"skill a step, see Constants; {RATE} as a rule"
+        "--methods",
+        nargs="+",
+        default=list(ENTRIES),
+        metavar="METHOD",
+        help=f"methods to run (default: all): {', '.join(ENTRIES)}",
     )
-    parser.add_argument("--hard", type=float, default=0.0, help="share of prompts never solved")
-    parser.add_argument("--easy", type=float, default=0.0, help="share of prompts always solved")
-    parser.add_argument("--json", type=path_option, help="where the figures go")
+    parser.add_argument(
+        "--ablations", action="store_true", help="compare settings of DPS instead of methods"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="number of runs of each method, with seeds 0 to N-1 (default: 2; 5 with --ablations)",
+    )
+    parser.add_argument("--steps", type=int, default=120, help="training steps of a run (120)")
+    parser.add_argument("--batch-size", type=int, default=256, help="prompts per step (256)")
+    parser.add_argument("--group-size", type=int, default=8, help="responses per prompt (8)")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=RATE,
+        help=f"skill gained per step, see Constants in pipelines/simulation/model.py ({RATE})",
+    )
+    parser.add_argument(
+        "--hard", type=float, default=0.0, help="fraction of prompts that are never solved (0)"
+    )
+    parser.add_argument(
+        "--easy", type=float, default=0.0, help="fraction of prompts that are always solved (0)"
+    )
+    parser.add_argument(
+        "--json", type=path_option, metavar="FILE", help="file to write the results to"
+    )
     options = parser.parse_args(arguments)
     options.seeds = options.seeds or (5 if options.ablations else 2)
     try:
@@ -84,20 +111,21 @@ def _check(options: argparse.Namespace, sizes: Sequence[int]) -> None:
             raise ConfigError(f"--{option} {getattr(options, name)}: write {least} or more")
     if min(sizes) < options.batch_size:
         raise ConfigError(
-            f"--prompts {min(sizes)}: a batch is {options.batch_size}; give as many, or a smaller --batch-size"
+            f"--prompts {min(sizes)}: a batch has {options.batch_size} prompts; give at least as many, or a smaller "
+            "--batch-size"
         )
     if not options.rate > 0:
         raise ConfigError(f"--rate {options.rate}: write a positive number")
     if not (options.hard >= 0 and options.easy >= 0 and options.hard + options.easy <= 1):
         raise ConfigError(
-            f"--hard {options.hard} --easy {options.easy}: two shares, 1 at the most together"
+            f"--hard {options.hard} --easy {options.easy}: write two shares >= 0 with a sum of at most 1"
         )
 
 
 def compare(
     entries: Mapping[str, Entry], prompts: int, options: argparse.Namespace, console: Console
 ) -> list[dict[str, Any]]:
-    """Runs each with every seed on a pool of this size, prints the table, and returns what was measured."""
+    """Runs each entry with every seed on a pool of this size, prints the table, and returns the results."""
     figures: list[dict[str, Any]] = []
     table = Table(
         "method",
@@ -109,8 +137,8 @@ def compare(
         "seconds",
         title=f"{prompts:,} prompts, {options.steps} steps of {options.batch_size} x "
         f"{options.group_size}, {options.seeds} seeds",
-        caption=f"effective: share of partial groups among those trained on, from step {EARLY} on; "
-        "rolled out: among all that were rolled out; accuracy: on other prompts, in the end",
+        caption=f"effective: fraction of partial groups among those trained on, from step {EARLY} on; "
+        "rolled out: among all that were rolled out; accuracy: on held-out prompts at the end",
     )
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"{prompts:,}", total=len(entries) * options.seeds)
@@ -158,7 +186,7 @@ def _summary(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """Mean, and its standard error where there is one."""
+    """The mean as text, with its standard error if there are several different values."""
     mean = form.format(np.mean(values))
     if len(values) < 2 or np.ptp(values) == 0:
         return mean

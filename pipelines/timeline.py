@@ -1,6 +1,6 @@
-"""Writes a run's timeline as a trace: `python -m pipelines.timeline RUN_FOLDER`.
+"""Writes a run's timeline as a trace file: `python -m pipelines.timeline RUN_FOLDER`.
 
-Open the trace in Perfetto (https://ui.perfetto.dev) or chrome://tracing; see `pipelines/monitoring/timeline.py`.
+Open the trace in Perfetto (https://ui.perfetto.dev) or chrome://tracing. `pipelines/monitoring/timeline.py` describes it.
 """
 
 import argparse

@@ -123,13 +123,13 @@ def committed(storage: Storage, manifest: Manifest) -> Iterator[tuple[int, Obser
 
 def _encoded(epoch: int, step: int, observation: Observation) -> pa.Buffer:
     digest = _digest(epoch, step, observation)
-    told = _told(observation)
-    schema = pa.schema([_FIELDS[name] for name in told]).with_metadata(
+    columns = _present_columns(observation)
+    schema = pa.schema([_FIELDS[name] for name in columns]).with_metadata(
         {"epoch": str(epoch), "step": str(step), "sha256": digest}
     )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch(list(told.values()), schema=schema))
+        writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
     return sink.getvalue()
 
 
@@ -154,18 +154,18 @@ def _of_schema(observation: Observation) -> Observation:
     return Observation(
         **{
             name: np.asarray(column, _FIELDS[name].type.to_pandas_dtype())
-            for name, column in _told(observation).items()
+            for name, column in _present_columns(observation).items()
         }
     )
 
 
-def _told(observation: Observation) -> dict[str, np.ndarray]:
+def _present_columns(observation: Observation) -> dict[str, np.ndarray]:
     """The columns that the observation has, by field name."""
     return {name: column for name, column in observation._asdict().items() if column is not None}
 
 
 def _digest(epoch: int, step: int, observation: Observation) -> str:
     digest = hashlib.sha256(np.array([epoch, step, len(observation.ids)], np.int64).tobytes())
-    for column in _told(observation).values():
+    for column in _present_columns(observation).values():
         digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()

@@ -209,7 +209,7 @@ def test_the_ablations_hold_every_setting_and_the_ceiling(tmp_path):
     ("wrong", "message"),
     [
         (["--methods", "dsp"], "--methods dsp: write one of uniform, "),
-        (["--prompts", "10"], "--prompts 10: a batch is 16"),
+        (["--prompts", "10"], "--prompts 10: a batch has 16 prompts"),
         (["--steps", "30"], "--steps 30: write 31 or more"),
         (["--group-size", "1"], "--group-size 1: write 2 or more"),
         (["--hard", "0.7", "--easy", "0.6"], "two shares"),
