@@ -67,7 +67,8 @@ class Waiting:
     def laps_of(self, keys: Keys, late: NDArray[np.bool_] | bool = False) -> NDArray[np.int64]:
         """In which lap each of these waits, or would if it was put back; late: whether it is behind."""
         labels, ranks = keys >> _RANK_BITS, keys & ((1 << _RANK_BITS) - 1)
-        return self.laps[labels] + (ranks < self._heads[labels]) - late
+        laps: NDArray[np.int64] = self.laps[labels] + (ranks < self._heads[labels]) - late
+        return laps
 
     def here_at(self, keys: Keys) -> Positions:
         """The positions of these prompts, -1 for those of other shards: int64 (n,)."""
