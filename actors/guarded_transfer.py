@@ -152,7 +152,8 @@ class SharedWeights(WeightSource):
         self._left = iter(self._source)
 
     def metadata(self) -> list[ParamMeta]:
-        return self._source.metadata()
+        metadata: list[ParamMeta] = self._source.metadata()
+        return metadata
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Iterate over the rest of the pass. Raises TransferError once closed."""

@@ -42,7 +42,7 @@ class ImageInputs:
         self.processor = processor
         self.token = int(config.image_token_id)
         self.never_sampled = [self.token, int(config.video_token_id)]
-        self._per_token = processor.merge_size**2  # patches
+        self._per_token: int = processor.merge_size**2  # patches
 
     def tokens(self, height: int, width: int) -> int:
         """Return the number of tokens of an image of this size in pixels.
@@ -50,7 +50,8 @@ class ImageInputs:
         Raises:
             ValueError: one side is more than 200 times the other.
         """
-        return self.processor.get_number_of_image_patches(height, width) // self._per_token
+        count: int = self.processor.get_number_of_image_patches(height, width) // self._per_token
+        return count
 
     def expand(self, tokens: NDArray[np.int32], counts: Sequence[int]) -> NDArray[np.int32]:
         """Return (p,) tokens with each placeholder repeated as often as its image has tokens.

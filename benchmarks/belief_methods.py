@@ -145,4 +145,5 @@ class DriftingLearner:
         difficulty = 3 * np.log(rank / (1 - rank))
         luck = self._random.normal(0, 1.5, len(ids))
         right = self._random.binomial(8, 1 / (1 + np.exp(difficulty - self._skill - luck)))
-        return (np.minimum(right, 1) + (right == 8)).astype(np.int8)
+        states: States = (np.minimum(right, 1) + (right == 8)).astype(np.int8)
+        return states

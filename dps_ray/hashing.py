@@ -58,7 +58,7 @@ def hash_ids(ids: NDArray[np.int64], key: int) -> NDArray[np.uint64]:
 
 def unhash_ids(hashes: NDArray[np.uint64], key: int) -> NDArray[np.int64]:
     """The ids whose keyed hashes these are: `unhash_ids(hash_ids(ids, key), key) == ids`."""
-    words = hashes ^ hashes >> np.uint64(31) ^ hashes >> np.uint64(62)
+    words: NDArray[np.uint64] = hashes ^ hashes >> np.uint64(31) ^ hashes >> np.uint64(62)
     words *= np.uint64(_SECOND_INVERSE)
     words ^= words >> np.uint64(27) ^ words >> np.uint64(54)
     words *= np.uint64(_FIRST_INVERSE)

@@ -50,18 +50,21 @@ def initial_beliefs(count: int, initial: ArrayLike) -> Beliefs:
 
 def column_sums(counts: Floats) -> Floats:
     """Sum over to-states: (3, n), for each from-state."""
-    return counts[0] + counts[1] + counts[2]
+    sums: Floats = counts[0] + counts[1] + counts[2]
+    return sums
 
 
 def predict(alpha: Floats, posterior: Floats) -> Floats:
     """E[Phi] post: the distribution of the next state, (3, n)."""
     weights = posterior / column_sums(alpha)
-    return alpha[:, 0] * weights[0] + alpha[:, 1] * weights[1] + alpha[:, 2] * weights[2]
+    coming: Floats = alpha[:, 0] * weights[0] + alpha[:, 1] * weights[1] + alpha[:, 2] * weights[2]
+    return coming
 
 
 def condition(states: NDArray[np.integer]) -> Floats:
     """Returns the posterior of prompts seen in these states: one-hot, (3, n)."""
-    return np.equal.outer(np.arange(3), states).astype(np.float64)
+    posterior: Floats = np.equal.outer(np.arange(3), states).astype(np.float64)
+    return posterior
 
 
 def count_moves(alpha: Floats, posterior: Floats, states: NDArray[np.integer]) -> Floats:
@@ -75,7 +78,8 @@ def count_moves(alpha: Floats, posterior: Floats, states: NDArray[np.integer]) -
     """
     likelihood = alpha[states, :, np.arange(len(states))].T / column_sums(alpha)
     joint = posterior * np.maximum(likelihood, LEAST_PROBABILITY)
-    return joint / (joint[0] + joint[1] + joint[2])
+    shares: Floats = joint / (joint[0] + joint[1] + joint[2])
+    return shares
 
 
 def step(
@@ -109,4 +113,5 @@ def entropy(distributions: Floats) -> Floats:
     """Shannon entropy in nats of each distribution: (3, n) -> (n,)."""
     positive = np.where(distributions > 0, distributions, 1.0)
     terms = positive * np.log(positive)
-    return -(terms[0] + terms[1] + terms[2])
+    total: Floats = -(terms[0] + terms[1] + terms[2])
+    return total

@@ -82,7 +82,8 @@ def likelihood(grid: Grid, successes: ArrayLike, responses: ArrayLike) -> Floats
     right = np.asarray(successes, dtype=np.float64)
     wrong = np.asarray(responses, dtype=np.float64) - right
     logs = grid.log_right[:, None] * right + grid.log_wrong[:, None] * wrong
-    return np.exp(logs - logs.max(axis=0))
+    relative: Floats = np.exp(logs - logs.max(axis=0))
+    return relative
 
 
 def condition(predicted: Floats, likelihood: Floats) -> Floats:
@@ -121,7 +122,8 @@ def pooled_sum(values: Floats) -> NDArray[np.int64]:
 
     Each value is rounded to whole quanta first, so sums of parts add up to the sum of the whole, exactly.
     """
-    return np.rint(values * QUANTA).astype(np.int64).sum(axis=-1)
+    total: NDArray[np.int64] = np.rint(values * QUANTA).astype(np.int64).sum(axis=-1)
+    return total
 
 
 def group_states(grid: Grid, belief: Floats, size: ArrayLike) -> Floats:
@@ -204,7 +206,7 @@ def fresh_belief(pool: Pool) -> Floats:
 
 def over_bins(values: Floats) -> Floats:
     """The sum over the first axis, in its order: (K, n) -> (n,)."""
-    total = values[0].copy()
+    total: Floats = values[0].copy()
     for row in values[1:]:
         total += row
     return total

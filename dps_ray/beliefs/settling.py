@@ -41,7 +41,7 @@ def forgotten(
 
     beliefs: n prompts; shared: the one belief (n = 1) of all that were never seen.
     """
-    small = np.all(beliefs.evidence <= least[:, :, None], axis=(0, 1))
+    small: NDArray[np.bool_] = np.all(beliefs.evidence <= least[:, :, None], axis=(0, 1))
     near = _near(beliefs.posterior, shared.posterior, tolerance)
     return small & near & _near(beliefs.predicted, shared.predicted, tolerance)
 
@@ -70,9 +70,11 @@ def stationary(alpha: Floats) -> Floats:
         ]
     )
     total = weights[0] + weights[1] + weights[2]
-    return weights / np.where(total > 0, total, np.nan)
+    shares: Floats = weights / np.where(total > 0, total, np.nan)
+    return shares
 
 
 def _near(belief: Floats, target: Floats, tolerance: float) -> NDArray[np.bool_]:
     room = tolerance * np.maximum(target, LEAST_PROBABILITY)
-    return np.all(np.abs(belief - target) <= room, axis=0)
+    near: NDArray[np.bool_] = np.all(np.abs(belief - target) <= room, axis=0)
+    return near

@@ -137,5 +137,5 @@ def _one_row(array: NDArray[Any]) -> pa.Array:
 
 
 def _array(column: pa.Array, shape: Sequence[int]) -> NDArray[Any]:
-    values = column[0].values.to_numpy(zero_copy_only=False)
+    values: NDArray[Any] = column[0].values.to_numpy(zero_copy_only=False)
     return values.reshape(shape).copy()

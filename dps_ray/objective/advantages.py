@@ -25,12 +25,13 @@ def group_advantages(
         ``compute_grpo_outcome_advantage``.
     """
     scores = np.asarray(scores, dtype=np.float64)
-    centred = scores - scores.mean(axis=-1, keepdims=True)
+    centred: NDArray[np.float64] = scores - scores.mean(axis=-1, keepdims=True)
     if not norm_by_std:
         return centred
     if scores.shape[-1] == 1:
         return np.zeros_like(scores)
-    return centred / (scores.std(axis=-1, ddof=1, keepdims=True) + eps)
+    scaled: NDArray[np.float64] = centred / (scores.std(axis=-1, ddof=1, keepdims=True) + eps)
+    return scaled
 
 
 def carries_gradient(scores: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -97,7 +97,8 @@ def lists(lengths: pa.Array, values: pa.Array) -> pa.ListArray:
 
 def lengths_of(lengths: pa.Array) -> NDArray[np.int32]:
     """The lengths as int32, with 0 where a length is null."""
-    return pc.fill_null(lengths, 0).to_numpy()
+    filled: NDArray[np.int32] = pc.fill_null(lengths, 0).to_numpy()
+    return filled
 
 
 def _one_type(kind: pa.DataType, text: bool) -> pa.DataType:
@@ -131,7 +132,7 @@ def _inner(kind: pa.DataType) -> list[pa.DataType]:
 
 
 def _is_list_view(kind: pa.DataType) -> bool:
-    return pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+    return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
 
 
 def _without_list_views(values: pa.Array) -> pa.Array:
@@ -163,12 +164,12 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_string(kind: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     )

@@ -97,7 +97,7 @@ class PromptTable:
         """
 
         def read(file: PromptFile, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-            found = file.take(rows, file.columns()).to_pylist()
+            found: list[dict[str, Any]] = file.take(rows, file.columns()).to_pylist()
             for number, row in zip(rows, found, strict=True):
                 row["images"] = _image_files(row.get("images"), file.path, int(number))
             return found
@@ -112,7 +112,9 @@ class PromptTable:
         """The text of each prompt, in the order of `ids`: its messages' contents, joined by newlines."""
 
         def read(file: PromptFile, rows: NDArray[np.int64]) -> list[str]:
-            return message_texts(file.take(rows, ["prompt"])["prompt"].combine_chunks()).to_pylist()
+            prompts = file.take(rows, ["prompt"])["prompt"].combine_chunks()
+            texts: list[str] = message_texts(prompts).to_pylist()
+            return texts
 
         return self._take(ids, read)
 
@@ -135,7 +137,8 @@ class PromptTable:
         parts = pa.chunked_array(parts).unify_dictionaries().chunks
         numbers = np.concatenate([part.indices.to_numpy() for part in parts])
         order = pc.array_sort_indices(parts[0].dictionary).to_numpy()
-        return np.argsort(order).astype(np.int32)[numbers[self._rows_of(ids)]]
+        ranks: NDArray[np.int32] = np.argsort(order).astype(np.int32)[numbers[self._rows_of(ids)]]
+        return ranks
 
     @property
     def files_of_strings(self) -> list[Path]:
@@ -172,7 +175,7 @@ class PromptTable:
     def _rows_of(self, ids: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
         wanted = np.asarray(ids, dtype=np.int64)
         places = np.searchsorted(self.ids, wanted, sorter=self._order)
-        rows = self._order[np.minimum(places, len(self.ids) - 1)]
+        rows: NDArray[np.int64] = self._order[np.minimum(places, len(self.ids) - 1)]
         unknown = self.ids[rows] != wanted
         if unknown.any():
             raise DataError(f"no prompt has the id {wanted[unknown][0]}; `ids` holds all known ids")

@@ -63,7 +63,8 @@ class PromptFile:
         self._group_ends = np.cumsum(sizes, dtype=np.int64)
 
     def __len__(self) -> int:
-        return self._parquet.metadata.num_rows
+        rows: int = self._parquet.metadata.num_rows
+        return rows
 
     def checked_keys(self) -> Iterator[NDArray[np.int64]]:
         """Checks every row and yields the rows' ids batch by batch, or hashes of their content without an id column.
@@ -147,7 +148,7 @@ class PromptFile:
     @property
     def holds_strings(self) -> bool:
         """Whether each prompt is a string instead of a list of messages."""
-        return pa.types.is_string(one_type(self._parquet.schema_arrow.field("prompt")))
+        return bool(pa.types.is_string(one_type(self._parquet.schema_arrow.field("prompt"))))
 
     def digest(self) -> bytes:
         """SHA-256 of the file's bytes."""
@@ -258,7 +259,8 @@ class PromptFile:
         column = self._id_column or ""
         self._refuse(pc.is_null(ids), first, column, "is null; give every row an id of its own")
         try:
-            return pc.cast(ids, pa.int64()).to_numpy()
+            checked: NDArray[np.int64] = pc.cast(ids, pa.int64()).to_numpy()
+            return checked
         except pa.ArrowInvalid:
             too_large = pc.greater(ids, pa.scalar(2**63 - 1, pa.uint64()))
             self._refuse(too_large, first, column, "does not fit into a signed 64-bit integer")
@@ -324,7 +326,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def _has_ground_truth(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and kind.get_field_index("ground_truth") >= 0
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("ground_truth") >= 0)
 
 
 def _as_text(values: pa.Array) -> pa.Array:

@@ -28,7 +28,7 @@ class OtherPart(NamedTuple):
 def is_prompt(kind: pa.DataType) -> bool:
     """Whether a column of this type holds prompts in one of the three forms. `kind` is a result of `one_type`."""
     if not pa.types.is_list(kind):
-        return pa.types.is_string(kind)
+        return bool(pa.types.is_string(kind))
     message = _fields(kind.value_type)
     texts = [message.get("role"), message.get("content")]
     if _has_parts(kind):
@@ -103,7 +103,7 @@ def marked_messages(messages: pa.ListArray) -> pa.StringArray:
 def _has_parts(kind: pa.DataType) -> bool:
     """Whether this type is that of messages whose contents are lists of parts."""
     fields = _fields(kind.value_type) if pa.types.is_list(kind) else {}
-    return pa.types.is_list(fields.get("content", pa.null()))
+    return bool(pa.types.is_list(fields.get("content", pa.null())))
 
 
 def _fields(kind: pa.DataType) -> dict[str, pa.DataType]:

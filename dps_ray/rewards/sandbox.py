@@ -154,7 +154,7 @@ class Sandbox:
     def _score(self, worker: Worker, prompt: Prompt, text: str) -> tuple[float, float]:
         limits = self._limits
         try:
-            answer = worker.answer(limits.seconds)
+            answer: tuple[float, float] | RewardError | None = worker.answer(limits.seconds)
         except TimeoutError:
             why = f"gave no answer within {limits.seconds:g} s (verifier.seconds)"
         except (EOFError, OSError):

@@ -29,14 +29,16 @@ def uniforms(ties: Hashes, key: int, counters: NDArray[np.integer] | None = None
 
 def log_weights(score: Floats, temperature: float) -> Floats:
     """log score / temperature, (n,). A score below 1e-12 counts as that."""
-    return np.log(np.maximum(score, 1e-12)) / temperature
+    logs: Floats = np.log(np.maximum(score, 1e-12)) / temperature
+    return logs
 
 
 def tempered(score: Floats, temperature: float, ties: Hashes, key: int) -> Floats:
     """log score / temperature + Gumbel noise, (n,). The B largest are B draws without replacement by weight
     score^(1 / temperature) (Efraimidis & Spirakis 2006; Kool et al. 2019).
     """
-    return log_weights(score, temperature) - np.log(-np.log(uniforms(ties, key)))
+    noisy: Floats = log_weights(score, temperature) - np.log(-np.log(uniforms(ties, key)))
+    return noisy
 
 
 def on_the_ring(score: Floats, temperature: float, ties: Hashes, start: int) -> Floats:
@@ -44,7 +46,8 @@ def on_the_ring(score: Floats, temperature: float, ties: Hashes, start: int) -> 
     prompts have the largest noise. It is independent between prompts if `start` is independent of their hashes."""
     distance = ((ties - np.uint64(start)) >> np.uint64(12)).astype(np.float64)
     arrival = -np.log1p(-(distance + 0.5) * 2.0**-52)
-    return log_weights(score, temperature) - np.log(arrival)
+    noisy: Floats = log_weights(score, temperature) - np.log(arrival)
+    return noisy
 
 
 def betas(a: Floats, b: Floats, ties: Hashes, key: int) -> Floats:

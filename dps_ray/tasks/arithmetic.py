@@ -66,7 +66,8 @@ def distinct_problems(level: Level) -> int:
     """The number of different prompts of this level."""
     n, m = level.operations, level.multiplications
     operators = math.comb(n, m) * (2 if level.subtraction else 1) ** (n - m)
-    return len(FIRST_NUMBERS) * len(OPERANDS) ** n * operators
+    count: int = len(FIRST_NUMBERS) * len(OPERANDS) ** n * operators
+    return count
 
 
 def demonstration(prompt: str) -> str:

@@ -184,7 +184,7 @@ def _too_large(parsed: Parsed) -> bool:
 def _digits(value: Any) -> float:
     """Estimates, rather too high than too low, the digits of the longest number in a value once it is evaluated."""
     if isinstance(value, sympy.Integer):
-        return value.p.bit_length() * math.log10(2)
+        return float(value.p.bit_length() * math.log10(2))
     if isinstance(value, sympy.MatrixBase):
         return max(map(_digits, value.flat()), default=1.0)
     if not isinstance(value, sympy.Basic) or not value.args:

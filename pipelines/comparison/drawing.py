@@ -138,7 +138,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
     kernel = np.ones(min(SMOOTH, len(values)))
     if not len(values):
         return values
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+    counts = np.convolve(np.ones(len(values)), kernel, "same")
+    mean: np.ndarray = np.convolve(values, kernel, "same") / counts
+    return mean
 
 
 def line(style: Style) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def model_folder(storage: Storage, manifest: Manifest) -> str:
 def _content(storage: Storage, manifest: Manifest, name: str) -> str:
     folder = checkpoint_folder(manifest.epoch, manifest.step)
     file = next(f for f in manifest.files if f.path == f"{folder}/{name}")
-    return storage.read(file).to_pybytes().decode()
+    text: str = storage.read(file).to_pybytes().decode()
+    return text
 
 
 def best_checkpoint(storage: Storage, lineage: Sequence[Segment] | None = None) -> Manifest | None:

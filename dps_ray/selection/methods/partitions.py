@@ -74,7 +74,8 @@ class PartitionedHMM(ScoredSelector):
         self._belief = np.einsum("nij,nj->ni", _transitions(self._evidence), self._posterior)
 
     def scores(self) -> Floats:
-        return np.round(self._belief[:, self._mixed].sum(axis=1), _DECIMALS)
+        mixed: Floats = np.round(self._belief[:, self._mixed].sum(axis=1), _DECIMALS)
+        return mixed
 
     def _predicted(self, positions: Positions) -> Floats:
         if self.states == 2:
@@ -87,4 +88,5 @@ class PartitionedHMM(ScoredSelector):
 def _transitions(evidence: Floats) -> Floats:
     """E[Phi], its columns summing to 1: (n, S, S)."""
     counts = evidence + 1
-    return counts / counts.sum(axis=1, keepdims=True)
+    expected: Floats = counts / counts.sum(axis=1, keepdims=True)
+    return expected

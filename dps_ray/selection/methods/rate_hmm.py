@@ -109,7 +109,9 @@ class RateHMM(ScoredSelector):
         self._score[self._places[mine]] = self._mixed(self._coming[:, mine])
 
     def _mixed(self, belief: Floats) -> Floats:
-        return np.round(rates.group_states(self._grid, belief, self.group_size)[1], _DECIMALS)
+        states = rates.group_states(self._grid, belief, self.group_size)
+        mixed: Floats = np.round(states[1], _DECIMALS)
+        return mixed
 
     def scores(self) -> Floats:
         return self._score

@@ -182,8 +182,9 @@ def _largest(values: Floats, rank: int) -> np.float64:
     """
     block = isqrt(len(values) // rank)
     maxima = np.maximum.reduceat(values, np.arange(0, len(values), block))
-    least = np.partition(maxima, len(maxima) - rank)[len(maxima) - rank]
+    least: np.float64 = np.partition(maxima, len(maxima) - rank)[len(maxima) - rank]
     above = values[values > least]
     if len(above) < rank:
         return least
-    return np.partition(above, len(above) - rank)[len(above) - rank]
+    exact: np.float64 = np.partition(above, len(above) - rank)[len(above) - rank]
+    return exact

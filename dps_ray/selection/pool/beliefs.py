@@ -172,7 +172,7 @@ class PoolBeliefs:
     def _look_up(self, field: str, ids: ArrayLike) -> Floats:
         """A field of `Beliefs` for each of these ids: (..., n)."""
         positions = self.index.positions(ids)
-        found = getattr(self._shared, field).repeat(len(positions), axis=-1)
+        found: Floats = getattr(self._shared, field).repeat(len(positions), axis=-1)
         for table in filter(len, (self._moving, self._resting)):
             here, rows = table.find(positions)
             found[..., here] = getattr(table.beliefs, field).take(rows, axis=-1)

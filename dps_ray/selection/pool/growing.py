@@ -1,5 +1,7 @@
 """A one-dimensional array that grows at its end, a quarter at a time."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -19,11 +21,11 @@ class GrowingArray:
         return self._room.nbytes
 
     @property
-    def values(self) -> NDArray:
+    def values(self) -> NDArray[Any]:
         """A view of the values, good until the next append."""
         return self._room[: self._count]
 
-    def append(self, values: NDArray) -> None:
+    def append(self, values: NDArray[Any]) -> None:
         count = self._count + len(values)
         if count > len(self._room):
             room = np.empty(max(64, count * 5 // 4), self._room.dtype)

@@ -94,7 +94,8 @@ class PromptIndex:
         if length is None:
             length = last - first + (len(self) if end >= 2**64 else 0)
         count = min(length, len(self))
-        return (first + np.arange(count)) % max(1, len(self))
+        positions: NDArray[np.int64] = (first + np.arange(count)) % max(1, len(self))
+        return positions
 
     def ids(self, positions: NDArray[np.integer]) -> NDArray[np.int64]:
         """The ids at these positions."""
@@ -102,4 +103,5 @@ class PromptIndex:
 
     def ties(self, positions: NDArray[np.integer]) -> NDArray[np.uint64]:
         """The seeded hashes at these positions; position order is hash order."""
-        return self._ties[positions]
+        ties: NDArray[np.uint64] = self._ties[positions]
+        return ties

@@ -10,6 +10,7 @@ when their turn comes.
 
 from collections.abc import Callable
 from math import isqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -35,7 +36,7 @@ class LazyOrder:
         self,
         dtype: DTypeLike,
         untouched: int = 0,
-        remaining: Callable[[int, int], NDArray] = np.arange,
+        remaining: Callable[[int, int], NDArray[Any]] = np.arange,
     ) -> None:
         self._count = untouched
         self._remaining = remaining
@@ -54,7 +55,7 @@ class LazyOrder:
     def nbytes(self) -> int:
         return self._front.nbytes + self._bag.nbytes + self._gone.nbytes
 
-    def add(self, keys: NDArray) -> None:
+    def add(self, keys: NDArray[Any]) -> None:
         """Puts in keys that were never in the set."""
         self._count += len(keys)
         near = self._belongs_in_front(keys)
@@ -64,7 +65,7 @@ class LazyOrder:
             self._spill()
         self._bag.append(keys[~near])
 
-    def discard(self, keys: NDArray) -> None:
+    def discard(self, keys: NDArray[Any]) -> None:
         """Takes out keys that are in the set."""
         self._count -= len(keys)
         near = self._belongs_in_front(keys)
@@ -79,13 +80,13 @@ class LazyOrder:
         if len(self._gone) > self._gone_worth_sweeping:
             self._sweep()
 
-    def smallest(self, size: int) -> NDArray:
+    def smallest(self, size: int) -> NDArray[Any]:
         """The `size` smallest keys, ascending; all of them if the set holds fewer."""
         while len(self._front) < min(size, self._count):
             self._refill(size)
         return self._front[:size]
 
-    def _belongs_in_front(self, keys: NDArray) -> NDArray[np.bool_]:
+    def _belongs_in_front(self, keys: NDArray[Any]) -> NDArray[np.bool_]:
         if self._limit is None:
             return np.zeros(len(keys), dtype=np.bool_)
         return keys <= self._limit
@@ -122,7 +123,7 @@ class LazyOrder:
         self._gone_worth_sweeping = len(self._bag) // 4 + _LEAST_REFILL
 
 
-def _holding(values: NDArray) -> GrowingArray:
+def _holding(values: NDArray[Any]) -> GrowingArray:
     array = GrowingArray(values.dtype)
     array.append(values)
     return array

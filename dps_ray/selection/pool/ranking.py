@@ -30,7 +30,8 @@ def scores(predicted: Floats, entropy_weight: float) -> Floats:
     value = predicted[1]
     if entropy_weight:
         value = value + entropy_weight * entropy(predicted)
-    return np.round(value, _SCORE_DECIMALS)
+    rounded: Floats = np.round(value, _SCORE_DECIMALS)
+    return rounded
 
 
 def keys(times: NDArray[np.integer], positions: NDArray[np.integer]) -> Keys:

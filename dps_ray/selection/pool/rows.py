@@ -5,7 +5,7 @@ doubles. Rows are in no order, and nothing depends on their order: a removed row
 last.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,7 @@ class RowTable:
         self._slots[positions_of(keys_of(self.ranks[rows]))] = self._sign * (rows + 1)
 
 
-def _widened(array: NDArray, size: int) -> NDArray:
+def _widened(array: NDArray[Any], size: int) -> NDArray[Any]:
     wider = np.empty((*array.shape[:-1], size), dtype=array.dtype)
     wider[..., : array.shape[-1]] = array
     return wider

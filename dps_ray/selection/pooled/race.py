@@ -72,7 +72,7 @@ class _Runners:
     """
 
     def __init__(
-        self, waiting: Waiting, log_weights: Floats, key: int, laps: bool, rings: NDArray
+        self, waiting: Waiting, log_weights: Floats, key: int, laps: bool, rings: NDArray[np.int64]
     ) -> None:
         self._waiting, self._log_weights, self._key, self._laps = waiting, log_weights, key, laps
         self.rings, self.number = rings, np.zeros_like(rings)
@@ -112,7 +112,8 @@ class _Runners:
         """Time from the previous arrival of the ring to this one."""
         words = (rings.astype(np.uint64) << np.uint64(_NUMBER_BITS)) | number.astype(np.uint64)
         left = np.maximum(self._waiting.counts[rings] - number, 1)
-        return -np.log(uniforms(words, self._key)) / left
+        gaps: Floats = -np.log(uniforms(words, self._key)) / left
+        return gaps
 
     def _scores(
         self, rings: NDArray[np.integer], number: NDArray[np.integer], time: Floats

@@ -58,11 +58,11 @@ class Recent(NamedTuple):
 
     def joined(self, other: "Recent") -> "Recent":
         """Returns these prompts and the other ones, ascending by id."""
-        pairs: zip[tuple[NDArray, NDArray]] = zip(self, other, strict=True)
+        pairs: zip[tuple[NDArray[Any], NDArray[Any]]] = zip(self, other, strict=True)
         both = Recent._make(np.concatenate(pair, axis=-1) for pair in pairs)
         return both.take(np.argsort(both.ids, kind="stable"))
 
-    def snapshot(self) -> dict[str, NDArray]:
+    def snapshot(self) -> dict[str, NDArray[Any]]:
         """Returns the columns, under names without `ids`: they are alike in all shards, and not split as prompts are."""
         return {_saved(name): column.copy() for name, column in self._asdict().items()}
 

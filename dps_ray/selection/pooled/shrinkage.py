@@ -80,4 +80,5 @@ def _strength(counts: Floats, effective: Floats, prior: Floats) -> float:
 
 def _mean(shares: Floats, weights: Floats, prior: Floats) -> Floats:
     counts = (shares * weights).sum(axis=1) + prior
-    return counts / counts.sum()
+    mean: Floats = counts / counts.sum()
+    return mean

@@ -66,7 +66,8 @@ class Waiting:
     def laps_of(self, keys: Keys, late: NDArray[np.bool_] | bool = False) -> NDArray[np.int64]:
         """Returns the lap in which each prompt waits, or would wait if it was put back; late: whether it is behind."""
         labels, ranks = keys >> _RANK_BITS, keys & ((1 << _RANK_BITS) - 1)
-        return self.laps[labels] + (ranks < self._heads[labels]) - late
+        laps: NDArray[np.int64] = self.laps[labels] + (ranks < self._heads[labels]) - late
+        return laps
 
     def here_at(self, keys: Keys) -> Positions:
         """The positions of these prompts, -1 for those of other shards: int64 (n,)."""

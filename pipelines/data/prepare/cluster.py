@@ -190,7 +190,10 @@ def _by_text(files: list[PromptFile], options: argparse.Namespace, console: Cons
     kmeans.fit(embedding(texts))
 
     def label(batch: pa.RecordBatch) -> NDArray[np.int32]:
-        return kmeans.predict(embedding(message_texts(batch["prompt"]).to_pylist()))
+        labels: NDArray[np.int32] = kmeans.predict(
+            embedding(message_texts(batch["prompt"]).to_pylist())
+        )
+        return labels
 
     return label
 
