@@ -39,7 +39,7 @@ def test_a_run_by_turns_ends_as_any_other_though_a_rank_and_an_engine_die(
     [
         (
             ("resources.rollout.gpus_per_engine=1", "resources.learner.gpus_per_rank=1"),
-            "on the same cards: write resources.rollout.gpus_per_engine=0.5",
+            "on the same GPUs: write resources.rollout.gpus_per_engine=0.5",
         ),
         ((*PAIR, "loop.max_staleness=1"), "cannot generate and train at the same time"),
         ((*PAIR, "learner.zero_stage=3"), "set learner.zero_stage=2"),

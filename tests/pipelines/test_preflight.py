@@ -181,7 +181,7 @@ def test_a_store_that_refuses_is_named():
 
 def test_a_cache_that_cannot_be_written_says_what_to_set(file):
     for make in (builtin.ensure_arithmetic, start_policy.tiny_policy):
-        with pytest.raises(ResourceError, match=r"is a file, .*; set XDG_CACHE_HOME to a folder"):
+        with pytest.raises(ResourceError, match=r"is a file .*; set XDG_CACHE_HOME to a folder"):
             make(file / "cache")
 
 
