@@ -12,7 +12,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dps_ray import settings
 from dps_ray.errors import ConfigError
 from pipelines import loggers
-from pipelines.loggers import MLflow, RayGauges, TensorBoard, WandB, check_installed, make_loggers
+from pipelines.loggers import (
+    MLflow,
+    RayGauges,
+    TensorBoard,
+    WandB,
+    check_installed,
+    make_loggers,
+)
 
 SETTINGS = {"method": "dps", "loop": {"steps": 60}, "eval": {}}
 EXPORTED_WITHIN = 60.0  # seconds; Ray's agents collect every ten
@@ -98,15 +105,28 @@ def test_mlflow_with_a_server_needs_no_database(monkeypatch):
 # Ray
 
 
-def exported(wanted):
-    """The series of Ray's own metrics page that begin with `ray_dps_ray_`, {(name, tag): value}, once there are
-    as many as wanted."""
+@ray.remote(num_cpus=0)
+class Exporting:
+    """A process that has set no gauges before."""
+
+    def __init__(self):
+        self.gauges = RayGauges()
+
+    def scalars(self, step, metrics):
+        self.gauges.scalars(step, time.time(), metrics)
+        return ray.get_runtime_context().get_worker_id()
+
+
+def exported(worker, wanted):
+    """What Ray's own metrics page has of this process, of series that begin with `ray_dps_ray_`:
+    {(name, tag): value}, once there are as many as wanted."""
     port = ray.nodes()[0]["MetricsExportPort"]
     deadline = time.monotonic() + EXPORTED_WITHIN
     while time.monotonic() < deadline:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10) as page:
             lines = page.read().decode().splitlines()
-        series = dict(map(_series, (line for line in lines if line.startswith("ray_dps_ray_"))))
+        ours = [line for line in lines if line.startswith("ray_dps_ray_") and worker in line]
+        series = dict(map(_series, ours))
         if len(series) >= wanted:
             return series
         time.sleep(0.5)
@@ -126,10 +146,9 @@ def _series(line):
 
 @pytest.mark.slow
 def test_ray_exports_the_gauges_and_no_other_metric(local_ray):
-    gauges = RayGauges()
-    gauges.scalars(
+    exporting = Exporting.remote()
+    exporting.scalars.remote(
         0,
-        time.time(),
         {
             "val-core/all/acc/mean@4": 0.25,
             "val-aux/all/acc/low@4": 0.2,
@@ -137,9 +156,8 @@ def test_ray_exports_the_gauges_and_no_other_metric(local_ray):
             "timing_s/eval": 7.0,
         },
     )
-    gauges.scalars(
+    told = exporting.scalars.remote(
         1,
-        time.time(),
         {
             "tasksample/partial_solve_ratio": 0.5,
             "perf/throughput": 8000.0,
@@ -173,7 +191,7 @@ def test_ray_exports_the_gauges_and_no_other_metric(local_ray):
         ("busy_share", "learner"): 0.125,
         ("restarts", "verifier"): 3.0,
     }
-    assert exported(len(expected)) == expected
+    assert exported(ray.get(told), len(expected)) == expected
 
 
 def test_gauges_may_be_set_where_no_ray_is_started():
