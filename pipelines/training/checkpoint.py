@@ -1,4 +1,4 @@
-"""Checkpoints of a run, and this driver's claim to it.
+"""The checkpoints of a run, and this driver's claim to the run.
 
     ckpt/e0007/step=00000040/
         model/                              Hugging Face folder of the policy: loads in plain transformers
@@ -8,8 +8,8 @@
         config.yaml                         what it was made with
     manifests/e0007.00000040.json           makes a checkpoint of them; written last
 
-`begin` sets actors to write while the next batch is rolled out; `complete` waits for them and commits. There
-is no random state to keep: all randomness is keyed by (seed, step, prompt).
+`begin` has actors write while the next batch is rolled out, and `complete` waits for them and commits. There is no random
+state to save: every random number is keyed by (seed, step, prompt).
 """
 
 import hashlib
@@ -38,8 +38,8 @@ from dps_ray.durable import (
 from dps_ray.errors import CheckpointError, ConfigError, OwnershipError
 from dps_ray.failpoints import failpoint
 
-# What may differ between a run and its continuation: it changes how the run is carried out,
-# or for how long, and not what its state means.
+# Settings that may differ between a run and its continuation. They change how the run is carried out, or for how long, and
+# not what its state means.
 FREE = (
     "folder",
     "resume",
@@ -64,7 +64,7 @@ def storage_of(config: Config) -> Storage:
 
 
 def to_resume(config: Config, storage: Storage, tell: Tell) -> Manifest | None:
-    """The checkpoint that `resume` asks for, verified; None to start from the beginning.
+    """Returns the checkpoint that `resume` asks for, verified; None to start from the beginning.
 
     Raises:
         CheckpointError: it is missing, damaged, made with other settings, or would be overwritten.
@@ -114,12 +114,12 @@ def _check_same_run(storage: Storage, manifest: Manifest, config: Config) -> Non
 
 
 def records_of(storage: Storage, manifest: Manifest) -> dict[str, Any]:
-    """What the driver wrote down with a checkpoint."""
+    """Returns the driver's own state in a checkpoint: progress and quarantine."""
     return dict(json.loads(_content(storage, manifest, _RECORDS)))
 
 
 def model_folder(storage: Storage, manifest: Manifest) -> str:
-    """The policy of a checkpoint, as plain transformers loads it."""
+    """Returns the folder or URI of a checkpoint's policy, which plain transformers loads."""
     path = f"{checkpoint_folder(manifest.epoch, manifest.step)}/model"
     local = storage.local(path)
     return f"{storage.root}/{path}" if local is None else str(local)
@@ -133,11 +133,12 @@ def _content(storage: Storage, manifest: Manifest, name: str) -> str:
 
 
 def best_checkpoint(storage: Storage, lineage: Sequence[Segment] | None = None) -> Manifest | None:
-    """The checkpoint with the highest held-out accuracy, of those that are kept; None when there is none.
+    """Returns the kept checkpoint with the highest held-out accuracy; None when no checkpoint has one.
 
-    lineage: see `best`; None is that of the newest checkpoint.
+    Manifests that cannot be read are skipped. Files are not verified.
 
-    Those that cannot be read are passed over, and files are for `verify` to look at.
+    Args:
+        lineage: see `best`; None is the lineage of the newest checkpoint.
     """
     readable = []
     for name in manifests(storage):
@@ -158,12 +159,12 @@ class _Pending:
 
 
 class Checkpoints:
-    """What this driver writes: everything stands under its epoch, until another claims the run.
+    """Writes the checkpoints of this driver under its epoch, until another driver claims the run.
 
     Args:
-        base: the manifest the run starts from; None at its beginning.
+        base: the manifest that the run continues from; None starts it.
         fingerprint: of the training data.
-        deepspeed_tag: under which the learner's state stands in its folder.
+        deepspeed_tag: DeepSpeed's name for the learner's state in its folder.
     """
 
     def __init__(
@@ -205,11 +206,12 @@ class Checkpoints:
         records: Mapping[str, Any],
         accuracy: float | None = None,
     ) -> None:
-        """Have the checkpoint of a step written.
+        """Begins to write the checkpoint of a step.
 
-        save: is given the folder, and sets actors to write into it.
-        records: what the driver itself keeps, for JSON.
-        accuracy: on held-out prompts, if it was measured at this step.
+        Args:
+            save: called with the folder; has actors write into it.
+            records: the driver's own state, as values for JSON.
+            accuracy: on held-out prompts, if it was measured at this step.
         """
         folder = checkpoint_folder(self.epoch, step)
         for left_over in self._storage.list(folder):  # by an attempt that failed
@@ -217,9 +219,9 @@ class Checkpoints:
         self._pending = _Pending(step, weight_version, save(folder), dict(records), accuracy)
 
     def complete(self) -> Manifest | None:
-        """Wait for the checkpoint that was begun and commit it; the manifest, if that went well.
+        """Waits for the checkpoint that was begun, commits it and returns its manifest.
 
-        One that cannot be written is told and counted, and the run goes on.
+        Returns None if there is no such checkpoint, or if it could not be written, which is told and counted.
 
         Raises:
             OwnershipError: another driver has claimed the run.
@@ -246,9 +248,9 @@ class Checkpoints:
         return self.newest
 
     def go_back(self) -> Manifest | None:
-        """Drop what is being written and claim an epoch that goes on from the newest valid checkpoint of
-        this run's own history, which is returned; None is the beginning. A run that was told to resume an
-        earlier checkpoint does not go on from a later one that it left behind."""
+        """Drops the checkpoint that is being written, claims a new epoch, and returns the newest valid checkpoint of this
+        run's own lineage; None is the beginning. A run that was told to resume an earlier checkpoint does not return to
+        the later ones that it left behind."""
         self._pending = None
         self.newest = newest_valid(self._storage, self._tell, self._lineage)
         self.epoch, self._lineage = self._claimed(self.newest)
@@ -287,9 +289,10 @@ class Checkpoints:
 
 
 def check_data(manifest: Manifest, fingerprint: str, source: Any) -> None:
-    """
+    """Compares the training data with the checkpoint's.
+
     Raises:
-        CheckpointError: the training data is not what the checkpoint was made with.
+        CheckpointError: the data is not what the checkpoint was made with.
     """
     if manifest.dataset_fingerprint != fingerprint:
         raise CheckpointError(
@@ -299,7 +302,7 @@ def check_data(manifest: Manifest, fingerprint: str, source: Any) -> None:
 
 
 def _hash(config: Config) -> str:
-    """Of the settings that may not differ between a run and its continuation."""
+    """Returns a hash of the settings that may not differ between a run and its continuation."""
     kept = [
         (key, str(value)) for key, value in settings.flatten(config) if not key.startswith(FREE)
     ]

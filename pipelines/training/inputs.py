@@ -1,5 +1,4 @@
-"""What a run starts from: data, start policy, reward function; found or made, and checked before any
-actor starts."""
+"""Data, start policy and reward function of a run: found or made, and checked before any actor starts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from pipelines.rollout.pool import PromptPool, load_tokenizer
 
 @dataclass
 class Inputs:
-    """What a run starts from, checked: nothing here needs Ray."""
+    """Checked inputs of a run. Nothing here needs Ray."""
 
     model: str
     pool: PromptPool
@@ -31,7 +30,7 @@ class Inputs:
 
 
 def prepare(config: Config, view: View) -> Inputs:
-    """Find or make data and start policy, and check them, before any actor starts.
+    """Finds or makes data and start policy, and checks them and the reward function.
 
     Raises:
         DataError, ModelError, RewardError, ConfigError: what is wrong with them.
@@ -55,7 +54,7 @@ def prepare(config: Config, view: View) -> Inputs:
 
 
 def _prepare(config: Config, view: View) -> Inputs:
-    """All but the reward function."""
+    """Everything except the reward function."""
     train, test = _data(config)
     model = config.model.path
     if model == "builtin:start-policy":
@@ -107,7 +106,7 @@ def _prepare(config: Config, view: View) -> Inputs:
 
 
 def _data(config: Config) -> tuple[Any, Any]:
-    """Paths of training and test data; built-in data is made first if need be."""
+    """Returns the paths of training and test data. Built-in data is made first, unless it is cached."""
     paths: list[Any] = []
     for index, source in enumerate((config.data.train, config.data.test)):
         if isinstance(source, str) and source.startswith("builtin:"):

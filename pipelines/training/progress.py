@@ -1,4 +1,4 @@
-"""How far a run has come: its counters, kept in every checkpoint."""
+"""The counters of a run, which every checkpoint holds."""
 
 from dataclasses import dataclass, field
 
@@ -29,11 +29,11 @@ class Progress:
     def add(
         self, step: int, batch: Batch, probe: Probe | None, trained: int, seconds: float
     ) -> None:
-        """A step is completed.
+        """Counts a completed step.
 
         Args:
             trained: responses in groups that were sent to the learner.
-            seconds: that it took, its probe included.
+            seconds: of the step, its probe included.
         """
         self.step = step
         self.seconds += seconds
