@@ -49,6 +49,20 @@ def arguments(folder, policy, chains, *overrides):
     ]
 
 
+def small_settings(policy, chains):
+    """The same three steps as `Config.load("arithmetic", ...)` takes them."""
+    return {
+        "method": "dps",
+        "model": {"path": str(policy)},
+        "data": {"train": str(chains[0]), "test": str(chains[1])},
+        "loop": {"batch_size": 12, "steps": 3},
+        "rollout": {"group_size": 4, "threads": 1},
+        "learner": {"threads": 1, "lr": 1e-4},
+        "probe": {"every": 0},
+        "checkpoint": {"every": 2},
+    }
+
+
 def run(folder, policy, chains, *overrides) -> int:
     """The exit code of a run that joins the tests' Ray, unless RAY_ADDRESS names another."""
     with nullcontext() if "RAY_ADDRESS" in os.environ else joined():

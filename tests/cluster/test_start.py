@@ -149,7 +149,7 @@ def test_a_cluster_of_another_version_is_refused_in_a_line(local_ray):
     gcs.internal_kv_put(stored[0], other, True, stored[1])
     try:
         program = (
-            "from cluster.start import connect; from dps_ray import settings\n"
+            "from cluster.start import connect; from dps_ray.config import settings\n"
             "from pipelines.command.command_line import exit_code\n"
             "def work():\n with connect(settings.load(None, [])): print('joined')\n"
             "raise SystemExit(exit_code(work, ''))"

@@ -9,25 +9,15 @@ import ray
 from dps_ray import Config
 from dps_ray.errors import ConfigError
 from pipelines import Callback, Trainer
-from pipelines.monitoring.run_log import read_metrics, read_summary
-from tests.runs import assert_same_end, newest, run
+from pipelines.monitoring.run_log import read_summary
+from tests.runs import assert_same_end, newest, run, small_settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
 def small(able_policy, chains):
-    """Settings of three steps that take seconds, as `tests.runs.arguments`."""
-    return {
-        "method": "dps",
-        "model": {"path": str(able_policy)},
-        "data": {"train": str(chains[0]), "test": str(chains[1])},
-        "loop": {"batch_size": 12, "steps": 3},
-        "rollout": {"group_size": 4, "threads": 1},
-        "learner": {"threads": 1, "lr": 1e-4},
-        "probe": {"every": 0},
-        "checkpoint": {"every": 2},
-    }
+    return small_settings(able_policy, chains)
 
 
 class Told(Callback):
@@ -83,31 +73,6 @@ def test_what_is_wrong_is_a_typed_error_before_anything_starts(small, tmp_path):
     with pytest.raises(ConfigError, match="folder=/proc/no/run cannot be written to"):
         Trainer.build(config)
     assert not Path("/proc/no").exists()
-
-
-@pytest.mark.slow
-def test_a_trial_of_ray_tune_that_fails_continues_from_its_checkpoint(
-    local_ray, small, tmp_path, failpoints
-):
-    from examples.tune_learning_rate import tune_learning_rate  # Tune takes a second to import
-
-    died = failpoints("driver.observe.before", "error", step=3)
-    results = tune_learning_rate(tmp_path / "tune", [1e-4, 1e-3], small)
-    assert died.went_off
-    assert results.num_errors == 0
-    for result in results:
-        assert result.metrics["step"] == 3
-        assert 0 <= result.metrics["accuracy"] <= 1
-        folder = tmp_path / "tune" / result.metrics["trial_id"]
-        assert [m["training/step"] for m in read_metrics(folder) if "training/step" in m] == [
-            1,
-            2,
-            3,
-        ]
-    epochs = sorted(
-        newest(tmp_path / "tune" / result.metrics["trial_id"])[1].epoch for result in results
-    )
-    assert epochs == [1, 2]  # one of them was started twice, and went on from step 2
 
 
 @pytest.mark.slow
