@@ -32,7 +32,7 @@ class Setup(NamedTuple):
 
     @property
     def prompt(self) -> int:
-        """Tokens; of a response likewise."""
+        """Tokens of a prompt; a response has as many."""
         return 16 if self.tiny else 128
 
     @property

@@ -28,7 +28,7 @@ class Row(NamedTuple):
     clusters: int
     observation: str
     observe: float  # milliseconds, median
-    select: float  # likewise
+    select: float  # in the same unit
     build: float  # seconds
     bytes: float  # of a prompt
 

@@ -28,7 +28,7 @@ def equal(truth: str, answer: str, numeric: bool) -> bool:
     """`dps_ray.tasks.equality.equal`, within limits.
 
     Raises:
-        ResponseError: it reached one. In a confined process it is whoever made that who finds out.
+        ResponseError: it reached one. Within a sandbox the parent process raises it instead.
     """
     if sandboxed.here():
         from dps_ray.tasks import equality

@@ -63,7 +63,7 @@ _STYLE: Any = {
 
 
 class Drawn(NamedTuple):
-    """A figure as it was saved: `<name>.svg`, of which `svg` is the text, and `<name>.png`."""
+    """A figure that was saved as `<name>.svg` and `<name>.png`; `svg` is the text of the former."""
 
     name: str
     title: str

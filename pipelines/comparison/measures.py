@@ -155,26 +155,26 @@ def measure(method: str, seed: int, folder: Path) -> Numbers:
         DataError: it is no finished run.
         CheckpointError: its observation log is damaged.
     """
-    who = (method, seed)
+    run = (method, seed)
     records, replay = read_metrics(folder), replayed(folder)
     summary = read_summary(folder) or {}
-    curve = points(who, records)
+    curve = points(run, records)
     steps = curve[-1].step
     return Numbers(
         curves=curve,
-        prediction=[_quality(who, f) for f in replay.forecasts],
-        confusion=confusions(who, replay.forecasts, steps),
-        calibration=calibration(who, replay.forecasts),
-        coverage=coverages(who, replay.observations),
+        prediction=[_quality(run, f) for f in replay.forecasts],
+        confusion=confusions(run, replay.forecasts, steps),
+        calibration=calibration(run, replay.forecasts),
+        coverage=coverages(run, replay.observations),
         times_sampled=[
-            Sampled(*who, int(times), prompts)
+            Sampled(*run, int(times), prompts)
             for times, prompts in summary.get("times_sampled", {}).items()
         ],
-        runs=[_total(who, records, curve)],
+        runs=[_total(run, records, curve)],
     )
 
 
-def points(who: tuple[str, int], records: Sequence[Mapping[str, float]]) -> list[Point]:
+def points(run: tuple[str, int], records: Sequence[Mapping[str, float]]) -> list[Point]:
     """A point for each recorded step."""
     found = []
     rollouts = tokens = seconds = 0.0
@@ -184,7 +184,7 @@ def points(who: tuple[str, int], records: Sequence[Mapping[str, float]]) -> list
         seconds += record.get("timing_s/step", 0.0) + record.get("timing_s/probe", 0.0)
         accuracy = held_out_accuracy(record)
         point = Point(
-            *who,
+            *run,
             step=int(record["step"]),
             rollouts=int(rollouts),
             tokens=int(tokens),
@@ -196,7 +196,7 @@ def points(who: tuple[str, int], records: Sequence[Mapping[str, float]]) -> list
     return found
 
 
-def confusions(who: tuple[str, int], forecasts: Sequence[Forecast], steps: int) -> list[Cell]:
+def confusions(run: tuple[str, int], forecasts: Sequence[Forecast], steps: int) -> list[Cell]:
     """Nine cells for each third of `steps`, on the batch and on the probe, where there are forecasts."""
     counts: dict[tuple[str, str], Any] = {}
     for forecast in forecasts:
@@ -204,7 +204,7 @@ def confusions(who: tuple[str, int], forecasts: Sequence[Forecast], steps: int) 
         key = forecast.on, third
         counts[key] = counts.get(key, 0) + confusion_matrix(forecast.predicted, forecast.states)
     return [
-        Cell(*who, on, third, STATES[i], STATES[j], int(count))
+        Cell(*run, on, third, STATES[i], STATES[j], int(count))
         for (on, third), matrix in sorted(
             counts.items(), key=lambda item: (item[0][0], THIRDS.index(item[0][1]))
         )
@@ -212,7 +212,7 @@ def confusions(who: tuple[str, int], forecasts: Sequence[Forecast], steps: int) 
     ]
 
 
-def calibration(who: tuple[str, int], forecasts: Sequence[Forecast]) -> list[Bin]:
+def calibration(run: tuple[str, int], forecasts: Sequence[Forecast]) -> list[Bin]:
     """P(partial) in `BINS` equal bins, those that are not empty."""
     rows = []
     for on in ("batch", "probe"):
@@ -226,11 +226,11 @@ def calibration(who: tuple[str, int], forecasts: Sequence[Forecast]) -> list[Bin
             here = bins == bin_
             error = np.mean((p[here] - partial[here]) ** 2)
             means = float(p[here].mean()), float(partial[here].mean()), float(error)
-            rows.append(Bin(*who, on, bin_ / BINS, (bin_ + 1) / BINS, int(here.sum()), *means))
+            rows.append(Bin(*run, on, bin_ / BINS, (bin_ + 1) / BINS, int(here.sum()), *means))
     return rows
 
 
-def coverages(who: tuple[str, int], observations: Mapping[int, Observation]) -> list[Coverage]:
+def coverages(run: tuple[str, int], observations: Mapping[int, Observation]) -> list[Coverage]:
     """A row a step."""
     seen: set[int] = set()
     batches = {step: set(o.ids.tolist()) for step, o in observations.items()}
@@ -239,7 +239,7 @@ def coverages(who: tuple[str, int], observations: Mapping[int, Observation]) -> 
     for step, batch in batches.items():
         seen |= batch
         overlap = len(batch & before[step]) / len(batch) if step in before and batch else None
-        rows.append(Coverage(*who, step, len(batch), len(seen), overlap))
+        rows.append(Coverage(*run, step, len(batch), len(seen), overlap))
     return rows
 
 
@@ -261,11 +261,11 @@ def write_csv(path: Path, rows: Sequence[Any]) -> None:
             writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in astuple(row)])
 
 
-def _quality(who: tuple[str, int], forecast: Forecast) -> Quality:
+def _quality(run: tuple[str, int], forecast: Forecast) -> Quality:
     found = prediction_metrics(forecast.predicted, forecast.states)
     names = ("precision_class2_micro", "recall_class2_micro", "f1_class2_micro")
     return Quality(
-        *who,
+        *run,
         forecast.step,
         forecast.on,
         len(forecast.states),
@@ -275,14 +275,14 @@ def _quality(who: tuple[str, int], forecast: Forecast) -> Quality:
 
 
 def _total(
-    who: tuple[str, int], records: Sequence[Mapping[str, float]], curve: Sequence[Point]
+    run: tuple[str, int], records: Sequence[Mapping[str, float]], curve: Sequence[Point]
 ) -> Total:
     def spent(*phases: str) -> float:
         return sum(record.get(f"timing_s/{phase}", 0.0) for record in records for phase in phases)
 
     last = curve[-1]
     return Total(
-        *who,
+        *run,
         accuracy=last.accuracy,
         rollouts=last.rollouts,
         tokens=last.tokens,

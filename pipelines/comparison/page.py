@@ -14,7 +14,7 @@ from pipelines.comparison.plan import REFERENCE, Run
 from pipelines.comparison.table import Line, Mean, table, write_table
 from pipelines.monitoring.run_log import read_summary
 
-PREDICTING = ("dps", "dps_pooled")  # of which the page speaks
+PREDICTING = ("dps", "dps_pooled")  # the methods that the page is about
 HEADER = (
     "method",
     "accuracy in the end",

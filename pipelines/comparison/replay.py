@@ -77,7 +77,7 @@ def replayed(folder: Path) -> Replay:
             predicted = None if outcome is None else predictions(selector, outcome.ids)
             if outcome is not None and predicted is not None:
                 forecasts.append(Forecast(step, on, predicted, outcome.states))
-        # Ranks were those of the whole pool, of which there is only a part here.
+        # Ranks counted the whole pool, and only a part of it is here.
         selector.observe(observation._replace(clusters=None, ranks=None))
     return Replay(selector, observations, forecasts)
 

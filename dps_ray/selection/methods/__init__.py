@@ -9,7 +9,7 @@
 | `VarianceEMA` (control) | largest running mean of 4p(1 - p) | counts |
 | `Recency` (control) | last partial first, then never seen, then the oldest | states |
 | `RateHMM` (`dps` with `selector.observation=counts`) | largest P(the group is mixed), the rate a moving one | counts of all shards |
-| `RewardMoments` (likewise, `=rewards`) | largest P(the rewards of the group vary) | scores |
+| `RewardMoments` (`dps` with `selector.observation=rewards`) | largest P(the rewards of the group vary) | scores |
 | `Oracle` (simulation) | largest true P(the group is mixed) | `set_rates` |
 
 `dps_ray.UniformSelector`, `dps_ray.BeliefStore` (DPS) and `dps_ray.selection.pooled.PooledStore` are the others; Dynamic Sampling is uniform

@@ -16,7 +16,7 @@ from dps_ray.setting_types import Share
 def group_states(a: Floats, b: Floats, size: int) -> Floats:
     """P(all wrong), P(mixed), P(all right) of `size` responses, whose rate is Beta(a, b): float64 (n, 3).
 
-    P(all right) = B(a + k, b) / B(a, b) = prod over i < k of (a + i) / (a + b + i), and likewise all wrong.
+    P(all right) = B(a + k, b) / B(a, b) = prod over i < k of (a + i) / (a + b + i). P(all wrong) exchanges a and b.
     """
     wrong, right = np.ones_like(a), np.ones_like(a)
     for i in range(size):

@@ -20,7 +20,7 @@ class MoPPS(BetaSelector):
     candidates; here all of the pool. So the more prompts were never seen, whose p is uniform, the more of the
     batch is theirs: in a pool of N such a batch comes from rates within about B / 2N of 0.5.
 
-    Cost: O(N) a step; 10^6 prompts of which 30,000 were seen: 12 ms.
+    Cost: O(N) a step; 12 ms for 10^6 prompts, 30,000 of them seen.
     """
 
     class Settings(BetaSelector.Settings):

@@ -1,4 +1,4 @@
-"""Data structures for a pool of millions of prompts, of which a step touches few.
+"""Data structures for a pool of millions of prompts, where a step touches few of them.
 
 beliefs     the beliefs of all prompts, made of the following
 index       ids in the order of their seeded hash: duplicates, ties and look-ups from one sort
