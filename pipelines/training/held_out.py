@@ -33,8 +33,7 @@ def evaluate(run: Run) -> dict[str, float]:
     answers = answer(run.test, ids, sampling, run.rollouts, run.verifiers, run.view.progress)
     metrics = metrics_of([each.without_texts() for each in chain.from_iterable(answers)])
     metrics["timing_s/eval"] = time.monotonic() - began
-    for index, spans in run.rollouts.worked().items():
-        run.clock.worked(f"rollout/{index}", "eval", step, spans)
+    run.note_rollouts("eval", step)
     run.progress.seconds += metrics["timing_s/eval"]
     accuracy = held_out_accuracy(metrics)
     if accuracy is not None and run.progress.evaluated != step:

@@ -134,11 +134,6 @@ class Phases:
         loop = self._run.config.loop
         return batch.useful(only_partial=loop.filter_groups, limit=loop.batch_size)
 
-    def note_rollouts(self, what: str, step: int) -> None:
-        """Records in the timeline when each engine worked."""
-        for index, spans in self._run.rollouts.worked().items():
-            self._run.clock.worked(f"rollout/{index}", what, step, spans)
-
     def _roll_out(self, what: str, step: int, ids: np.ndarray) -> list[ScoredGroup | DPSError]:
         """A scored group for each prompt, or the reason why there is none.
 
@@ -154,5 +149,5 @@ class Phases:
             seed=f"{run.config.seed}/{'step' if what == 'generate' else what}-{step}",
         )
         answers = roll_out(run.pool, ids, sampling, run.rollouts, run.verifiers, run.clock.timed)
-        self.note_rollouts(what, step)
+        run.note_rollouts(what, step)
         return answers

@@ -58,6 +58,11 @@ class Run:
         ids = self.quarantine.ids
         return ids if self.test is None else np.setdiff1d(ids, self.test.ids)
 
+    def note_rollouts(self, what: str, step: int) -> None:
+        """Records in the timeline when each engine worked, and on what: "generate", "probe" or "eval"."""
+        for index, spans in self.rollouts.worked().items():
+            self.clock.worked(f"rollout/{index}", what, step, spans)
+
     def metrics(self) -> dict[str, float]:
         """What the parts say of themselves, and the run's counters."""
         return {
