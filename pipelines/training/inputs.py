@@ -16,7 +16,8 @@ from pipelines.data import builtin
 from pipelines.data.hub import check_model
 from pipelines.data.start_policy import ensure_start_policy
 from pipelines.monitoring.view import View
-from pipelines.rollout.pool import PromptPool, load_tokenizer
+from pipelines.rollout.pool import PromptPool
+from pipelines.rollout.tokenizer import load_tokenizer
 
 
 @dataclass

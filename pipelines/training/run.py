@@ -54,9 +54,12 @@ class Run:
     """Steps that were done again after the learner was lost."""
 
     def set_aside(self) -> np.ndarray:
-        """Prompts of the training pool that are in quarantine: int64 (n,)."""
+        """Prompts of the training pool that are not to be drawn, as they are in quarantine or cannot be used: int64 (n,),
+        ascending."""
         ids = self.quarantine.ids
-        return ids if self.test is None else np.setdiff1d(ids, self.test.ids)
+        if self.test is not None:
+            ids = np.setdiff1d(ids, self.test.ids)
+        return np.union1d(ids, np.array(self.progress.set_aside, dtype=np.int64))
 
     def note_rollouts(self, what: str, step: int) -> None:
         """Records in the timeline when each engine worked, and on what: "generate", "probe" or "eval"."""
@@ -73,6 +76,8 @@ class Run:
             "recovery/failed_checkpoints": float(self.checkpoints.failed),
             "recovery/quarantined_prompts": float(self.quarantine.count),
             **self.rollouts.metrics(),
+            **self.pool.metrics(),
+            "data/prompts_set_aside": float(len(self.progress.set_aside)),
             "coverage/distinct_prompts": float(self.progress.distinct_prompts),
             "perf/total_rollouts": float(self.progress.rollouts),
             "perf/total_tokens": float(self.progress.tokens),

@@ -10,7 +10,7 @@ import ray
 
 from dps_ray.config import Config, settings
 from pipelines.grpo_dps import main
-from pipelines.rollout.pool import load_tokenizer
+from pipelines.rollout.tokenizer import load_tokenizer
 from tests.network import closed_port
 
 
@@ -226,7 +226,8 @@ def test_prompts_that_are_strings_become_messages_and_that_is_said_once(tiny_pol
 
 def test_samples_of_a_pool_are_from_all_over_it(tiny_policy, chains):
     from dps_ray.prompts.dataset import PromptTable
-    from pipelines.rollout.pool import PromptPool, load_tokenizer
+    from pipelines.rollout.pool import PromptPool
+    from pipelines.rollout.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(tiny_policy), None)
     table = PromptTable.open(Path(chains[0]))
@@ -238,11 +239,12 @@ def test_samples_of_a_pool_are_from_all_over_it(tiny_policy, chains):
 
 def test_overlong_prompts_are_skipped_and_counted(tiny_policy, chains):
     from dps_ray.prompts.dataset import PromptTable
-    from pipelines.rollout.pool import PromptPool, load_tokenizer
+    from pipelines.rollout.pool import PromptPool
+    from pipelines.rollout.tokenizer import load_tokenizer
 
     config = settings.load(None, ["data.max_prompt_length=8"])
     tokenizer = load_tokenizer(str(tiny_policy), None)
     pool = PromptPool(PromptTable.open(Path(chains[0])), tokenizer, None, config, lambda *_: None)
-    lengths = [len(r.tokens) for r in pool.requests(pool.prompts(pool.table.ids))]
+    lengths = [len(r.tokens) for r in pool.encoder.requests(pool.prompts(pool.table.ids))]
     assert 0 < pool.skipped == sum(length > 8 for length in lengths)
     assert len(pool.ids) + pool.skipped == 120

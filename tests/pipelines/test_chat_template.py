@@ -13,7 +13,8 @@ from dps_ray.errors import ModelError
 from dps_ray.prompts.dataset import PromptTable
 from dps_ray.prompts.files import write_prompts
 from pipelines.data.start_policy import BOS, VOCABULARY, build_tokenizer
-from pipelines.rollout.pool import PromptPool, load_tokenizer
+from pipelines.rollout.pool import PromptPool
+from pipelines.rollout.tokenizer import load_tokenizer
 
 QUESTION = "6+6="
 TOKENS = [VOCABULARY[character] for character in QUESTION]
@@ -52,7 +53,7 @@ def tokens_of(tmp_path):
         tokenizer = load_tokenizer(str(model), config.model.chat_template)
         table = PromptTable.open(tmp_path / "prompts.parquet")
         pool = PromptPool(table, tokenizer, None, config, lambda *_: None)
-        [request] = pool.requests(pool.prompts(pool.ids))
+        [request] = pool.encoder.requests(pool.prompts(pool.ids))
         return request.tokens.tolist()
 
     return tokens
