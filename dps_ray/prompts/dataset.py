@@ -100,7 +100,7 @@ class PromptTable:
         self.sorted_ids: NDArray[np.int64] = arrays["sorted_ids"]
         self.order: Order = arrays["order"]
         sizes = np.bincount([file.source for file in files], rows)
-        self.source_sizes: NDArray[np.int64] = sizes.astype(np.int64)
+        self.source_sizes: NDArray[np.int64] = _read_only(sizes.astype(np.int64))
 
     @classmethod
     def open(
