@@ -19,9 +19,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from dps_ray.errors import DataError
 from dps_ray.prompts.arrow_types import NotTextError, batches, cast, is_text, one_type
+from dps_ray.prompts.ids import hashes_of
 from dps_ray.prompts.messages import (
     FIELD,
     as_messages,
@@ -50,6 +51,17 @@ _BATCH_WITH_IMAGES = 256
 _PRINTED_MESSAGES = r"""^\s*\[\s*\{\s*['"](role|content)['"]\s*:"""
 
 
+class Keys(NamedTuple):
+    """What identifies some rows of a file.
+
+    contents: int64 (n,), hashes of all that a reward depends on: data source, roles and contents, ground truth
+    ids:      int64 (n,), from the id column, or None without one
+    """
+
+    contents: NDArray[np.int64]
+    ids: NDArray[np.int64] | None
+
+
 class PromptFile:
     """One Parquet file with the columns of the schema. The constructor raises DataError if its columns differ."""
 
@@ -66,20 +78,18 @@ class PromptFile:
         rows: int = self._parquet.metadata.num_rows
         return rows
 
-    def checked_keys(self) -> Iterator[NDArray[np.int64]]:
-        """Checks every row and yields the rows' ids batch by batch, or hashes of their content without an id column.
-
-        The hash covers all that a reward depends on: data source, roles and contents, ground truth.
-        """
+    def checked_keys(self) -> Iterator[Keys]:
+        """Checks every row and yields the rows' keys batch by batch."""
         columns = ["data_source", "prompt", "reward_model.ground_truth"]
         first = 0
         for batch in self._batches(columns + ([self._id_column] if self._id_column else [])):
             sources, truths = self._checked_fields(batch, first)
             messages = self._checked_messages(batch["prompt"], first)
-            if self._id_column:
-                yield self._checked_ids(batch[self._id_column], first)
-            else:
-                yield _hashes(pc.binary_join_element_wise(sources, messages, truths, FIELD))
+            contents = hashes_of(pc.binary_join_element_wise(sources, messages, truths, FIELD))
+            named = self._id_column is not None
+            yield Keys(
+                contents, self._checked_ids(batch[self._id_column], first) if named else None
+            )
             first += len(batch)
 
     def texts(self) -> Iterator[pa.StringArray]:
@@ -335,15 +345,3 @@ def _as_text(values: pa.Array) -> pa.Array:
         return pc.cast(values, pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return pa.array([json.dumps(v, sort_keys=True, default=repr) for v in values.to_pylist()])
-
-
-def _hashes(texts: pa.StringArray) -> NDArray[np.int64]:
-    """Stable hashes of strings in [0, 2^63), from 8-byte BLAKE2b digests."""
-    _, offset_buffer, data = texts.buffers()
-    offsets = np.frombuffer(offset_buffer, np.int32, len(texts) + 1, 4 * texts.offset)
-    view = memoryview(data)
-    digests = b"".join(
-        hashlib.blake2b(view[start:end], digest_size=8).digest()
-        for start, end in pairwise(offsets.tolist())
-    )
-    return np.frombuffer(digests, "<i8") & (2**63 - 1)

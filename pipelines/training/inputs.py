@@ -101,8 +101,9 @@ def _prepare(config: Config, view: View) -> Inputs:
         )
     clusters = None
     if isinstance(config.selector, ClusterSettings):
-        labels = pool.table.clusters(pool.ids, config.selector.cluster_column)
-        clusters = number_within(pool.ids, labels, config.seed)
+        labels = pool.table.labels(config.selector.cluster_column).labels
+        rows, _ = pool.table.find(pool.ids)
+        clusters = number_within(pool.ids, labels[rows], config.seed)
     return Inputs(model, pool, held_out, clusters)
 
 

@@ -103,7 +103,7 @@ def _check(file: PromptFile, console: Console) -> None:
     with progress(f"checking {file.path.name}", len(file), console) as show:
         done = 0
         for keys in file.checked_keys():
-            done += len(keys)
+            done += len(keys.contents)
             show(done)
 
 
