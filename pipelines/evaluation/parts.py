@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoConfig
 
 from actors.images import load_image_inputs
 from dps_ray.config.evaluation import EvaluationConfig
@@ -90,6 +89,8 @@ def parts_of(
 
 
 def _check_context(model: Model, config: EvaluationConfig) -> None:
+    from transformers import AutoConfig
+
     text = AutoConfig.from_pretrained(model.path).get_text_config()
     context = getattr(text, "max_position_embeddings", None)
     wanted = config.data.max_prompt_length + config.max_response_length

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.images import load_image_inputs
-from actors.lora import check_targets
 from actors.model_files import check_savable
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DataError
@@ -73,7 +72,10 @@ def _prepare(config: Config, view: View) -> Inputs:
     tokenizer = load_tokenizer(model, config.model.chat_template)
     images = load_image_inputs(model, config.data.max_pixels)
     check_savable(model, tokenizer, images)
-    check_targets(model, config.learner)
+    if config.learner.lora is not None:
+        from actors.lora import check_targets  # with torch, which takes seconds
+
+        check_targets(model, config.learner)
     pool = PromptPool(
         PromptTable.open(train, config.data.id_column), tokenizer, images, config, view.progress
     )
