@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dps_ray.tasks import arithmetic
 from dps_ray.tasks.arithmetic import Level
-from pipelines.data.policy_recipe import CHAT_TEMPLATE, EOS, PAD, VOCABULARY, Recipe
+from pipelines.data.policy_recipe import BOS, CHAT_TEMPLATE, EOS, PAD, VOCABULARY, Recipe
 
 Progress = Callable[[int, int, float], None]
 
