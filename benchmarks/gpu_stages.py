@@ -85,7 +85,7 @@ def random_model(folder: Path, tiny: bool) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from pipelines.data.start_policy import build_tokenizer
+    from pipelines.data.warm_start import build_tokenizer
 
     sizes = (64, 192, 2, 2, 2, 1_000) if tiny else (1_536, 8_960, 28, 12, 2, 151_936)
     hidden, intermediate, layers, heads, kv_heads, vocabulary = sizes

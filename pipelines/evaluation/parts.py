@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoConfig
 
 from actors.images import load_image_inputs
 from dps_ray.config.evaluation import EvaluationConfig
@@ -19,7 +18,7 @@ from pipelines.monitoring import json_lines
 from pipelines.rollout.answers import Answered
 from pipelines.rollout.measuring import Progress
 from pipelines.rollout.pool import PromptPool
-from pipelines.rollout.tokenizer import load_tokenizer
+from pipelines.rollout.processors import load_tokenizer
 
 Tell = Callable[[str], None]
 
@@ -92,6 +91,8 @@ def parts_of(
 
 
 def _check_context(model: Model, config: EvaluationConfig) -> None:
+    from transformers import AutoConfig
+
     text = AutoConfig.from_pretrained(model.path).get_text_config()
     context = getattr(text, "max_position_embeddings", None)
     wanted = config.data.max_prompt_length + config.max_response_length

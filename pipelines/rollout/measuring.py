@@ -18,7 +18,7 @@ from dps_ray.errors import DataError, DPSError
 from dps_ray.prompts.cache import Cache, Entry, key_of
 from dps_ray.prompts.dataset import Prompt, PromptTable
 from pipelines.rollout.encoding import Encoder
-from pipelines.rollout.tokenizer import load_tokenizer
+from pipelines.rollout.processors import load_tokenizer
 
 Progress = Callable[[int, int, str], None]
 Lengths = NDArray[np.int32]
@@ -80,7 +80,9 @@ def _chunks(table: PromptTable, encoder: Encoder, config: Config) -> Iterator[Le
     size = _CHUNK_WITH_IMAGES if table.has_images else _CHUNK
     starts = range(0, len(table), size)
     chunks = (table.rows(table.ids[start : start + size]) for start in starts)
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if workers == 1 or len(table) < _WORTH_PROCESSES:
         yield from map(encoder.lengths, chunks)
         return
@@ -99,7 +101,9 @@ def _result(chunk: Sequence[Prompt], coming: "Future[Lengths]", encoder: Encoder
     try:
         return coming.result()
     except DPSError:
-        return encoder.lengths(chunk)  # raises with the file and row, which the other process does not know
+        return encoder.lengths(
+            chunk
+        )  # raises with the file and row, which the other process does not know
 
 
 _encoder: Encoder  # of this process, where `_load` was called
@@ -121,6 +125,8 @@ def _digest(encoder: Encoder, config: Config) -> str:
     tokenizer: Any = encoder.tokenizer
     images = None if encoder.images is None else encoder.images.processor.to_json_string()
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    vocabulary = repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    vocabulary = (
+        repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    )
     parts = [vocabulary, tokenizer.chat_template, images, config.data.max_pixels]
     return hashlib.sha256(repr(parts).encode()).hexdigest()

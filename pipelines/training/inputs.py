@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from actors.images import load_image_inputs
-from actors.lora import check_targets
-from actors.model_files import check_savable
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DataError
 from dps_ray.prompts.dataset import PromptTable, note_on_strings, overlap
@@ -17,7 +14,7 @@ from pipelines.data.hub import check_model
 from pipelines.data.start_policy import ensure_start_policy
 from pipelines.monitoring.view import View
 from pipelines.rollout.pool import PromptPool
-from pipelines.rollout.tokenizer import load_tokenizer
+from pipelines.rollout.processors import load_processors
 
 
 @dataclass
@@ -71,10 +68,13 @@ def _prepare(config: Config, view: View) -> Inputs:
         )
     check_model("model.path=", model)
     view.phase("reading prompts")
-    tokenizer = load_tokenizer(model, config.model.chat_template)
-    images = load_image_inputs(model, config.data.max_pixels)
-    check_savable(model, tokenizer, images)
-    check_targets(model, config.learner)
+    tokenizer, images = load_processors(
+        model, config.model.chat_template, config.data.max_pixels, builtin.cache()
+    )
+    if config.learner.lora is not None:
+        from actors.lora import check_targets  # with torch, which takes seconds
+
+        check_targets(model, config.learner)
     pool = PromptPool(
         PromptTable.open(train, config.data.id_column), tokenizer, images, config, view.progress
     )

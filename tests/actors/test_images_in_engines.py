@@ -13,7 +13,7 @@ from cluster.placement import Placement, plan
 from dps_ray.config import settings
 from dps_ray.durable import Storage
 from dps_ray.objective.trajectories import concatenate, pack_images
-from pipelines.rollout.tokenizer import load_tokenizer
+from pipelines.rollout.processors import load_tokenizer
 from tests.squares import square
 
 SAMPLING = Sampling(responses=4, temperature=1.0, top_p=1.0, max_tokens=24, seed="test")

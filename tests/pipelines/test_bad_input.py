@@ -10,7 +10,7 @@ import ray
 
 from dps_ray.config import Config, settings
 from pipelines.grpo_dps import main
-from pipelines.rollout.tokenizer import load_tokenizer
+from pipelines.rollout.processors import load_tokenizer
 from tests.network import closed_port
 
 
@@ -120,13 +120,14 @@ def test_test_prompts_in_the_training_pool_are_refused(refused, chains):
     assert "20 prompts of data.test" in refused(f"data.train=[{chains[0]}, {chains[1]}]")
 
 
-def test_a_model_that_cannot_be_saved_is_refused_before_the_run(refused, monkeypatch):
+def test_a_model_that_cannot_be_saved_is_refused_before_the_run(refused, monkeypatch, tmp_path):
     from transformers import PreTrainedTokenizerBase
 
     def save_pretrained(tokenizer, folder, **options):
         raise ValueError("no vocabulary to save")
 
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", save_pretrained)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where no tokenizer is kept yet
     said = refused()
     assert "transformers cannot save what it loads from tokenizer_config.json" in said
     assert "ValueError: no vocabulary to save" in said
@@ -227,7 +228,7 @@ def test_prompts_that_are_strings_become_messages_and_that_is_said_once(tiny_pol
 def test_samples_of_a_pool_are_from_all_over_it(tiny_policy, chains):
     from dps_ray.prompts.dataset import PromptTable
     from pipelines.rollout.pool import PromptPool
-    from pipelines.rollout.tokenizer import load_tokenizer
+    from pipelines.rollout.processors import load_tokenizer
 
     tokenizer = load_tokenizer(str(tiny_policy), None)
     table = PromptTable.open(Path(chains[0]))
@@ -240,7 +241,7 @@ def test_samples_of_a_pool_are_from_all_over_it(tiny_policy, chains):
 def test_overlong_prompts_are_skipped_and_counted(tiny_policy, chains):
     from dps_ray.prompts.dataset import PromptTable
     from pipelines.rollout.pool import PromptPool
-    from pipelines.rollout.tokenizer import load_tokenizer
+    from pipelines.rollout.processors import load_tokenizer
 
     config = settings.load(None, ["data.max_prompt_length=8"])
     tokenizer = load_tokenizer(str(tiny_policy), None)

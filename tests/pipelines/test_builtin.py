@@ -14,7 +14,8 @@ from dps_ray.prompts.dataset import PromptTable, overlap
 from dps_ray.tasks import compute_score
 from dps_ray.tasks.arithmetic import LEVELS, demonstration, distinct_problems
 from pipelines.data import builtin, start_policy
-from pipelines.data.start_policy import EOS, VOCABULARY, encode, success_rates
+from pipelines.data.policy_recipe import EOS, VOCABULARY
+from pipelines.data.warm_start import encode, success_rates
 
 MAKERS = [builtin.ensure_arithmetic, builtin.ensure_countdown]
 

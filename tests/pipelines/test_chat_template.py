@@ -12,9 +12,10 @@ from dps_ray.config import settings
 from dps_ray.errors import ModelError
 from dps_ray.prompts.dataset import PromptTable
 from dps_ray.prompts.files import write_prompts
-from pipelines.data.start_policy import BOS, VOCABULARY, build_tokenizer
+from pipelines.data.policy_recipe import BOS, VOCABULARY
+from pipelines.data.warm_start import build_tokenizer
 from pipelines.rollout.pool import PromptPool
-from pipelines.rollout.tokenizer import load_tokenizer
+from pipelines.rollout.processors import load_tokenizer
 
 QUESTION = "6+6="
 TOKENS = [VOCABULARY[character] for character in QUESTION]

@@ -13,8 +13,8 @@ from dps_ray.prompts.dataset import PromptTable
 from dps_ray.prompts.files import write_prompts
 from pipelines.rollout import measuring
 from pipelines.rollout.pool import PromptPool
+from pipelines.rollout.processors import load_tokenizer
 from pipelines.rollout.read_ahead import ReadAhead
-from pipelines.rollout.tokenizer import load_tokenizer
 from tests.squares import row, square
 
 LONG = 40
@@ -32,7 +32,9 @@ def make_pool(path, model, *overrides, measure="drawn", cache=None, progress=lam
 def texts(tmp_path):
     """Ten prompts, every third of them too long for a limit of `LONG` tokens."""
     path = tmp_path / "texts.parquet"
-    write_prompts(path, [row("red", i, [], f"{i}+1=" * (20 if i % 3 == 0 else 1)) for i in range(10)])
+    write_prompts(
+        path, [row("red", i, [], f"{i}+1=" * (20 if i % 3 == 0 else 1)) for i in range(10)]
+    )
     return path
 
 
@@ -45,7 +47,9 @@ def test_a_prompt_that_is_too_long_is_refused_with_file_row_and_length(texts, ti
     pool = make_pool(texts, tiny_policy, f"data.max_prompt_length={LONG}")
     drawn, refused = pool.draw(pool.ids)
     assert list(refused) == pool.ids[[0, 3, 6, 9]].tolist()
-    assert [request.prompt_id for request in drawn.requests] == pool.ids[[1, 2, 4, 5, 7, 8]].tolist()
+    assert [request.prompt_id for request in drawn.requests] == pool.ids[
+        [1, 2, 4, 5, 7, 8]
+    ].tolist()
     assert [prompt.id for prompt in drawn.prompts] == [r.prompt_id for r in drawn.requests]
     assert f"{texts}, row 3: prompt {pool.ids[3]} has " in str(refused[pool.ids[3]])
     assert f"more than data.max_prompt_length={LONG}; raise it" in str(refused[pool.ids[3]])
@@ -112,7 +116,9 @@ def test_measuring_over_processes_finds_the_same_lengths(texts, tiny_policy, mon
 
 def test_an_error_in_another_process_names_file_and_row(tmp_path, vision_policy, monkeypatch):
     path = tmp_path / "squares.parquet"
-    write_prompts(path, [row("red", i, [square("red")[: -20 * (i == 2)] or square("red")]) for i in range(4)])
+    write_prompts(
+        path, [row("red", i, [square("red")[: -20 * (i == 2)] or square("red")]) for i in range(4)]
+    )
     monkeypatch.setattr(measuring, "_WORTH_PROCESSES", 1)
     monkeypatch.setattr(measuring, "_CHUNK_WITH_IMAGES", 2)
     with pytest.raises(DataError, match="row 2, column 'images'"):

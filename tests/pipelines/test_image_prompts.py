@@ -9,7 +9,7 @@ from dps_ray.errors import DataError
 from dps_ray.prompts.dataset import PromptTable
 from dps_ray.prompts.files import write_prompts
 from pipelines.rollout.pool import PromptPool
-from pipelines.rollout.tokenizer import load_tokenizer
+from pipelines.rollout.processors import load_tokenizer
 from tests.squares import row, square
 
 

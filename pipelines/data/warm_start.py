@@ -1,0 +1,165 @@
+"""Trains the built-in start policy on demonstrations with deliberate errors, and samples from it."""
+
+import math
+import os
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from dps_ray.tasks import arithmetic
+from dps_ray.tasks.arithmetic import Level
+from pipelines.data.policy_recipe import BOS, CHAT_TEMPLATE, EOS, PAD, VOCABULARY, Recipe
+
+Progress = Callable[[int, int, float], None]
+
+
+def write_policy(folder: Path, recipe: Recipe, progress: Progress | None = None) -> None:
+    """Trains a policy and writes it as a Hugging Face folder. The caller's random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        model = warm_start(recipe, progress)
+    transformers.utils.logging.disable_progress_bar()  # writing the files takes milliseconds
+    model.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer with one token per character. Its chat template only joins the messages' contents."""
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def encode(text: str) -> list[int]:
+    """The tokens of a text made of the vocabulary's characters; the same as by `build_tokenizer`, but faster."""
+    return [VOCABULARY[character] for character in text]
+
+
+def warm_start(recipe: Recipe, progress: Progress | None = None) -> LlamaForCausalLM:
+    """A policy trained on noisy demonstrations, with next-token loss on the responses only."""
+    torch.manual_seed(recipe.seed)
+    rng = random.Random(recipe.seed)
+    model = LlamaForCausalLM(_architecture(recipe)).train()
+    weights = list(model.parameters())
+    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), weight_decay=0.01)
+    # Each batch runs on one core, because kernels this small are slower on several cores.
+    with _one_thread_per_kernel(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as cores:
+        for step in range(recipe.steps):
+            optimizer.param_groups[0]["lr"] = _learning_rate(recipe, step)
+            batches = _demonstrations(recipe, rng)
+            parts = list(cores.map(lambda batch: _gradient(model, weights, batch), batches))
+            tokens = sum(part.tokens for part in parts)
+            for weight, *gradients in zip(
+                weights, *(part.gradients for part in parts), strict=True
+            ):
+                weight.grad = torch.stack(gradients).sum(0) / tokens
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            if progress is not None:
+                progress(step + 1, recipe.steps, sum(part.loss for part in parts) / tokens)
+    return model.eval()
+
+
+@torch.no_grad()
+def success_rates(
+    model: LlamaForCausalLM, level: Level, prompts: int, responses: int, rng: random.Random
+) -> torch.Tensor:
+    """The fraction of right responses at temperature 1 for each of some random prompts: (prompts,)."""
+    problems = [arithmetic.make_problem(level, rng) for _ in range(prompts)]
+    tokens = torch.tensor([encode(p) for p in problems]).repeat_interleave(responses, 0)
+    sampled = model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=6 * level.operations + 4,
+    )
+    characters = list(VOCABULARY)
+    right = []
+    for row, response in enumerate(sampled[:, tokens.shape[1] :].tolist()):
+        text = "".join(characters[t] for t in response if t not in (PAD, EOS))
+        chain = arithmetic.demonstration(problems[row // responses])
+        right.append(arithmetic.score(text, chain)["acc"])
+    return torch.tensor(right).view(prompts, responses).mean(1)
+
+
+@contextmanager
+def _one_thread_per_kernel() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _architecture(recipe: Recipe) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        intermediate_size=recipe.intermediate,
+        max_position_embeddings=256,
+        tie_word_embeddings=recipe.tied,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+    )
+
+
+def _learning_rate(recipe: Recipe, step: int) -> float:
+    """The learning rate of a step: linear warm-up, then cosine decay to a tenth."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * (0.1 + 0.9 * cosine)
+
+
+class _Batch(NamedTuple):
+    """Demonstrations whose prompts have equal length; the first `prompt_length` tokens of each are its prompt."""
+
+    tokens: torch.Tensor  # int64 (demonstrations, length)
+    prompt_length: int
+
+
+class _Part(NamedTuple):
+    """One batch's contribution to a step: sums over its `tokens` response tokens."""
+
+    loss: float
+    gradients: tuple[torch.Tensor, ...]
+    tokens: int
+
+
+def _demonstrations(recipe: Recipe, rng: random.Random) -> list[_Batch]:
+    """Noisy demonstrations grouped by prompt length, so that none is padded; longest first, to keep all cores busy."""
+    by_length: dict[int, list[list[int]]] = defaultdict(list)
+    for _ in range(recipe.batch_size):
+        prompt = arithmetic.make_problem(rng.choice(recipe.demonstrated), rng)
+        response = arithmetic.noisy_demonstration(prompt, rng)
+        by_length[len(prompt)].append([*encode(prompt + response), EOS])
+    return [_Batch(torch.tensor(by_length[n]), n) for n in sorted(by_length, reverse=True)]
+
+
+def _gradient(model: LlamaForCausalLM, weights: list[torch.Tensor], batch: _Batch) -> _Part:
+    targets = batch.tokens[:, batch.prompt_length :].flatten()
+    logits = model(batch.tokens[:, :-1]).logits[:, batch.prompt_length - 1 :]
+    loss = cross_entropy(logits.flatten(0, 1), targets, reduction="sum")
+    return _Part(loss.item(), torch.autograd.grad(loss, weights), len(targets))
