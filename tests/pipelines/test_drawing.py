@@ -63,14 +63,15 @@ def test_drawing_finds_the_lengths_that_measuring_all_of_them_finds(texts, tiny_
     assert upfront.skipped == 4
 
 
-@pytest.mark.parametrize("measure", ["drawn", "upfront"])
 def test_with_overlong_prompts_error_a_long_prompt_is_an_error_with_file_and_row(
-    texts, tiny_policy, measure
+    texts, tiny_policy
 ):
     strict = (f"data.max_prompt_length={LONG}", "data.overlong_prompts=error")
-    with pytest.raises(DataError, match=r"texts.parquet, row 3: prompt \d+ has \d+ tokens"):
-        pool = make_pool(texts, tiny_policy, *strict, measure=measure)
+    pool = make_pool(texts, tiny_policy, *strict)
+    with pytest.raises(DataError, match=r"texts.parquet, row 3: prompt -?\d+ has \d+ tokens"):
         pool.draw(pool.ids[1:])
+    with pytest.raises(DataError, match=r"texts.parquet, row 0: prompt -?\d+ has \d+ tokens"):
+        make_pool(texts, tiny_policy, *strict, measure="upfront")
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_measuring_over_processes_finds_the_same_lengths(texts, tiny_policy, mon
     limit = (f"data.max_prompt_length={LONG}",)
     alone = make_pool(texts, tiny_policy, *limit, measure="upfront")
     monkeypatch.setattr(measuring, "_WORTH_PROCESSES", 1)
-    monkeypatch.setattr(measuring, "_CHUNK", 3)
+    monkeypatch.setattr(measuring, "_CHUNK_WITH_IMAGES", 3)
     told = []
     pool = make_pool(
         texts, tiny_policy, *limit, measure="upfront", progress=lambda *seen: told.append(seen)
