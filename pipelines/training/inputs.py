@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from actors.images import load_image_inputs
 from actors.lora import check_targets
 from actors.model_files import check_savable
@@ -11,6 +13,7 @@ from dps_ray.errors import ConfigError, DataError
 from dps_ray.prompts.dataset import PromptTable, note_on_strings, overlap
 from dps_ray.rewards.trial import TRIALS, RewardTrial
 from dps_ray.selection.clusters import Clusters, number_within
+from dps_ray.selection.population import Population
 from dps_ray.selection.settings import ClusterSettings
 from pipelines.data import builtin
 from pipelines.data.hub import check_model
@@ -27,6 +30,13 @@ class Inputs:
     pool: PromptPool
     test: PromptPool | None
     clusters: Clusters | None  # of the pool's prompts, where the method learns by them
+
+    def population(self) -> Population:
+        """Returns the prompts that the run selects from."""
+        order = np.argsort(self.pool.ids)
+        return Population(
+            self.pool.ids[order], None if self.clusters is None else self.clusters.take(order)
+        )
 
 
 def prepare(config: Config, view: View) -> Inputs:
