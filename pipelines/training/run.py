@@ -125,7 +125,7 @@ def start_run(
         return learner
 
     coordinator = Coordinator(
-        config, opening.storage, inputs.pool.ids, restarts, placement.beliefs, inputs.clusters
+        config, opening.storage, inputs.population(), restarts, placement.beliefs
     )
     at_the_end(coordinator.stop)
     rollouts = Rollouts(config, model, transfer, restarts, quarantine, placement.rollout)

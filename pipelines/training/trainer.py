@@ -301,7 +301,7 @@ class Trainer:
         trained = sum(len(scored.group.responses) for scored in groups)
         run.progress.add(step, batch, probe, trained, run.clock.seconds)
         if probe is not None:
-            run.log.probe(step, run.coordinator.clustered(probe.found))
+            run.log.probe(step, run.coordinator.population.describe(probe.found))
             metrics = {**metrics, "probe/partial_solve_ratio": probe.partial}
         if batch.errors:
             run.view.message(f"step {step}: {len(batch.errors)} groups dropped; {batch.errors[0]}")

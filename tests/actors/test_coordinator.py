@@ -11,10 +11,11 @@ from dps_ray.beliefs.states import Observation
 from dps_ray.config import settings
 from dps_ray.durable import Storage
 from dps_ray.selection.pooled import number_within
+from dps_ray.selection.population import Population
 
 pytestmark = pytest.mark.slow  # starts Ray, and shards for each test
 
-IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
+IDS = np.sort(np.random.default_rng(7).choice(2**62, size=300, replace=False))
 STEPS = 12
 
 
@@ -23,17 +24,17 @@ def coordinator(folder, shards=1, method="dps", *overrides):
     made = Coordinator(
         config,
         Storage.at(folder),
-        IDS,
+        population_of(config),
         RestartTracker(),
         Placement(plan(config)).beliefs,
-        clusters_of(config),
     )
     made.rewind(BeliefVersion(1, 0, None))
     return made
 
 
-def clusters_of(config):
-    return number_within(IDS, IDS % 5, config.seed) if config.method == "dps_pooled" else None
+def population_of(config):
+    pooled = config.method == "dps_pooled"
+    return Population(IDS, number_within(IDS, IDS % 5, config.seed) if pooled else None)
 
 
 def config_of(folder, shards=1, method="dps", *overrides):
@@ -72,10 +73,10 @@ def test_any_number_of_shards_selects_what_one_store_selects(
     local_ray, tmp_path, method, overrides, shards
 ):
     config = config_of(tmp_path, 1, method, *overrides)
-    single = make_selector(config, IDS, clusters_of(config))
+    single = make_selector(config, population_of(config))
     coordinators = [coordinator(tmp_path / str(n), n, method, *overrides) for n in shards]
     for step in range(1, STEPS):
-        expected = single.select(16)
+        (expected,) = single.select(16)
         for each in coordinators:
             selection = each.select(16)
             for field, value in zip(selection, expected, strict=True):
@@ -83,7 +84,9 @@ def test_any_number_of_shards_selects_what_one_store_selects(
             each.observe(step, seen(step, selection.ids))
         found = seen(step, expected.ids)
         single.observe(found)
-    times = dict(zip(*np.unique(single.times_sampled(IDS), return_counts=True), strict=True))
+    times = dict(
+        zip(*np.unique(single.selectors[0].times_sampled(IDS), return_counts=True), strict=True)
+    )
     assert all(each.times_sampled() == times for each in coordinators)
 
 
@@ -97,12 +100,12 @@ def test_any_number_of_shards_selects_what_one_store_selects(
 def test_what_the_whole_step_found_reaches_every_shard(local_ray, tmp_path, overrides):
     config = config_of(tmp_path, 1, "dps", *overrides)
     single, three = (
-        make_selector(config, IDS),
+        make_selector(config, population_of(config)),
         coordinator(tmp_path / "3", 3, "dps", *overrides),
     )
     for step in range(1, STEPS):
         selection = three.select(16)
-        for field, value in zip(selection, single.select(16), strict=True):
+        for field, value in zip(selection, single.select(16)[0], strict=True):
             np.testing.assert_array_equal(field, value)
         found = seen(step, selection.ids)
         shares = found.successes / found.responses

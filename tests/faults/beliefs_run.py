@@ -20,8 +20,9 @@ from dps_ray.durable import (
     reshard,
 )
 from dps_ray.selection.pooled import number_within
+from dps_ray.selection.population import Population
 
-IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
+IDS = np.sort(np.random.default_rng(7).choice(2**62, size=300, replace=False))
 
 CLUSTERS = number_within(IDS, IDS % 5, seed=0)
 
@@ -55,9 +56,8 @@ class BeliefsRun:
         config = config_of(folder, shards, *overrides)
         place = Placement(plan(config)).beliefs
         pooled = config.method == "dps_pooled"
-        self.coordinator = Coordinator(
-            config, self.storage, IDS, self.recoveries, place, CLUSTERS if pooled else None
-        )
+        population = Population(IDS, CLUSTERS if pooled else None)
+        self.coordinator = Coordinator(config, self.storage, population, self.recoveries, place)
         start = 0 if base is None else base.step
         self.coordinator.rewind(BeliefVersion(self.epoch, start, base and base.name))
 
