@@ -126,4 +126,5 @@ def _rows_of(wanted: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.in
     order = None if (ids[1:] > ids[:-1]).all() else np.argsort(ids)
     places = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
     rows = places if order is None else order[places]
-    return rows[ids[rows] == wanted]
+    wanted_rows: NDArray[np.intp] = rows[ids[rows] == wanted]
+    return wanted_rows
