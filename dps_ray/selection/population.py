@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dps_ray import hashing
 from dps_ray.beliefs.states import Observation
-from dps_ray.hashing import as_ids
-from dps_ray.selection.clusters import Clusters, number_within
+from dps_ray.hashing import as_ids, hash_key
+from dps_ray.selection.clusters import Clusters, Moved, number_within
 
 _BLOCK = 1 << 22  # prompts that are assigned to shards at a time
 
@@ -148,12 +148,19 @@ class Population:
         if clusters is not None:
             clusters = clusters.take(rows)
             if self.count > 1:
-                clusters = clusters._replace(sizes=clusters.sizes[source])
+                moved = clusters.moved
+                if moved is not None:
+                    moved = moved.take(self.sources(self.rows(moved.ids)) == source)
+                clusters = clusters._replace(sizes=clusters.sizes[source], moved=moved)
         return Portion(self.ids[rows], pool, clusters)
 
 
 def number_by_source(
-    ids: ArrayLike, labels: ArrayLike | None, seed: int, sources: ArrayLike
+    ids: ArrayLike,
+    labels: ArrayLike | None,
+    seed: int,
+    sources: ArrayLike,
+    last: ArrayLike | None = None,
 ) -> Clusters:
     """Numbers the prompts of each cluster within each source; see `number_within`.
 
@@ -164,11 +171,14 @@ def number_by_source(
     known, of = as_ids(ids), np.asarray(sources)
     given = np.zeros(len(known), np.int32) if labels is None else np.asarray(labels)
     rows_of = [np.flatnonzero(of == source) for source in range(int(of.max(initial=0)) + 1)]
-    numbered = [number_within(known[rows], given[rows], seed) for rows in rows_of]
+    numbered = [number_within(known[rows], given[rows], seed, last) for rows in rows_of]
+    moved = [each.moved for each in numbered if each.moved is not None]
     whole = Clusters(
         given.astype(np.int32),
         np.empty(len(known), np.int32),
         np.zeros((len(numbered), max(len(each.sizes) for each in numbered)), np.int64),
+        hash_key(*(each.numbering for each in numbered)),
+        Moved.joined(moved) if moved else None,
     )
     for source, (rows, each) in enumerate(zip(rows_of, numbered, strict=True)):
         whole.ranks[rows] = each.ranks

@@ -23,6 +23,7 @@ from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.fit import check_fit
 from pipelines.training.inputs import Inputs
 from pipelines.training.opening import Opening
+from pipelines.training.pool_record import PoolRecord
 from pipelines.training.progress import Progress
 
 
@@ -34,6 +35,7 @@ class Run:
     model: str
     """Folder of the start policy."""
     pool: PromptPool
+    record: PoolRecord
     test: PromptPool | None
     storage: Storage
     checkpoints: Checkpoints
@@ -106,7 +108,7 @@ def start_run(
         config,
         opening.storage,
         opening.base,
-        fingerprint=inputs.pool.table.fingerprint,
+        fingerprint=inputs.record.population,
         deepspeed_tag=DEEPSPEED_TAG,
         tell=view.message,
     )
@@ -125,7 +127,7 @@ def start_run(
         return learner
 
     coordinator = Coordinator(
-        config, opening.storage, inputs.population(), restarts, placement.beliefs
+        config, opening.storage, inputs.population, restarts, placement.beliefs
     )
     at_the_end(coordinator.stop)
     rollouts = Rollouts(config, model, transfer, restarts, quarantine, placement.rollout)
@@ -136,6 +138,7 @@ def start_run(
         config,
         model,
         pool=inputs.pool,
+        record=inputs.record,
         test=inputs.test,
         storage=opening.storage,
         checkpoints=checkpoints,
