@@ -398,7 +398,7 @@ def observations_lost(
     0 only when every array of every shard equals that of the replay to the bit; otherwise at least 1.
     """
     inputs = prepare(config, LineView(config.loop.steps, console, time.monotonic))
-    population, count = inputs.population(), manifest.belief_shards
+    population, count = inputs.population, manifest.belief_shards
     replayed = make_selector(config, population)
     for _, observation in committed(storage, manifest):
         replayed.observe(observation)

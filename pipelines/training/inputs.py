@@ -62,9 +62,7 @@ def prepare(
     return inputs
 
 
-def _prepare(
-    config: Config, view: View, storage: Storage | None, base: Manifest | None
-) -> Inputs:
+def _prepare(config: Config, view: View, storage: Storage | None, base: Manifest | None) -> Inputs:
     """Everything except the reward function."""
     train, test = _data(config)
     model = config.model.path

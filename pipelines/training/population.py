@@ -1,6 +1,7 @@
 """The prompts that a run selects from, with their clusters and sources, and the record of them that checkpoints keep."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,11 @@ def _numbered(
             if sources is None
             else number_by_source(ids, labels, seed, sources, last)
         )
-        arrays = {"labels": found.labels, "ranks": found.ranks, "sizes": found.sizes}
+        arrays: dict[str, NDArray[Any]] = {
+            "labels": found.labels,
+            "ranks": found.ranks,
+            "sizes": found.sizes,
+        }
         if found.moved is not None:
             arrays |= {f"moved_{name}": array for name, array in found.moved._asdict().items()}
         return Entry(arrays, {"numbering": found.numbering})
