@@ -15,9 +15,9 @@ def _by_name(reward: Any) -> Any:
 
 class DataSettings(Settings):
     train: Annotated[str | list[str], HOME] = "builtin:arithmetic"
-    """Training prompts in verl's schema: Parquet files, JSON lines, a folder of them, a folder that `datasets` saved, or
-    a list of these, on this machine or at `s3://`, `gs://`, `hf://datasets/`; or `builtin:arithmetic`,
-    `builtin:countdown`."""
+    """Parquet files, or a folder of them, with the training prompts in verl's schema; or JSON lines, or a folder that
+    `datasets` saved; on this machine or at `s3://`, `gs://`, `hf://datasets/`; or a list of these; or
+    `builtin:arithmetic`, `builtin:countdown`."""
     weights: Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=1)] | None = None
     """Share of each entry of the list `data.train` in every batch, in proportion to these numbers. Each entry then has
     beliefs of its own. null: all prompts are one pool."""

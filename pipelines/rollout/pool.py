@@ -19,6 +19,7 @@ from pipelines.rollout.read_ahead import ReadAhead
 
 _KEEP = 0x6B656570  # makes this draw independent of others with the same seed
 _MANY = 8  # prompts: if none of them can be tokenized, that is no accident
+_MOST_TRIED = 256  # at the start, if all that were tried are too long
 
 
 class Drawn(NamedTuple):
@@ -125,17 +126,31 @@ class PromptPool:
                 kept.append((prompt, found))
         return Drawn([prompt for prompt, _ in kept], [request for _, request in kept]), refused
 
-    def try_out(self, count: int) -> None:
-        """Tokenizes up to `count` prompts, spread evenly over the files, since what is wrong with all of them is wrong
-        with these.
+    def try_out(self, source: Any) -> None:
+        """Tokenizes some prompts from all over the files, since what is wrong with all prompts is wrong with these.
+
+        source: data.train, for the message.
 
         Raises:
-            DataError, ModelError: a prompt cannot be tokenized, or is too long and `data.overlong_prompts` is "error".
+            DataError, ModelError: a prompt cannot be tokenized, or is too long and `data.overlong_prompts` is "error"; or
+                all of them are too long.
         """
-        for prompt in self.samples(count):
-            found = self._requests([prompt])[0]
-            if len(found.tokens) > self._limit:
-                self._too_long(prompt.id, len(found.tokens))
+        if self._measured:
+            return
+        fits = False
+        for tried, prompt in enumerate(self.samples(_MOST_TRIED), start=1):
+            length = len(self._requests([prompt])[0].tokens)
+            if length > self._limit:
+                self._too_long(prompt.id, length)
+            else:
+                fits = True
+            if fits and tried >= _MANY:
+                return
+        if not fits:
+            raise DataError(
+                f"all prompts of {source} that were tried are longer than data.max_prompt_length={self._limit} tokens; "
+                "raise it"
+            )
 
     def _requests_or_errors(self, prompts: Sequence[Prompt]) -> Sequence[Request | DPSError]:
         try:

@@ -101,13 +101,13 @@ def _prepare(config: Config, view: View, storage: Storage | None, base: Manifest
     if test is not None:
         test_table = PromptTable.open(test, data.id_column, cache=cache)
         held_out = PromptPool(test_table, tokenizer, images, config, view.progress, cache=cache)
+        _check_not_empty(held_out, data.test, config)
         common = overlap(table, test_table, cache)
         if common:
             raise DataError(
                 f"{common} prompts of data.test={data.test} occur in data.train as well; "
                 "take them out of one of the two, or accuracy on them would mean nothing"
             )
-    pool.try_out(TRIALS)
     for line in _notes(pool, held_out, config):
         view.message(line)
     before = None
@@ -146,21 +146,25 @@ def _data(config: Config) -> tuple[Any, Any]:
 
 
 def _check_pool(pool: PromptPool, config: Config) -> None:
-    limit = config.data.max_prompt_length
-    if len(pool.ids) == 0:
-        raise DataError(
-            f"all {pool.skipped} prompts of {config.data.train} are longer than "
-            f"data.max_prompt_length={limit} tokens; raise it"
-        )
+    _check_not_empty(pool, config.data.train, config)
     if len(pool.ids) < config.loop.batch_size:
         raise ConfigError(
             f"loop.batch_size={config.loop.batch_size} is larger than the pool of {len(pool.ids)} "
             f"prompts; set it to {len(pool.ids)} or less"
         )
+    pool.try_out(config.data.train)
     share = getattr(config.selector, "candidates", None)
     if share is not None and share * len(pool.ids) < 2 * config.loop.batch_size:
         raise ConfigError(
             f"selector.candidates={share} leaves about {share * len(pool.ids):.0f} of {len(pool.ids)} "
             f"prompts to rank for a batch of {config.loop.batch_size}; set it to "
             f"{min(1.0, 2 * config.loop.batch_size / len(pool.ids)):.2g} or more, or to null"
+        )
+
+
+def _check_not_empty(pool: PromptPool, source: Any, config: Config) -> None:
+    if len(pool.ids) == 0:
+        raise DataError(
+            f"all {pool.skipped} prompts of {source} are longer than "
+            f"data.max_prompt_length={config.data.max_prompt_length} tokens; raise it"
         )

@@ -99,9 +99,10 @@ def test_what_is_wrong_with_every_prompt_is_an_error(pictures, vision_policy):
     with pytest.raises(DataError, match="row 0, column 'images'"):
         pool.draw(pool.ids)
     with pytest.raises(DataError, match="row 0, column 'images'"):
-        pool.try_out(3)
+        pool.try_out("squares.parquet")
 
 
+@pytest.mark.slow
 def test_measuring_over_processes_finds_the_same_lengths(texts, tiny_policy, monkeypatch):
     limit = (f"data.max_prompt_length={LONG}",)
     alone = make_pool(texts, tiny_policy, *limit, measure="upfront")
@@ -115,6 +116,7 @@ def test_measuring_over_processes_finds_the_same_lengths(texts, tiny_policy, mon
     assert [done for done, _, _ in told] == [3, 6, 9, 10]
 
 
+@pytest.mark.slow
 def test_an_error_in_another_process_names_file_and_row(tmp_path, vision_policy, monkeypatch):
     path = tmp_path / "squares.parquet"
     write_prompts(
