@@ -1,12 +1,12 @@
 """What was computed from data files, kept in a folder for the next start.
 
-An entry is a folder named by its key, with arrays as .npy files and a small JSON:
+An entry is a folder named by its key, with arrays as .npy files and a small JSON, or with another file:
 
-    KEY/entry.json    {"sha256": of the content, "content": {key, arrays: {name: sha256}, meta}}
+    KEY/entry.json    {"sha256": of the content, "content": {key, files: {name: sha256}, meta}}
     KEY/NAME.npy
 
 `key_of` makes the key from the identities of the files that an entry was computed from, so an entry of a changed file
-is never found. Every array is hashed when it is loaded. An entry that is damaged, cut short or misplaced is
+is never found. Every file is hashed when it is loaded. An entry that is damaged, cut short or misplaced is
 computed again. Entries are written under another name and renamed, so another process sees a whole entry or none.
 """
 
@@ -74,29 +74,60 @@ class Cache:
         found = self.get(key)
         return self.put(key, make()) if found is None else found
 
+    def kept_file(self, key: str, name: str, write: Callable[[Path], None]) -> Path | None:
+        """The path of a file under this key. If there is no intact one, `write` writes it. None if that fails because
+        of the folder."""
+        if self._intact(key) is None and self._write(key, {}, lambda at: write(at / name)) is None:
+            return None
+        return self.folder / key / name
+
     def get(self, key: str) -> Entry | None:
         """The entry under this key, or None if there is none or it is damaged."""
+        content = self._intact(key)
+        try:
+            return None if content is None else _loaded(self.folder / key, content)
+        except OSError:  # another process has just removed it
+            return None
+
+    def put(self, key: str, entry: Entry) -> Entry:
+        """Keeps an entry and returns it, with its arrays memory-mapped. If it cannot be written, returns it as it is."""
+
+        def write(folder: Path) -> None:
+            for name, array in entry.arrays.items():
+                np.save(folder / f"{name}{_ARRAY}", array, allow_pickle=False)
+
+        content = self._write(key, entry.meta, write)
+        return entry if content is None else _loaded(self.folder / key, content)
+
+    def _intact(self, key: str) -> dict[str, Any] | None:
+        """The content of an entry's JSON if the entry is whole, otherwise None."""
         folder = self.folder / key
         try:
             content = _content(folder)
-            if content["key"] != key:
+            if content["key"] != key or any(
+                _digest_of(folder / name) != digest for name, digest in content["files"].items()
+            ):
                 return None
-            for name, digest in content["arrays"].items():
-                if _digest_of(folder / f"{name}{_ARRAY}") != digest:
-                    return None
-            entry = _loaded(folder, content)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
         with suppress(OSError):  # the folder of another user may be read and not changed
             os.utime(folder / _ENTRY)
-        return entry
+        return content
 
-    def put(self, key: str, entry: Entry) -> Entry:
-        """Keeps an entry and returns it, with its arrays memory-mapped. If it cannot be written, returns it as it is."""
+    def _write(
+        self, key: str, meta: Mapping[str, Any], write: Callable[[Path], None]
+    ) -> dict[str, Any] | None:
+        """Makes an entry of the files that `write` writes into a folder, and returns the content of its JSON, or None
+        if the folder is full or may not be written."""
         folder = self.folder / key
         part = self.folder / f"{key}.{secrets.token_hex(4)}{_PART}"
         try:
-            content = _write(part, key, entry)
+            part.mkdir(parents=True)
+            write(part)
+            files = {file.name: _digest_of(file) for file in part.iterdir()}
+            content = {"key": key, "files": files, "meta": dict(meta)}
+            whole = {"sha256": _hash_of_json(content), "content": content}
+            (part / _ENTRY).write_text(json.dumps(whole))
             with suppress(FileNotFoundError):
                 # A damaged entry. Renamed first, because another process may be reading it.
                 replaced = part.with_name(f"{key}.{secrets.token_hex(4)}{_PART}")
@@ -104,16 +135,18 @@ class Cache:
                 shutil.rmtree(replaced, ignore_errors=True)
             part.rename(folder)
             self._prune(key)
-            return _loaded(folder, content)
+            return content
         except OSError as error:
             same = error.errno in (errno.ENOTEMPTY, errno.EEXIST)  # another process kept it first
-            if not (same or self._told):
+            if same and (kept := self._intact(key)) is not None:
+                return kept
+            if not self._told:
                 self._told = True
                 self._tell(
                     f"what was found out about the data cannot be kept in {self.folder}: {mendable(error) or error}; "
                     "the next start will read the data again"
                 )
-            return entry
+            return None
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -156,20 +189,8 @@ def _digest_of(path: Path) -> str:
 
 def _loaded(folder: Path, content: Mapping[str, Any]) -> Entry:
     arrays = {
-        name: np.load(folder / f"{name}{_ARRAY}", mmap_mode="r", allow_pickle=False)
-        for name in content["arrays"]
+        name.removesuffix(_ARRAY): np.load(folder / name, mmap_mode="r", allow_pickle=False)
+        for name in content["files"]
+        if name.endswith(_ARRAY)
     }
     return Entry(arrays, content["meta"])
-
-
-def _write(folder: Path, key: str, entry: Entry) -> dict[str, Any]:
-    folder.mkdir(parents=True)
-    digests = {}
-    for name, array in entry.arrays.items():
-        path = folder / f"{name}{_ARRAY}"
-        np.save(path, array, allow_pickle=False)
-        digests[name] = _digest_of(path)
-    content = {"key": key, "arrays": digests, "meta": dict(entry.meta)}
-    text = json.dumps({"sha256": _hash_of_json(content), "content": content})
-    (folder / _ENTRY).write_text(text)
-    return content

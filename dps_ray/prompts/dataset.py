@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,10 +21,9 @@ from dps_ray.errors import DataError
 from dps_ray.prompts.cache import Cache, Entry, Identity, key_of
 from dps_ray.prompts.files import PromptFile
 from dps_ray.prompts.ids import Order
-from dps_ray.prompts.image_files import encoded
 from dps_ray.prompts.index import Progress, index_of
 from dps_ray.prompts.messages import message_texts
-from dps_ray.prompts.places import Found, Place, find
+from dps_ray.prompts.places import DataFile, Place, find
 
 T = TypeVar("T")
 Ids = NDArray[np.int64] | Sequence[int]
@@ -80,7 +78,7 @@ class PromptTable:
 
     def __init__(
         self,
-        files: Sequence[Found],
+        files: Sequence[DataFile],
         index: Entry,
         id_column: str | None,
         opened: Iterable[PromptFile],
@@ -129,7 +127,7 @@ class PromptTable:
         opened: list[PromptFile] = []
 
         def make() -> Entry:
-            opened.extend(PromptFile(file.path, id_column) for file in files)
+            opened.extend(PromptFile(file, id_column, cache) for file in files)
             if sum(map(len, opened)) == 0:
                 raise DataError(f"there are no prompts in {path}; name files that have rows")
             index = index_of(opened, id_column, progress)
@@ -154,7 +152,7 @@ class PromptTable:
         def read(file: PromptFile, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = file.take(rows, file.columns()).to_pylist()
             for number, row in zip(rows, found, strict=True):
-                row["images"] = _image_files(row.get("images"), file.path, int(number))
+                row["images"] = _image_files(row.get("images"), file, int(number))
             return found
 
         return [_prompt(int(id_), row) for id_, row in zip(ids, self._take(ids, read), strict=True)]
@@ -229,15 +227,15 @@ class PromptTable:
     def files(self) -> list[FileRecord]:
         """The files of the pool, in order."""
         return [
-            FileRecord(str(file.path), about["rows"], about["digest"])
+            FileRecord(file.name, about["rows"], about["digest"])
             for file, about in zip(self._found, self._about, strict=True)
         ]
 
     @property
-    def files_of_strings(self) -> list[Path]:
+    def files_of_strings(self) -> list[str]:
         """The files whose prompts are strings. `rows` turns each such prompt into one message of role user."""
         both = zip(self._found, self._about, strict=True)
-        return [file.path for file, about in both if about["holds_strings"]]
+        return [file.name for file, about in both if about["holds_strings"]]
 
     @property
     def has_images(self) -> bool:
@@ -263,7 +261,7 @@ class PromptTable:
         """
         if index not in self._opened:
             found = self._found[index]
-            self._opened[index] = PromptFile(found.path, self._id_column)
+            self._opened[index] = PromptFile(found, self._id_column, self._cache)
             found.check_unchanged()
         return self._opened[index]
 
@@ -287,7 +285,7 @@ class PromptTable:
 
     def _place(self, row: int) -> str:
         index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return f"{self._found[index].path}, row {row - self._starts[index]}"
+        return f"{self._found[index].name}, row {row - self._starts[index]}"
 
 
 def overlap(train: PromptTable, test: PromptTable, cache: Cache | None = None) -> int:
@@ -314,7 +312,7 @@ def overlap(train: PromptTable, test: PromptTable, cache: Cache | None = None) -
 
 def note_on_strings(tables: Iterable[PromptTable]) -> str | None:
     """A note for the user if any prompts are strings instead of messages; otherwise None."""
-    files = [str(file) for table in tables for file in table.files_of_strings]
+    files = [name for table in tables for name in table.files_of_strings]
     if not files:
         return None
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
@@ -338,8 +336,8 @@ def _prompt(id_: int, row: dict[str, Any]) -> Prompt:
     )
 
 
-def _image_files(entries: list[Any] | None, path: Path, row: int) -> list[bytes]:
+def _image_files(entries: list[Any] | None, file: PromptFile, row: int) -> list[bytes]:
     try:
-        return [encoded(entry, path.parent) for entry in entries or []]
+        return [file.image(entry) for entry in entries or []]
     except ValueError as error:
-        raise DataError(f"{path}, row {row}, column 'images': an image {error}") from None
+        raise DataError(f"{file.name}, row {row}, column 'images': an image {error}") from None

@@ -64,7 +64,7 @@ def _check_unique(found: Sorted, files: Sequence[PromptFile], starts: NDArray[np
     places = []
     for row in found.order[repeats[0] : repeats[0] + 2]:
         index = int(np.searchsorted(starts, row, side="right")) - 1
-        places.append(f"{files[index].path}, row {row - starts[index]}")
+        places.append(f"{files[index].name}, row {row - starts[index]}")
     raise DataError(
         f"the id {found.sorted_ids[repeats[0]]} occurs twice, in {places[0]} and in {places[1]} "
         f"({len(repeats)} repeats in all); give every row an id of its own, or leave "
