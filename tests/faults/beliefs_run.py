@@ -47,7 +47,7 @@ def config_of(folder, shards, *overrides):
 
 
 class BeliefsRun:
-    def __init__(self, folder, shards=2, *overrides, base=None, recoveries=None):
+    def __init__(self, folder, shards=2, *overrides, base=None, recoveries=None, population=None):
         self.storage = Storage.at(folder)
         self.epoch = claim_epoch(self.storage)
         self.base = base
@@ -56,8 +56,13 @@ class BeliefsRun:
         config = config_of(folder, shards, *overrides)
         place = Placement(plan(config)).beliefs
         pooled = config.method == "dps_pooled"
-        population = Population(IDS, CLUSTERS if pooled else None)
-        self.coordinator = Coordinator(config, self.storage, population, self.recoveries, place)
+        self.coordinator = Coordinator(
+            config,
+            self.storage,
+            population or Population(IDS, CLUSTERS if pooled else None),
+            self.recoveries,
+            place,
+        )
         start = 0 if base is None else base.step
         self.coordinator.rewind(BeliefVersion(self.epoch, start, base and base.name))
 
