@@ -222,7 +222,11 @@ def check_known(
     of = f"of {len(known):,} prompts that this run has observed"
     remedy = "to continue, or name another folder to start anew"
     for wrong, said, mend in (
-        (~found, f"are no longer in data.train={source}", f"put them back {remedy}"),
+        (
+            ~found,
+            f"are not in data.train={source}: their rows were taken out or changed",
+            f"put them back {remedy}",
+        ),
         (changed, f"have another content in data.train={source}", f"change them back {remedy}"),
         (
             unused,

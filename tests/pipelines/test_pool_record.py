@@ -253,8 +253,8 @@ def test_prompts_that_the_run_never_saw_may_come_go_and_change():
         (
             [40, 20],
             [41, 21],
-            r"^2 of 3 prompts that this run has observed are no longer in data\.train=x; the first is prompt 10; "
-            "put them back to continue, or name another folder",
+            r"^2 of 3 prompts that this run has observed are not in data\.train=x: their rows were taken out or changed; "
+            "the first is prompt 10; put them back to continue, or name another folder",
         ),
         (
             [40, 10, 30],
