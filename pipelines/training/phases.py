@@ -101,7 +101,9 @@ class Phases:
 
     def _left(self, tried: np.ndarray) -> int:
         """How many prompts of the pool can still be selected in this step."""
-        return len(self._run.pool.ids) - len(np.union1d(tried, self._run.set_aside()))
+        population = self._run.coordinator.population
+        _, here = population.find(np.union1d(tried, self._run.set_aside()))
+        return len(population) - int(here.sum())
 
     def _set_aside(self, step: int, refused: Mapping[int, DPSError]) -> None:
         """Notes that these prompts are not to be drawn again."""

@@ -10,7 +10,7 @@ cluster, and numbers those in `last` so that they come after all others (`number
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,29 +26,13 @@ from dps_ray.durable import (
 )
 from dps_ray.errors import CheckpointError
 from dps_ray.hashing import hash_key, hash_rows
+from dps_ray.prompts.dataset import FileRecord, PromptTable
 from pipelines.training.checkpoint import check_data
 
 FILE = "pool.arrow"
 _POPULATION = 0x706F70756C6174  # makes these hashes independent of others
 _NAMED = 3  # files named in a message
 _NONE = np.empty(0, dtype=np.int64)
-
-File = tuple[str, int, str]  # path, rows, digest: a `FileRecord`
-
-
-class Table(Protocol):
-    """What is needed of a `PromptTable`."""
-
-    contents: NDArray[np.int64]
-
-    def __len__(self) -> int: ...
-
-    def find(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]: ...
-
-    def place(self, id_: int) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(eq=False)
@@ -63,7 +47,7 @@ class PoolRecord:
     known_ids, known_contents: int64 (n,), ascending by id: the prompts observed so far, and the hash of each one's content
     """
 
-    files: tuple[File, ...]
+    files: tuple[FileRecord, ...]
     prompts: int
     population: str
     cluster_names: tuple[str, ...] = ()
@@ -74,7 +58,7 @@ class PoolRecord:
     @classmethod
     def of(
         cls,
-        files: Sequence[File],
+        files: Sequence[FileRecord],
         ids: NDArray[np.int64],
         labels: NDArray[np.integer] | None = None,
         sources: NDArray[np.integer] | None = None,
@@ -88,7 +72,7 @@ class PoolRecord:
         """
         population = population_of(ids, labels, sources)
         found = cls(
-            tuple((path, int(rows), digest) for path, rows, digest in files),
+            tuple(files),
             len(ids),
             population,
             tuple(cluster_names),
@@ -110,7 +94,7 @@ class PoolRecord:
         self.known_ids = np.insert(self.known_ids, places[new], ids[new])
         self.known_contents = np.insert(self.known_contents, places[new], contents[new])
 
-    def rewind(self, storage: Storage, manifest: Manifest | None, table: Table) -> None:
+    def rewind(self, storage: Storage, manifest: Manifest | None, table: PromptTable) -> None:
         """Goes back to the prompts that the run had observed at a checkpoint; None is its beginning.
 
         Raises:
@@ -149,7 +133,7 @@ class PoolRecord:
         if stored is None:
             return None
         kept = read_snapshot(storage, stored)
-        kept["files"] = tuple((path, rows, digest) for path, rows, digest in kept["files"])
+        kept["files"] = tuple(FileRecord(*file) for file in kept["files"])
         kept["cluster_names"] = tuple(kept["cluster_names"])
         return cls(**kept)
 
@@ -185,7 +169,7 @@ def numbered_as(
 def check_pool(
     storage: Storage,
     manifest: Manifest,
-    table: Table,
+    table: PromptTable,
     source: Any,
     ids: NDArray[np.int64] | None = None,
 ) -> PoolRecord | None:
@@ -207,7 +191,7 @@ def check_pool(
 
 
 def check_known(
-    record: PoolRecord, table: Table, source: Any, ids: NDArray[np.int64] | None = None
+    record: PoolRecord, table: PromptTable, source: Any, ids: NDArray[np.int64] | None = None
 ) -> None:
     """As `check_pool`, of a record."""
     known = record.known_ids
@@ -275,7 +259,7 @@ def changes(before: PoolRecord, now: PoolRecord) -> list[str]:
     return [*lines, f"{kept}; the others count as never seen"]
 
 
-def _others(files: Sequence[File], than: Sequence[File]) -> list[File]:
+def _others(files: Sequence[FileRecord], than: Sequence[FileRecord]) -> list[FileRecord]:
     """The files whose contents are not among those of the others, as often as they occur."""
     left, found = Counter(digest for _, _, digest in than), []
     for file in files:
@@ -286,11 +270,11 @@ def _others(files: Sequence[File], than: Sequence[File]) -> list[File]:
     return found
 
 
-def _counted(files: Sequence[File]) -> str:
+def _counted(files: Sequence[FileRecord]) -> str:
     return f"{len(files)} file{'s' if len(files) > 1 else ''}"
 
 
-def _named(files: Sequence[File]) -> str:
+def _named(files: Sequence[FileRecord]) -> str:
     return _listed([f"{path} ({rows:,} prompts)" for path, rows, _ in files])
 
 
