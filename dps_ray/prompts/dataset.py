@@ -109,7 +109,7 @@ class PromptTable:
         progress: Progress | None = None,
         cache: Cache | None = None,
     ) -> "PromptTable":
-        """Opens a Parquet file, a folder of Parquet files, or a list of these, and checks every row once.
+        """Opens what `places.find` finds: a file, a folder, a pattern, a URI, or a list of these. Checks every row once.
 
         Args:
             id_column: a column of unique integers. None makes ids from the rows: each is a hash of
