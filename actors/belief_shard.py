@@ -1,9 +1,10 @@
-"""A belief shard: the selector of one part of the prompt pool, in an actor of its own.
+"""A belief shard: the selectors of one part of the prompt pool, in an actor of its own.
 
 Every call names the version of the beliefs that it is about. A shard that has this version answers. A new shard first
 reads the last checkpoint and the log after it. So a call may be repeated, to the same shard or to its replacement.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +29,9 @@ from dps_ray.errors import CheckpointError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.hashing import shards
 from dps_ray.selection import methods
-from dps_ray.selection.clusters import Clusters
-from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.mixture import Mixture
+from dps_ray.selection.population import Population
+from dps_ray.selection.selector import Context
 from dps_ray.selection.settings import SelectorSettings
 
 
@@ -49,70 +51,79 @@ class BeliefVersion(NamedTuple):
 class Proposal(NamedTuple):
     """What a shard proposes.
 
-    epoch:     of its beliefs
-    selection: its best prompts
-    metrics:   its selector's
+    epoch:      of its beliefs
+    selections: the best prompts of each source
+    metrics:    its selectors', added up
     """
 
     epoch: int
-    selection: Selection
+    selections: list[Selection]
     metrics: dict[str, float]
 
 
-class Part(NamedTuple):
-    """What a shard holds: prompts, and what their selector is made from.
+class Prompts(NamedTuple):
+    """The prompts of one source in a shard, and what their selector is told of the run.
 
-    ids:      int64 (n,), the shard's prompts
+    ids: int64 (n,)
+    """
+
+    ids: NDArray[np.int64]
+    context: Context
+
+
+class Part(NamedTuple):
+    """What a shard holds: prompts, and what their selectors are made from.
+
     shard:    the shard's number, from 0
     shards:   how many shards there are
     method:   see `Config.method`
     settings: of the method
-    context:  what the selector is told of the run
+    prompts:  by source; or a reference to them in Ray's object store
     """
 
-    ids: NDArray[np.int64]
     shard: int
     shards: int
     method: str
     settings: SelectorSettings
-    context: Context
+    prompts: "tuple[Prompts, ...] | ray.ObjectRef"
 
-    def selector(self) -> Selector:
-        """Returns a new selector over these prompts."""
-        return methods.make(self.method, self.ids, self.settings, self.context)
+    def stored(self) -> "Part":
+        """Returns this part with its prompts in Ray's object store, where a shard and its replacements find them."""
+        return self._replace(prompts=ray.put(self.prompts))
 
-
-def parts(
-    config: Config, ids: NDArray[np.int64], count: int, clusters: Clusters | None = None
-) -> list[Part]:
-    """Returns the parts of a pool for so many shards.
-
-    ids: int64 (N,), the whole pool; clusters: of each id, for a method that learns by cluster.
-    """
-    whole = Context(config.seed, len(ids), config.rollout.group_size, config.states, clusters)
-    homes = shards(ids, count)
-    found = []
-    for index in range(count):
-        here = homes == index
-        context = whole._replace(clusters=None if clusters is None else clusters.take(here))
-        found.append(Part(ids[here], index, count, config.method, config.selector, context))
-    return found
+    def selector(self) -> Mixture:
+        """Returns new selectors over these prompts."""
+        held = ray.get(self.prompts) if isinstance(self.prompts, ray.ObjectRef) else self.prompts
+        return Mixture(
+            [methods.make(self.method, ids, self.settings, context) for ids, context in held]
+        )
 
 
-def make_selector(
-    config: Config, ids: NDArray[np.int64], clusters: Clusters | None = None
-) -> Selector:
-    """Returns the selector that `method` names, over a whole pool."""
-    (whole,) = parts(config, ids, 1, clusters)
+def parts(config: Config, population: Population, count: int) -> Iterator[Part]:
+    """Yields the parts of a population for so many shards. Each is made when it is asked for."""
+    for index, portions in enumerate(population.split(count)):
+        prompts = tuple(
+            Prompts(
+                ids,
+                Context(config.seed, pool, config.rollout.group_size, config.states, clusters),
+            )
+            for ids, pool, clusters in portions
+        )
+        yield Part(index, count, config.method, config.selector, prompts)
+
+
+def make_selector(config: Config, population: Population) -> Mixture:
+    """Returns the selectors that `method` names, over a whole population."""
+    (whole,) = parts(config, population, 1)
     return whole.selector()
 
 
 @ray.remote
 class BeliefShard:
-    """A selector, with one call a step that observes the last batch and proposes the next.
+    """Selectors of a part of the pool, with one call a step that observes the last batch and proposes the next.
 
     Args:
-        part: the prompts that it holds, and their selector.
+        part: the prompts that it holds, and what their selectors are made from.
         storage: where checkpoints and the log are.
         logs: folder for what the process prints.
     """
@@ -125,21 +136,23 @@ class BeliefShard:
         self._storage = storage
         self._epoch = 0  # of its beliefs; 0: it has none yet
         self._step = 0
-        self._selector = part.selector()
+        # Made while the driver starts other actors, and used when the first version of the beliefs is known.
+        self._new: Mixture | None = part.selector()
+        self._selector = self._new
 
     def propose(
         self,
         at: BeliefVersion,
         size: int,
-        exclude: NDArray[np.int64],
+        exclude: Sequence[NDArray[np.int64]],
         observation: Observation | None = None,
     ) -> Proposal:
-        """Returns this shard's best `size` prompts, or all if it has fewer.
+        """Returns this shard's best `size` prompts of each source, or all if it has fewer.
 
         Args:
             at: the version of the beliefs to choose by.
             size: how many prompts to return.
-            exclude: int64 ids of this shard to leave out.
+            exclude: int64 ids of this shard to leave out, by source.
             observation: what step `at.step` found out over all shards, already in the log. The shard learns from it if
                 it has not yet.
 
@@ -148,16 +161,13 @@ class BeliefShard:
             CheckpointError: a file that leads to the version is missing or altered.
         """
         self._be_at(at, observation)
-        available = len(self._selector) - len(exclude)
-        selection = self._selector.select(min(size, available), exclude=exclude)
-        return Proposal(self._epoch, selection, self._selector.metrics())
+        selections = self._selector.select(size, exclude)
+        return Proposal(self._epoch, selections, self._selector.metrics())
 
     def times_sampled(self, at: BeliefVersion) -> dict[int, int]:
-        """Returns how many prompts of the shard were sampled how many times."""
+        """Returns how many prompts of the shard were sampled how many times, 0 times included."""
         self._be_at(at)
-        sampled = self._selector.times_sampled(self._part.ids)
-        times, prompts = np.unique(sampled, return_counts=True)
-        return {int(t): int(n) for t, n in zip(times, prompts, strict=True)}
+        return self._selector.times_sampled()
 
     def save(self, at: BeliefVersion, folder: str) -> Stored:
         """Writes `folder/beliefs-00003-of-00016.arrow`. A repeated call finds the file and returns the same: equal
@@ -191,7 +201,7 @@ class BeliefShard:
                 f"serve step {at.step} of epoch {at.epoch}"
             )
 
-    def _observe(self, selector: Selector, observation: Observation) -> None:
+    def _observe(self, selector: Mixture, observation: Observation) -> None:
         mine = observation.take(shards(observation.ids, self._count) == self._index)
         selector.observe(mine, observation)
 
@@ -200,17 +210,22 @@ class BeliefShard:
         self._selector = self._led_to(at)
         self._epoch, self._step = at.epoch, at.step
 
-    def _led_to(self, at: BeliefVersion) -> Selector:
-        """Returns the selector of this version, from a checkpoint and the log after that.
+    def _led_to(self, at: BeliefVersion) -> Mixture:
+        """Returns the selectors of this version, from a checkpoint and the log after that.
 
         Raises:
-            CheckpointError: a file that leads to the version is missing or altered.
+            CheckpointError: a file that leads to the version is missing or altered, or the checkpoint is of other
+                prompts or settings.
         """
-        selector, step = self._part.selector(), 0
+        selector, step = self._new or self._part.selector(), 0
+        self._new = None
         if at.base is not None:
             manifest = load(self._storage, at.base)
             snapshot = read_shard(self._storage, manifest, self._index, self._count)
-            selector.load_state(snapshot)
+            try:
+                selector.load_state(snapshot)
+            except ValueError as error:
+                raise CheckpointError(f"the run cannot go on from {at.base}: {error}") from error
             step = manifest.step
         for logged, observation in ObservationLog(self._storage, at.epoch).steps_after(step):
             if logged <= at.step:

@@ -22,6 +22,7 @@ from cluster.placement import Placement, plan
 from dps_ray.beliefs.states import Observation
 from dps_ray.config import settings
 from dps_ray.durable import Storage
+from dps_ray.selection.population import Population
 
 _WARM_UP, _TIMED = 60, 100  # steps
 
@@ -65,7 +66,7 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
         config = settings.load(None, overrides)
         place = Placement(plan(config)).beliefs
         coordinator = Coordinator(
-            config, Storage.at(folder), np.arange(prompts), RestartTracker(), place
+            config, Storage.at(folder), Population(np.arange(prompts)), RestartTracker(), place
         )
         coordinator.rewind(BeliefVersion(1, 0, None))
         actors = [member.actor for member in coordinator.members]
@@ -92,7 +93,7 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
 
 def _remember(shard: Any, batch: int) -> None:
     """Runs in the shard: keep a proposal, to send it back when called for nothing."""
-    shard.reply = shard.propose(BeliefVersion(1, 0, None), batch, np.empty(0, dtype=np.int64))
+    shard.reply = shard.propose(BeliefVersion(1, 0, None), batch, [np.empty(0, dtype=np.int64)])
 
 
 def _reply(shard: Any, observation: Observation) -> Any:

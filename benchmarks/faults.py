@@ -398,11 +398,11 @@ def observations_lost(
     0 only when every array of every shard equals that of the replay to the bit; otherwise at least 1.
     """
     inputs = prepare(config, LineView(config.loop.steps, console, time.monotonic))
-    ids, clusters, count = inputs.pool.ids, inputs.clusters, manifest.belief_shards
-    replayed = make_selector(config, ids, clusters)
+    population, count = inputs.population, manifest.belief_shards
+    replayed = make_selector(config, population)
     for _, observation in committed(storage, manifest):
         replayed.observe(observation)
-    lost, split = 0, parts(config, ids, count, clusters)
+    lost, split = 0, list(parts(config, population, count))
     for index, expected in enumerate(reshard([replayed.snapshot()], count)):
         # The same order of prompts as in the other one.
         (found,) = reshard([read_shard(storage, manifest, index, count)], 1)
@@ -410,10 +410,15 @@ def observations_lost(
         differing = [name for name in expected if not _same(found[name], expected[name])]
         if differing:
             console.print(f"shard {index} is not as after a replay: {', '.join(differing)}")
-            mine, like = split[index].ids, split[index].selector()
+            like = split[index].selector()
             like.load_state(found)
-            times = like.times_sampled(mine)
-            lost += max(1, int(np.abs(times - replayed.times_sampled(mine)).sum()))
+            differences = [
+                np.abs(ours.times_sampled(ids) - theirs.times_sampled(ids)).sum()
+                for (ids, _), ours, theirs in zip(
+                    split[index].prompts, like.selectors, replayed.selectors, strict=True
+                )
+            ]
+            lost += max(1, int(np.sum(differences)))
     return lost
 
 

@@ -30,7 +30,7 @@ from dps_ray.beliefs.states import Observation, observed
 from dps_ray.config import Config, settings
 from dps_ray.durable import DEEPSPEED_TAG
 from pipelines.monitoring.view import make_view
-from pipelines.training.checkpoint import Checkpoints, check_data, records_of
+from pipelines.training.checkpoint import Checkpoints, records_of
 from pipelines.training.inputs import Inputs, prepare
 from pipelines.training.opening import Opening, open_run
 from pipelines.training.progress import Progress
@@ -61,9 +61,7 @@ def first_selection(config: Config, parts: Parts, observe: int) -> dict[str, obj
         with parts.timed("checks"):
             opening = open_run(config, view)
         with parts.timed("prompts"):
-            inputs = prepare(opening.config, view)
-            if opening.base is not None:
-                check_data(opening.base, inputs.pool.table.fingerprint, config.data.train)
+            inputs = prepare(opening.config, view, opening.storage, opening.base)
         with parts.timed("Ray"):
             ends.enter_context(connect(config))
         with parts.timed("shards"):
@@ -78,7 +76,7 @@ def first_selection(config: Config, parts: Parts, observe: int) -> dict[str, obj
         total = sum(parts.seconds.values())
         used = resource.getrusage(resource.RUSAGE_SELF)
         if observe:
-            _save(config, checkpoints, coordinator, inputs, observe, step)
+            _save(opening, checkpoints, coordinator, inputs, observe, step)
         return {
             "parts": parts.seconds,
             "seconds": total,
@@ -96,7 +94,7 @@ def _shards(opening: Opening, inputs: Inputs) -> tuple[Checkpoints, Coordinator]
         config,
         opening.storage,
         opening.base,
-        fingerprint=inputs.pool.table.fingerprint,
+        fingerprint=inputs.record.population,
         deepspeed_tag=DEEPSPEED_TAG,
         tell=print,
     )
@@ -104,16 +102,15 @@ def _shards(opening: Opening, inputs: Inputs) -> tuple[Checkpoints, Coordinator]
     coordinator = Coordinator(
         config,
         opening.storage,
-        inputs.pool.ids,
+        inputs.population,
         RestartTracker(),
         placement.beliefs,
-        inputs.clusters,
     )
     return checkpoints, coordinator
 
 
 def _save(
-    config: Config,
+    opening: Opening,
     checkpoints: Checkpoints,
     coordinator: Coordinator,
     inputs: Inputs,
@@ -121,16 +118,21 @@ def _save(
     done: int,
 ) -> None:
     """Observes so many prompts after step `done`, and writes a checkpoint of the beliefs."""
-    rng = np.random.default_rng(done)
+    config = opening.config
+    rng, table = np.random.default_rng(done), inputs.pool.table
     chosen = rng.choice(inputs.pool.ids, min(count, len(inputs.pool.ids)), replace=False)
     last = done + _STEPS
     for step, ids in enumerate(np.array_split(chosen, _STEPS), start=done + 1):
+        inputs.record.observe(ids, table.contents[table.find(ids)[0]])
         coordinator.observe(step, _random_groups(ids, config.rollout.group_size, rng))
     coordinator.select(config.loop.batch_size)
     checkpoints.begin(
         last,
         0,
-        lambda folder: [coordinator.save(folder)],
+        lambda folder: [
+            coordinator.save(folder),
+            inputs.record.saving(opening.storage, folder),
+        ],
         {"progress": asdict(Progress(step=last)), "quarantine": {}},
     )
     if checkpoints.complete() is None:

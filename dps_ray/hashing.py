@@ -67,6 +67,15 @@ def unhash_ids(hashes: NDArray[np.uint64], key: int) -> NDArray[np.int64]:
     return words.view(np.int64)
 
 
+def hash_rows(key: int, ids: NDArray[np.int64], *columns: NDArray[np.integer]) -> int:
+    """A 63-bit hash of a set of rows, whatever their order: ids, int64 (n,), and columns of integers, (n,) each."""
+    words = hash_ids(ids, hash_key(key))
+    for number, column in enumerate(columns, start=1):
+        words ^= column.astype(np.uint64)
+        words = hash_ids(words.view(np.int64), hash_key(key, number))
+    return int(words.sum(dtype=np.uint64)) >> 1
+
+
 def buckets(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """The virtual bucket of each id, 0 to 1,023. It depends on the id alone, never on a seed."""
     return (hash_ids(ids, hash_key(BUCKETS)) >> np.uint64(54)).astype(np.int64)

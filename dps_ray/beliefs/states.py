@@ -27,6 +27,7 @@ class Observation(NamedTuple):
     ranks:      int32 (n,), the number of each prompt in its cluster; None where prompts have no clusters
     means:      float64 (n,), mean score of each group; None where the method does not learn from it
     deviations: float64 (n,), the scores' sample standard deviation; None where the method does not learn from it
+    sources:    int16 (n,), the entry of `data.train` that each prompt is from; None without `data.weights`
 
     A selector takes sequences in place of arrays too: `Observation([3, 5], [1, 0])`.
     """
@@ -39,6 +40,7 @@ class Observation(NamedTuple):
     ranks: NDArray[np.int32] | None = None
     means: NDArray[np.float64] | None = None
     deviations: NDArray[np.float64] | None = None
+    sources: NDArray[np.int16] | None = None
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Observation":
         """Returns the observation of these prompts only, in this order."""

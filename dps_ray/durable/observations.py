@@ -1,8 +1,8 @@
 """The observation log: one file per step, durable before the beliefs are updated.
 
     log/e0007/step=00000042.arrow     columns id, state, successes, responses; also cluster and rank if the
-                                      method learns by clusters, and mean and deviation if it learns from
-                                      rewards; ascending by id
+                                      method learns by clusters, mean and deviation if it learns from
+                                      rewards, and source with `data.weights`; ascending by id
 
 A belief shard is restored from its checkpoint and the log entries of this epoch after it. The logs of earlier
 epochs also contain steps that were rolled back; `committed` yields only the steps that count.
@@ -35,6 +35,7 @@ _FIELDS = {
     "ranks": pa.field("rank", pa.int32()),
     "means": pa.field("mean", pa.float64()),
     "deviations": pa.field("deviation", pa.float64()),
+    "sources": pa.field("source", pa.int16()),
 }
 _STEP = re.compile(r".*/step=(\d+)\.arrow")
 

@@ -1,13 +1,15 @@
 """The pool of prompts, with ids in memory and everything else read from disk on demand.
 
 `PromptTable` finds a few hundred prompts among ten million by their ids without loading the files. It
-keeps 16 bytes per prompt: the ids in file order, and the permutation that sorts them.
+keeps 20 bytes per prompt: the ids in file order and sorted, and the permutation that sorts them. With a cache the
+arrays are mapped from its files.
 """
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,15 +18,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dps_ray.errors import DataError
-from dps_ray.hashing import hash_ids, hash_key
+from dps_ray.prompts.cache import Cache, Entry, Identity, key_of
 from dps_ray.prompts.files import PromptFile
-from dps_ray.prompts.image_files import encoded
+from dps_ray.prompts.ids import Order
+from dps_ray.prompts.index import Progress, index_of
 from dps_ray.prompts.messages import message_texts
+from dps_ray.prompts.places import DataFile, Place, find
 
-Progress = Callable[[int, int], None]
 T = TypeVar("T")
-# Separates the ids made for repeated rows from the hashes that they are made from.
-_REPEATS = hash_key(0x726570656174)
+Ids = NDArray[np.int64] | Sequence[int]
 
 
 class Prompt(NamedTuple):
@@ -38,26 +40,73 @@ class Prompt(NamedTuple):
     images: list[bytes]  # encoded files, one for each <image> in the contents
 
 
-class PromptTable:
-    """Checked prompts in one or more Parquet files, with random access by id.
+class FileRecord(NamedTuple):
+    """A file of the pool.
 
-    `ids` is int64 (N,), unique, in file order. Use `open` to create a table.
+    path:   as found
+    rows:   number of prompts
+    digest: SHA-256 of the prompts' ids and contents in order; the same for a copy under another name
     """
 
-    def __init__(self, files: Sequence[PromptFile], ids: NDArray[np.int64]) -> None:
-        self._files = list(files)
-        self._starts = np.cumsum([0, *map(len, files)])  # first row of each file, and the end
-        self._order = np.argsort(ids, kind="stable")
-        self.ids = ids
-        self.ids.flags.writeable = False
-        self._check_unique()
+    path: str
+    rows: int
+    digest: str
+
+
+class Labels(NamedTuple):
+    """The cluster of each prompt.
+
+    labels: int32 (N,) in file order, positions in `names`
+    names:  the clusters' names, sorted as strings
+    """
+
+    labels: NDArray[np.int32]
+    names: list[str]
+
+
+class PromptTable:
+    """Checked prompts in one or more files, with random access by id. Use `open` to create a table.
+
+    All arrays are read-only, and memory-mapped if they come from a cache:
+
+    ids:          int64 (N,), unique, in file order
+    contents:     int64 (N,), the hash of each prompt's data source, messages and ground truth, in file order
+    sorted_ids:   int64 (N,), the ids ascending
+    order:        int32 (N,), or int64 if N >= 2^31: `ids[order] == sorted_ids`
+    source_sizes: int64 (S,), the number of prompts from each entry of the list given to `open`; S = 1 for a single path
+    """
+
+    def __init__(
+        self,
+        files: Sequence[DataFile],
+        index: Entry,
+        id_column: str | None,
+        opened: Iterable[PromptFile],
+        cache: Cache | None,
+    ) -> None:
+        self._found = list(files)
+        self._about: list[dict[str, Any]] = index.meta["files"]
+        self._id_column = id_column
+        self._opened = dict(enumerate(opened))
+        self._reading = threading.Lock()
+        self._cache = cache
+        rows = [about["rows"] for about in self._about]
+        self._starts = np.cumsum([0, *rows])  # first row of each file, and the end
+        arrays = {name: _read_only(array) for name, array in index.arrays.items()}
+        self.ids: NDArray[np.int64] = arrays["ids"]
+        self.contents: NDArray[np.int64] = arrays.get("contents", self.ids)
+        self.sorted_ids: NDArray[np.int64] = arrays["sorted_ids"]
+        self.order: Order = arrays["order"]
+        sizes = np.bincount([file.source for file in files], rows)
+        self.source_sizes: NDArray[np.int64] = _read_only(sizes.astype(np.int64))
 
     @classmethod
     def open(
         cls,
-        path: str | Path | Sequence[str | Path],
+        path: Place | Sequence[Place],
         id_column: str | None = None,
         progress: Progress | None = None,
+        cache: Cache | None = None,
     ) -> "PromptTable":
         """Opens a Parquet file, a folder of Parquet files, or a list of these, and checks every row once.
 
@@ -66,30 +115,34 @@ class PromptTable:
                 data source, messages and ground truth, so a prompt keeps its id when files are
                 merged, split or reordered. Published data sets contain rows that are equal in all
                 three; the id of a repeated row also depends on how many equal rows precede it.
-            progress: called with (rows checked, total rows).
+            progress: called with (rows checked, total rows), unless the cache knows the files.
+            cache: keeps what was found. The rows of files that it knows are not read again.
 
         Raises:
             DataError: a file is missing, is not a Parquet file, or has no rows; a column is missing
                 or has the wrong type; a prompt is empty; an id occurs twice. The message names
                 file, row and column.
         """
-        files = [PromptFile(file, id_column) for file in _find(path)]
-        total = sum(map(len, files))
-        if total == 0:
-            raise DataError(f"there are no prompts in {path}; name files that have rows")
-        keys, done = np.empty(total, dtype=np.int64), 0
-        for file in files:
-            for batch in file.checked_keys():
-                keys[done : done + len(batch)] = batch
-                done += len(batch)
-                if progress is not None:
-                    progress(done, total)
-        return cls(files, keys if id_column else _number_repeats(keys))
+        files = find(path)
+        opened: list[PromptFile] = []
+
+        def make() -> Entry:
+            opened.extend(PromptFile(file, id_column, cache) for file in files)
+            if sum(map(len, opened)) == 0:
+                raise DataError(f"there are no prompts in {path}; name files that have rows")
+            index = index_of(opened, id_column, progress)
+            for file in files:
+                file.check_unchanged()
+            return index
+
+        key = key_of("index", [file.identity for file in files], id_column=id_column)
+        index = make() if cache is None else cache.kept(key, make)
+        return cls(files, index, id_column, opened, cache)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, ids: NDArray[np.int64] | Sequence[int]) -> list[Prompt]:
+    def rows(self, ids: Ids) -> list[Prompt]:
         """The prompts with these ids, in the same order.
 
         Raises:
@@ -99,7 +152,7 @@ class PromptTable:
         def read(file: PromptFile, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = file.take(rows, file.columns()).to_pylist()
             for number, row in zip(rows, found, strict=True):
-                row["images"] = _image_files(row.get("images"), file.path, int(number))
+                row["images"] = _image_files(row.get("images"), file, int(number))
             return found
 
         return [_prompt(int(id_), row) for id_, row in zip(ids, self._take(ids, read), strict=True)]
@@ -108,7 +161,7 @@ class PromptTable:
         """The file and row of a prompt, as text for error messages."""
         return self._place(int(self._rows_of([id_])[0]))
 
-    def texts(self, ids: NDArray[np.int64] | Sequence[int]) -> list[str]:
+    def texts(self, ids: Ids) -> list[str]:
         """The text of each prompt, in the order of `ids`: its messages' contents, joined by newlines."""
 
         def read(file: PromptFile, rows: NDArray[np.int64]) -> list[str]:
@@ -120,12 +173,30 @@ class PromptTable:
 
     def all_texts(self) -> Iterator[pa.StringArray]:
         """Yields the texts of all prompts in file order, in batches of some thousands."""
-        for file in self._files:
+        for file in self._files():
             yield from file.texts()
 
-    def clusters(self, ids: NDArray[np.int64], column: str | None = None) -> NDArray[np.int32]:
-        """The cluster number of each of these prompts, int32 (n,): its value's position among the column's sorted
-        values, compared as strings.
+    def find(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The rows of these prompts, int64 (n,), and which of the ids are known, bool (n,). The row of an unknown id has
+        no meaning."""
+        wanted = np.asarray(ids, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self.sorted_ids, wanted), len(self.ids) - 1)
+        return self.order[places].astype(np.int64), self.sorted_ids[places] == wanted
+
+    def source_of(self, ids: Ids) -> NDArray[np.int16]:
+        """The source of each of these prompts, int16 (n,): the position of its entry in the list given to `open`.
+
+        Raises:
+            DataError: an id is unknown.
+        """
+        ends = np.cumsum(self.source_sizes)
+        sources: NDArray[np.int16] = np.searchsorted(ends, self._rows_of(ids), "right").astype(
+            np.int16
+        )
+        return sources
+
+    def labels(self, column: str | None = None) -> Labels:
+        """The cluster of each prompt: its value's position among the column's sorted values, compared as strings.
 
         column: a column of strings or integers, or a field such as `extra_info.level`; None means data_source.
 
@@ -133,71 +204,91 @@ class PromptTable:
             DataError: a file lacks the column, the column has another type, or a value is missing.
         """
         wanted = column or "data_source"
-        parts = [part for file in self._files for part in file.values(wanted)]
-        parts = pa.chunked_array(parts).unify_dictionaries().chunks
-        numbers = np.concatenate([part.indices.to_numpy() for part in parts])
-        order = pc.array_sort_indices(parts[0].dictionary).to_numpy()
-        ranks: NDArray[np.int32] = np.argsort(order).astype(np.int32)[numbers[self._rows_of(ids)]]
-        return ranks
+
+        def make() -> Entry:
+            parts = [part for file in self._files() for part in file.values(wanted)]
+            parts = pa.chunked_array(parts).unify_dictionaries().chunks
+            numbers = np.concatenate([part.indices.to_numpy() for part in parts])
+            names = parts[0].dictionary
+            order = pc.array_sort_indices(names)
+            labels = np.argsort(order.to_numpy()).astype(np.int32)[numbers]
+            return Entry({"labels": labels}, {"names": names.take(order).to_pylist()})
+
+        key = key_of("labels", self.identities, column=wanted)
+        kept = make() if self._cache is None else self._cache.kept(key, make)
+        return Labels(_read_only(kept.arrays["labels"]), kept.meta["names"])
 
     @property
-    def files_of_strings(self) -> list[Path]:
+    def identities(self) -> list[Identity]:
+        """What changes when a file does, for each file."""
+        return [file.identity for file in self._found]
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """The files of the pool, in order."""
+        return [
+            FileRecord(file.name, about["rows"], about["digest"])
+            for file, about in zip(self._found, self._about, strict=True)
+        ]
+
+    @property
+    def files_of_strings(self) -> list[str]:
         """The files whose prompts are strings. `rows` turns each such prompt into one message of role user."""
-        return [file.path for file in self._files if file.holds_strings]
+        both = zip(self._found, self._about, strict=True)
+        return [file.name for file, about in both if about["holds_strings"]]
 
     @property
     def has_images(self) -> bool:
         """Whether any of the files has a column of images."""
-        return any("images" in file.columns() for file in self._files)
+        return any(about["has_images"] for about in self._about)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the ids and the files' bytes. It changes when any row or the order of rows changes."""
         digest = hashlib.sha256(self.ids.data)
-        for file in self._files:
+        for file in self._files():
             digest.update(file.digest())
         return digest.hexdigest()
 
-    def _take(
-        self,
-        ids: NDArray[np.int64] | Sequence[int],
-        read: Callable[[PromptFile, NDArray[np.int64]], list[T]],
-    ) -> list[T]:
+    def _files(self) -> Iterator[PromptFile]:
+        return map(self._file, range(len(self._found)))
+
+    def _file(self, index: int) -> PromptFile:
+        """A file, which is opened when it is first asked for.
+
+        Raises:
+            DataError: the file has changed since its rows were checked.
+        """
+        if index not in self._opened:
+            found = self._found[index]
+            self._opened[index] = PromptFile(found, self._id_column, self._cache)
+            found.check_unchanged()
+        return self._opened[index]
+
+    def _take(self, ids: Ids, read: Callable[[PromptFile, NDArray[np.int64]], list[T]]) -> list[T]:
         """The results of `read` for these prompts, in the order of `ids`."""
-        rows, places = np.unique(self._rows_of(ids), return_inverse=True)
+        rows, positions = np.unique(self._rows_of(ids), return_inverse=True)
         found: list[T] = []
-        for file, start, end in zip(self._files, self._starts, self._starts[1:], strict=False):
-            here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
-            if len(here):
-                found += read(file, here - start)
-        return [found[place] for place in places]
+        with self._reading:  # threads take turns, as the reader of a file serves one at a time
+            for index, (start, end) in enumerate(pairwise(self._starts)):
+                here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
+                if len(here):
+                    found += read(self._file(index), here - start)
+        return [found[position] for position in positions]
 
-    def _rows_of(self, ids: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
-        wanted = np.asarray(ids, dtype=np.int64)
-        places = np.searchsorted(self.ids, wanted, sorter=self._order)
-        rows: NDArray[np.int64] = self._order[np.minimum(places, len(self.ids) - 1)]
-        unknown = self.ids[rows] != wanted
-        if unknown.any():
-            raise DataError(f"no prompt has the id {wanted[unknown][0]}; `ids` holds all known ids")
+    def _rows_of(self, ids: Ids) -> NDArray[np.int64]:
+        rows, known = self.find(ids)
+        if not known.all():
+            unknown = np.asarray(ids)[~known][0]
+            raise DataError(f"no prompt has the id {unknown}; `ids` holds all known ids")
         return rows
-
-    def _check_unique(self) -> None:
-        in_order = self.ids[self._order]
-        repeats = np.flatnonzero(in_order[1:] == in_order[:-1])
-        if len(repeats):
-            first, second = (self._place(self._order[repeats[0] + i]) for i in (0, 1))
-            raise DataError(
-                f"the id {in_order[repeats[0]]} occurs twice, in {first} and in {second} "
-                f"({len(repeats)} repeats in all); give every row an id of its own, or leave "
-                f"id_column out to have ids made from the rows"
-            )
 
     def _place(self, row: int) -> str:
         index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return f"{self._files[index].path}, row {row - self._starts[index]}"
+        return f"{self._found[index].name}, row {row - self._starts[index]}"
 
 
-def overlap(train: PromptTable, test: PromptTable) -> int:
+def overlap(train: PromptTable, test: PromptTable, cache: Cache | None = None) -> int:
     """The number of prompts of `test` whose text also occurs, word for word, in `train`.
 
     Holds the texts of `test` in memory and reads those of `train` once. Returns 0 if `test` has
@@ -205,36 +296,33 @@ def overlap(train: PromptTable, test: PromptTable) -> int:
     """
     if test.has_images:
         return 0
-    held_out = pa.concat_arrays(test.all_texts())
-    seen = pa.array([], pa.string())
-    for texts in train.all_texts():
-        common = texts.filter(pc.is_in(texts, held_out))
-        seen = pa.concat_arrays([seen, common]).unique()
-    return int(pc.sum(pc.is_in(held_out, seen)).as_py())
+
+    def make() -> Entry:
+        held_out = pa.concat_arrays(test.all_texts())
+        seen = pa.array([], pa.string())
+        for texts in train.all_texts():
+            common = texts.filter(pc.is_in(texts, held_out))
+            seen = pa.concat_arrays([seen, common]).unique()
+        return Entry({}, {"prompts": int(pc.sum(pc.is_in(held_out, seen)).as_py())})
+
+    files = [*train.identities, ("and",), *test.identities]
+    found = make() if cache is None else cache.kept(key_of("overlap", files), make)
+    return int(found.meta["prompts"])
 
 
 def note_on_strings(tables: Iterable[PromptTable]) -> str | None:
     """A note for the user if any prompts are strings instead of messages; otherwise None."""
-    files = [str(file) for table in tables for file in table.files_of_strings]
+    files = [name for table in tables for name in table.files_of_strings]
     if not files:
         return None
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return f"prompts in {files[0]}{more} are strings; each becomes one message of role user"
 
 
-def _find(path: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files that a path, a folder, or a list of these refers to."""
-    if not isinstance(path, str | Path):
-        return [file for one in path for file in _find(one)]
-    path = Path(path)
-    if not path.is_dir():
-        return [path]
-    files = sorted(path.glob("*.parquet"))
-    if not files:
-        raise DataError(
-            f"the folder {path} has no .parquet files; name another folder, or one Parquet file"
-        )
-    return files
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    plain = np.asarray(array)  # a memory-mapped array is of a class of its own
+    plain.flags.writeable = False
+    return plain
 
 
 def _prompt(id_: int, row: dict[str, Any]) -> Prompt:
@@ -248,23 +336,8 @@ def _prompt(id_: int, row: dict[str, Any]) -> Prompt:
     )
 
 
-def _image_files(entries: list[Any] | None, path: Path, row: int) -> list[bytes]:
+def _image_files(entries: list[Any] | None, file: PromptFile, row: int) -> list[bytes]:
     try:
-        return [encoded(entry, path.parent) for entry in entries or []]
+        return [file.image(entry) for entry in entries or []]
     except ValueError as error:
-        raise DataError(f"{path}, row {row}, column 'images': an image {error}") from None
-
-
-def _number_repeats(hashes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Makes ids from row hashes: of rows with the same hash, each after the first gets a different id."""
-    order = np.argsort(hashes, kind="stable")
-    in_order = hashes[order]
-    is_first = np.concatenate(([True], in_order[1:] != in_order[:-1]))
-    if is_first.all():
-        return hashes
-    places = np.arange(len(hashes))
-    repeat = places - np.maximum.accumulate(np.where(is_first, places, 0))
-    again, ids = order[~is_first], hashes.copy()
-    mixed = hash_ids(hashes[again] ^ repeat[~is_first], _REPEATS)
-    ids[again] = (mixed >> np.uint64(1)).astype(np.int64)
-    return ids
+        raise DataError(f"{file.name}, row {row}, column 'images': an image {error}") from None

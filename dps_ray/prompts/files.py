@@ -1,4 +1,4 @@
-"""Parquet files of prompts in verl's schema: checks, random access to rows, writing.
+"""Files of prompts in verl's schema: checks, random access to rows, writing.
 
     data_source   string
     prompt        list of {role, content}   or a string; `dps_ray.prompts.messages` describes the forms
@@ -10,18 +10,18 @@
 An optional column of type null counts as absent; pandas and polars write such a column if no row has a value. All
 Arrow types of text, bytes and lists are accepted: see `dps_ray.prompts.arrow_types`.
 
-Files are memory-mapped and decoded batch by batch, so memory is bounded by the batch, not the file. Reading one row
-decodes its whole row group. Small row groups keep random reads fast: `write_prompts` makes groups of 1,024 rows, and
-a few dozen rows are enough with images. Large row groups, such as pandas writes, work but are slower.
+`dps_ray.prompts.places` says which files are found and where. They are decoded batch by batch, so memory is bounded by
+the batch, not the file. Reading one row of a Parquet file decodes its whole row group. Small row groups keep random
+reads fast: `write_prompts` makes groups of 1,024 rows, and a few dozen rows are enough with images. Large row groups,
+such as pandas writes, work but are slower.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dps_ray.errors import DataError
-from dps_ray.prompts.arrow_types import NotTextError, batches, cast, is_text, one_type
+from dps_ray.prompts.arrow_types import NotTextError, cast, is_text, one_type
+from dps_ray.prompts.cache import Cache
+from dps_ray.prompts.ids import hashes_of
+from dps_ray.prompts.image_files import encoded
 from dps_ray.prompts.messages import (
     FIELD,
     as_messages,
@@ -40,6 +43,8 @@ from dps_ray.prompts.messages import (
     message_texts,
     other_part,
 )
+from dps_ray.prompts.places import DataFile, local
+from dps_ray.prompts.readers import reader_of
 
 REQUIRED = ("data_source", "prompt", "reward_model")
 OPTIONAL = ("extra_info", "images")
@@ -50,36 +55,51 @@ _BATCH_WITH_IMAGES = 256
 _PRINTED_MESSAGES = r"""^\s*\[\s*\{\s*['"](role|content)['"]\s*:"""
 
 
-class PromptFile:
-    """One Parquet file with the columns of the schema. The constructor raises DataError if its columns differ."""
+class Keys(NamedTuple):
+    """What identifies some rows of a file.
 
-    def __init__(self, path: Path, id_column: str | None) -> None:
-        self.path = path
+    contents: int64 (n,), hashes of all that a reward depends on: data source, roles and contents, ground truth
+    ids:      int64 (n,), from the id column, or None without one
+    """
+
+    contents: NDArray[np.int64]
+    ids: NDArray[np.int64] | None
+
+
+class PromptFile:
+    """One file with the columns of the schema.
+
+    name: for messages
+
+    The constructor raises DataError if the file cannot be read or its columns differ.
+    """
+
+    def __init__(
+        self, file: Path | DataFile, id_column: str | None, cache: Cache | None = None
+    ) -> None:
+        self._file = local(file) if isinstance(file, Path) else file
+        self.name = self._file.name
         self._id_column = id_column
-        self._parquet = _open(path)
-        self._check_schema(self._parquet.schema_arrow)
-        metadata = self._parquet.metadata
-        sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
-        self._group_ends = np.cumsum(sizes, dtype=np.int64)
+        self._reader = reader_of(self._file, cache)
+        self._schema = self._reader.schema
+        self._group_ends = self._reader.group_ends
+        self._check_schema(self._schema)
 
     def __len__(self) -> int:
-        rows: int = self._parquet.metadata.num_rows
-        return rows
+        return int(self._group_ends[-1]) if len(self._group_ends) else 0
 
-    def checked_keys(self) -> Iterator[NDArray[np.int64]]:
-        """Checks every row and yields the rows' ids batch by batch, or hashes of their content without an id column.
-
-        The hash covers all that a reward depends on: data source, roles and contents, ground truth.
-        """
+    def checked_keys(self) -> Iterator[Keys]:
+        """Checks every row and yields the rows' keys batch by batch."""
         columns = ["data_source", "prompt", "reward_model.ground_truth"]
         first = 0
         for batch in self._batches(columns + ([self._id_column] if self._id_column else [])):
             sources, truths = self._checked_fields(batch, first)
             messages = self._checked_messages(batch["prompt"], first)
-            if self._id_column:
-                yield self._checked_ids(batch[self._id_column], first)
-            else:
-                yield _hashes(pc.binary_join_element_wise(sources, messages, truths, FIELD))
+            contents = hashes_of(pc.binary_join_element_wise(sources, messages, truths, FIELD))
+            named = self._id_column is not None
+            yield Keys(
+                contents, self._checked_ids(batch[self._id_column], first) if named else None
+            )
             first += len(batch)
 
     def texts(self) -> Iterator[pa.StringArray]:
@@ -94,21 +114,21 @@ class PromptFile:
         Raises:
             DataError: the column is missing or has another type, or a value is missing.
         """
-        kind: pa.DataType = pa.struct(list(self._parquet.schema_arrow))
+        kind: pa.DataType = pa.struct(list(self._schema))
         for name in column.split("."):
             if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
                 known = (
                     ", ".join(field.name for field in kind) if pa.types.is_struct(kind) else "none"
                 )
                 raise DataError(
-                    f"{self.path} has no column {column!r}: there is no {name!r} (there is: {known}); name "
+                    f"{self.name} has no column {column!r}: there is no {name!r} (there is: {known}); name "
                     "another column as selector.cluster_column"
                 )
             kind = kind.field(name).type
         read = one_type(pa.field(column, kind))
         if not (is_text(read) or pa.types.is_integer(read)):
             raise DataError(
-                f"{self.path}, column {column!r}: the type is {kind}; make it strings or integers"
+                f"{self.name}, column {column!r}: the type is {kind}; make it strings or integers"
             )
         first, (top, *fields) = 0, column.split(".")
         for batch in self._batches([column]):
@@ -148,27 +168,31 @@ class PromptFile:
     @property
     def holds_strings(self) -> bool:
         """Whether each prompt is a string instead of a list of messages."""
-        return bool(pa.types.is_string(one_type(self._parquet.schema_arrow.field("prompt"))))
+        return bool(pa.types.is_string(one_type(self._schema.field("prompt"))))
 
     def digest(self) -> bytes:
         """SHA-256 of the file's bytes."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return self._file.digest()
+
+    def image(self, entry: Any) -> bytes:
+        """The encoded image in an entry of the column `images`. Paths are relative to the file's folder.
+
+        Raises:
+            ValueError: there is none; the message says why.
+        """
+        return encoded(entry, self._file.read_beside)
 
     def _batches(
         self, columns: Sequence[str], groups: list[int] | None = None
     ) -> Iterator[pa.RecordBatch]:
         size = _BATCH_WITH_IMAGES if "images" in columns else _BATCH
         first = 0
-        # Threads decode columns in parallel, but for single small groups starting them takes longer than decoding.
         try:
-            for batch in batches(
-                self._parquet, size, list(columns), groups, threads=groups is None
-            ):
+            for batch in self._reader.batches(size, columns, groups):
                 yield self._in_one_form(batch, first)
                 first += len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path} cannot be read: {error}; make the file again") from error
+            raise DataError(f"{self.name} cannot be read: {error}; make the file again") from error
 
     def _in_one_form(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
         for place, field in enumerate(batch.schema):
@@ -183,10 +207,10 @@ class PromptFile:
             return cast(values, kind)
         except NotTextError as error:
             row = first + error.row
-            raise DataError(f"{self.path}, row {row}, column {column!r}: {error}") from None
+            raise DataError(f"{self.name}, row {row}, column {column!r}: {error}") from None
 
     def _has(self, optional: str) -> bool:
-        schema = self._parquet.schema_arrow
+        schema = self._schema
         return optional in schema.names and not pa.types.is_null(schema.field(optional).type)
 
     def _check_schema(self, schema: pa.Schema) -> None:
@@ -194,7 +218,7 @@ class PromptFile:
         for name in required:
             if name not in schema.names:
                 raise DataError(
-                    f"{self.path} has no column {name!r} (it has: {', '.join(schema.names)}); "
+                    f"{self.name} has no column {name!r} (it has: {', '.join(schema.names)}); "
                     f"verl's schema needs {', '.join(required)}"
                 )
         wants = [
@@ -217,7 +241,7 @@ class PromptFile:
             there = name in required or self._has(name)
             if there and not holds(one_type(schema.field(name))):
                 raise DataError(
-                    f"{self.path}, column {name!r}: the type is {schema.field(name).type}; "
+                    f"{self.name}, column {name!r}: the type is {schema.field(name).type}; "
                     f"make it {what}"
                 )
 
@@ -238,7 +262,7 @@ class PromptFile:
         part = other_part(prompts)
         if part is not None:
             raise DataError(
-                f"{self.path}, row {first + part.row}, column 'prompt.content': holds a part of {part.what}; "
+                f"{self.name}, row {first + part.row}, column 'prompt.content': holds a part of {part.what}; "
                 "write texts only: mark an image with `<image>` and put it in the column 'images'"
             )
         messages = as_messages(prompts)
@@ -270,7 +294,7 @@ class PromptFile:
         """Raises a DataError for the first row where `wrong` is true. `first` is the number of the batch's first row."""
         row = pc.index(wrong, True).as_py()
         if row >= 0:
-            raise DataError(f"{self.path}, row {first + row}, column {column!r}: {what}")
+            raise DataError(f"{self.name}, row {first + row}, column {column!r}: {what}")
 
 
 def write_prompts(
@@ -314,17 +338,6 @@ def _table(
         ) from error
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; name a Parquet file, or a folder of them")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty (0 bytes); write it again")
-    try:
-        return pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file: {error}") from error
-
-
 def _has_ground_truth(kind: pa.DataType) -> bool:
     return bool(pa.types.is_struct(kind) and kind.get_field_index("ground_truth") >= 0)
 
@@ -335,15 +348,3 @@ def _as_text(values: pa.Array) -> pa.Array:
         return pc.cast(values, pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return pa.array([json.dumps(v, sort_keys=True, default=repr) for v in values.to_pylist()])
-
-
-def _hashes(texts: pa.StringArray) -> NDArray[np.int64]:
-    """Stable hashes of strings in [0, 2^63), from 8-byte BLAKE2b digests."""
-    _, offset_buffer, data = texts.buffers()
-    offsets = np.frombuffer(offset_buffer, np.int32, len(texts) + 1, 4 * texts.offset)
-    view = memoryview(data)
-    digests = b"".join(
-        hashlib.blake2b(view[start:end], digest_size=8).digest()
-        for start, end in pairwise(offsets.tolist())
-    )
-    return np.frombuffer(digests, "<i8") & (2**63 - 1)

@@ -4,21 +4,20 @@ Images are stored and sent encoded. Decoded and cut into patches, they are ten t
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 
-def encoded(entry: Any, folder: Path) -> bytes:
+def encoded(entry: Any, read: Callable[[str], bytes]) -> bytes:
     """The encoded image file in an entry of the column `images`. An entry is {bytes, path}, as in verl's schema, or
     either of the two alone.
 
     Args:
-        folder: the folder that paths are relative to.
+        read: returns the content of a file, given its path.
 
     Raises:
         ValueError: the entry has no readable file; the message says why.
@@ -31,9 +30,9 @@ def encoded(entry: Any, folder: Path) -> bytes:
     if not isinstance(entry, str):
         raise ValueError("has neither bytes nor a path")
     try:
-        return (folder / entry).read_bytes()
+        return read(entry)
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}: {folder / entry}") from None
+        raise ValueError(f"cannot be read: {error}") from None
 
 
 def size(file: bytes) -> tuple[int, int]:

@@ -77,9 +77,10 @@ class Selector(Protocol):
     def load_state(self, snapshot: Mapping[str, Any]) -> None:
         """Goes on where the selector of this snapshot stopped.
 
-        For a selector that has observed nothing, and was made with the same settings over the same prompts.
+        For a selector that has observed nothing, and was made with the same settings over the same prompts or more of
+        them. What is known of a prompt is by its id; a prompt that the snapshot does not know was never seen.
 
-        Raises ValueError when it was made with other settings, or without one of the snapshot's prompts.
+        Raises ValueError when it was made with other settings, or without a prompt that was observed.
         """
         ...
 

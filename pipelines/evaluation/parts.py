@@ -16,7 +16,8 @@ from dps_ray.errors import ConfigError, DataError
 from pipelines.evaluation.inputs import Benchmark, Model, digest
 from pipelines.monitoring import json_lines
 from pipelines.rollout.answers import Answered
-from pipelines.rollout.pool import Progress, PromptPool
+from pipelines.rollout.measuring import Progress
+from pipelines.rollout.pool import PromptPool
 from pipelines.rollout.processors import load_tokenizer
 
 Tell = Callable[[str], None]

@@ -161,6 +161,15 @@ TABLE = (
         ),
     ),
     Group(
+        "The prompts",
+        "pipelines/rollout",
+        (
+            Metric(
+                "data/read_ahead", "share", "Prompts that were read before they were drawn", "start"
+            ),
+        ),
+    ),
+    Group(
         "The loop",
         "pipelines/training",
         (
@@ -169,6 +178,12 @@ TABLE = (
             Metric(STALENESS_MEAN, "versions", "Updates between sampling and training, mean"),
             Metric(STALENESS_MAX, "versions", "Updates between sampling and training, largest"),
             Metric(UNIFORM_RATIO, "share", "Partial groups among prompts drawn uniformly"),
+            Metric(
+                "data/prompts_set_aside",
+                "prompts",
+                "Prompts that were drawn and are too long or damaged; they are not drawn again",
+                "run",
+            ),
             Metric(DISTINCT_PROMPTS, "prompts", "Different prompts rolled out", "run"),
             Metric(TOTAL_ROLLOUTS, "responses", "Responses for training and probes", "run"),
             Metric(TOTAL_TOKENS, "tokens", "Tokens generated for the same", "run"),

@@ -3,6 +3,7 @@
     metrics.jsonl   one JSON object a line: step, time (Unix seconds), then the metrics of that step
     probes.jsonl    what each uniform probe found: step, ids (ascending), successes, responses
     samples.jsonl   a few rollouts a step, with score and solve state
+    set_aside.jsonl prompts that were drawn and cannot be used: step, prompt_id, why
     events.jsonl    what was lost and came back: kind, name, why, seconds until it was back, time
     summary.json    the closing account; there only when the run has finished
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pipelines.monitoring.loggers import MetricsLogger
 
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.jsonl", "summary.json"
-EVENTS, PROBES = "events.jsonl", "probes.jsonl"
+EVENTS, PROBES, SET_ASIDE = "events.jsonl", "probes.jsonl", "set_aside.jsonl"
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._loggers = list(loggers)
-        for name in (METRICS, SAMPLES, PROBES, EVENTS):
+        for name in (METRICS, SAMPLES, PROBES, SET_ASIDE, EVENTS):
             json_lines.cut_torn_line(folder / name)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -75,6 +76,13 @@ class RunLog:
             record["clusters"] = found.clusters.tolist()
         json_lines.append(self._folder / PROBES, [record])
 
+    def set_aside(self, step: int, reasons: Mapping[int, Exception]) -> None:
+        """Appends prompts that cannot be used, and why."""
+        records = [
+            {"step": step, "prompt_id": id_, "why": str(why)} for id_, why in reasons.items()
+        ]
+        json_lines.append(self._folder / SET_ASIDE, records)
+
     def event(self, record: Mapping[str, Any]) -> None:
         """Appends something that happened beside the steps."""
         json_lines.append(self._folder / EVENTS, [{"time": time.time(), **record}])
@@ -85,7 +93,7 @@ class RunLog:
 
     def rewind(self, step: int) -> None:
         """Forgets what was recorded after `step`: the run goes on from its checkpoint at that step."""
-        for name in (METRICS, SAMPLES, PROBES):
+        for name in (METRICS, SAMPLES, PROBES, SET_ASIDE):
             json_lines.forget_after(self._folder / name, step)
         (self._folder / SUMMARY).unlink(missing_ok=True)
         self._tell(lambda logger: logger.restart_after(step))

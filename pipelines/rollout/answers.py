@@ -89,11 +89,12 @@ def answer(
 
     for start in range(0, len(ids), at_once):
         began, chunk = time.monotonic(), ids[start : start + at_once]
-        groups = roll_out(pool, chunk, sampling, rollouts, verifiers, generated=generated)
+        drawn = pool.drawn(chunk)
+        groups = roll_out(drawn, sampling, rollouts, verifiers, generated=generated)
         seconds = (time.monotonic() - began) / len(chunk)
         yield [
             _answered(prompt, group)._replace(seconds=seconds)
-            for prompt, group in zip(pool.prompts(chunk), groups, strict=True)
+            for prompt, group in zip(drawn.prompts, groups, strict=True)
         ]
 
 

@@ -1,31 +1,56 @@
-"""The prompts of a run as token ids for the rollout engines, within the length limit."""
+"""The prompts of a run as requests for the rollout engines, within the length limit."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from actors.images import ImageInputs
 from actors.requests import Request
 from dps_ray.config import Config
-from dps_ray.errors import DataError, ModelError
+from dps_ray.errors import DataError, DPSError, ModelError
 from dps_ray.hashing import hash_ids, hash_key
+from dps_ray.prompts.cache import Cache
 from dps_ray.prompts.dataset import Prompt, PromptTable
-from pipelines.rollout.image_prompts import check_images, expanded, messages_with_images
+from pipelines.rollout.encoding import Encoder
+from pipelines.rollout.measuring import Progress, measured, overlong
+from pipelines.rollout.read_ahead import ReadAhead
 
-Progress = Callable[[int, int, str], None]
 _KEEP = 0x6B656570  # makes this draw independent of others with the same seed
-# Prompts that are tokenized at a time to check their lengths.
-_CHUNK = 4096
-_CHUNK_WITH_IMAGES = 512
+_MANY = 8  # prompts: if none of them can be tokenized, that is no accident
+_MOST_TRIED = 256  # at the start, if all that were tried are too long
+
+
+class Drawn(NamedTuple):
+    """Prompts to roll out, and the same as requests."""
+
+    prompts: list[Prompt]
+    requests: list[Request]
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        return np.array([prompt.id for prompt in self.prompts], dtype=np.int64)
+
+    def joined(self, others: "Drawn") -> "Drawn":
+        """Returns these prompts, and after them the others."""
+        return Drawn(self.prompts + others.prompts, self.requests + others.requests)
+
+    def take(self, ids: NDArray[np.int64]) -> "Drawn":
+        """Returns the prompts with these ids, in this order."""
+        rows = {id_: row for row, id_ in enumerate(self.ids.tolist())}
+        found = [rows[id_] for id_ in ids.tolist()]
+        return Drawn([self.prompts[row] for row in found], [self.requests[row] for row in found])
 
 
 class PromptPool:
     """A `PromptTable` with a tokenizer and, for a vision-language model, its image processor.
 
-    `ids`, int64, are those of the prompts within the length limit, in file order. `skipped` is the number of others.
+    Args:
+        measure: when prompts are tokenized to see whether they are too long. "upfront": all of them now. "drawn": each
+            when it is drawn, by `draw`.
+        progress: called with (prompts measured, total, unit).
+        cache: where measured lengths are kept; None: nowhere.
 
     Raises:
         DataError: an image is damaged, images and `<image>` marks do not match, or a prompt is too long.
@@ -39,15 +64,34 @@ class PromptPool:
         images: ImageInputs | None,
         config: Config,
         progress: Progress,
+        measure: Literal["drawn", "upfront"] = "upfront",
+        cache: Cache | None = None,
     ):
         self.table = table
-        self._tokenizer = tokenizer
-        self._images = images
-        self._model = config.model.path
-        self.ids, self.skipped = self._within_the_limit(config, progress)
+        self.encoder = Encoder(tokenizer, images, config.model.path, table.place)
+        self._limit = config.data.max_prompt_length
+        self._strict = config.data.overlong_prompts == "error"
+        self._reader = ReadAhead(table.rows)
+        self._asked = self._were_there = 0  # prompts that were drawn, and those of them read ahead
+        self._measured = measure == "upfront"
+        self.ids = table.ids
+        """Prompts that may be drawn: int64 (n,), in file order. With measure="upfront" all are within the limit."""
+        self.skipped = 0
+        """Prompts that were left out because they are too long."""
+        if self._measured:
+            fits = measured(table, self.encoder, config, progress, cache) <= self._limit
+            self.ids, self.skipped = table.ids[fits], int((~fits).sum())
 
     def prompts(self, ids: NDArray[np.int64]) -> list[Prompt]:
-        return self.table.rows(ids)
+        return self._reader.rows(ids)
+
+    def expect(self, ids: NDArray[np.int64]) -> None:
+        """Begins to read these prompts in the background, because they are likely to be drawn next."""
+        self._reader.expect(ids)
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the share of the prompts read so far that had been read ahead."""
+        return {"data/read_ahead": self._were_there / max(self._asked, 1)}
 
     def samples(self, count: int) -> Iterator[Prompt]:
         """Yields up to `count` prompts, spread evenly over the files and beginning with the first. Each is read when it
@@ -56,61 +100,87 @@ class PromptPool:
         for id_ in self.ids[np.unique(places)]:
             yield from self.prompts(np.array([id_]))
 
-    def requests(self, prompts: Sequence[Prompt]) -> list[Request]:
-        """The prompts as requests: tokens after the chat template, and images."""
-        texts = [self._text(prompt) for prompt in prompts]
-        if not texts:
-            return []
-        tokens = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [self._request(prompt, row) for prompt, row in zip(prompts, tokens, strict=True)]
+    def drawn(self, ids: NDArray[np.int64]) -> Drawn:
+        """Reads and tokenizes prompts that are known to be within the limit."""
+        prompts = self.prompts(ids)
+        return Drawn(prompts, self.encoder.requests(prompts))
 
-    def _text(self, prompt: Prompt) -> str:
-        messages = messages_with_images(prompt) if prompt.images else prompt.messages
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
+    def draw(self, ids: NDArray[np.int64]) -> tuple[Drawn, dict[int, DPSError]]:
+        """Reads and tokenizes prompts. Returns those that can be rolled out, and for each of the others the reason.
+
+        Raises:
+            DataError: a prompt is too long, and `data.overlong_prompts` is "error".
+            DataError, ModelError: of many prompts not one can be tokenized.
+        """
+        self._asked += len(ids)
+        self._were_there += self._reader.count(ids)
+        prompts = self.prompts(ids)
+        kept: list[tuple[Prompt, Request]] = []
+        refused: dict[int, DPSError] = {}
+        for prompt, found in zip(prompts, self._requests_or_errors(prompts), strict=True):
+            if isinstance(found, DPSError):
+                refused[prompt.id] = found
+            elif len(found.tokens) > self._limit:
+                refused[prompt.id] = self._too_long(prompt.id, len(found.tokens))
+            else:
+                kept.append((prompt, found))
+        return Drawn([prompt for prompt, _ in kept], [request for _, request in kept]), refused
+
+    def try_out(self, source: Any) -> None:
+        """Tokenizes some prompts from all over the files, since what is wrong with all prompts is wrong with these.
+
+        source: data.train, for the message.
+
+        Raises:
+            DataError, ModelError: a prompt cannot be tokenized, or is too long and `data.overlong_prompts` is "error"; or
+                all of them are too long.
+        """
+        if self._measured:
+            return
+        fits = False
+        for tried, prompt in enumerate(self.samples(_MOST_TRIED), start=1):
+            length = len(self._requests([prompt])[0].tokens)
+            if length > self._limit:
+                self._too_long(prompt.id, length)
+            else:
+                fits = True
+            if fits and tried >= _MANY:
+                return
+        if not fits:
+            raise DataError(
+                f"all prompts of {source} that were tried are longer than data.max_prompt_length={self._limit} tokens; "
+                "raise it"
             )
-        except TemplateError as error:
-            raise ModelError(
-                f"the chat template of {self._model} cannot render {self.table.place(prompt.id)}: {error}; "
-                "set model.chat_template to a file with a template that can"
-            ) from None
 
-    def _request(self, prompt: Prompt, tokens: list[int]) -> Request:
-        if not prompt.images and self._images is None:
-            return Request(prompt.id, np.array(tokens, dtype=np.int32))
-        place = self.table.place(prompt.id)
-        whole = expanded(tokens, prompt, self._images, self._model, place)
-        return Request(prompt.id, whole, tuple(prompt.images))
+    def _requests_or_errors(self, prompts: Sequence[Prompt]) -> Sequence[Request | DPSError]:
+        try:
+            return self._requests(prompts)
+        except (DataError, ModelError) as error:
+            found = [self._request_or_error(prompt) for prompt in prompts]
+            if len(prompts) >= _MANY and all(isinstance(each, DPSError) for each in found):
+                raise error
+            return found
+
+    def _request_or_error(self, prompt: Prompt) -> Request | DPSError:
+        try:
+            return self._requests([prompt])[0]
+        except (DataError, ModelError) as error:
+            return error
+
+    def _requests(self, prompts: Sequence[Prompt]) -> list[Request]:
+        requests = self.encoder.requests(prompts)
+        if not self._measured:
+            self.encoder.check_images(prompts)
+        return requests
+
+    def _too_long(self, id_: int, length: int) -> DataError:
+        error = overlong(self.table, id_, length, self._limit)
+        if self._strict:
+            raise error
+        return error
 
     def keep(self, size: int, seed: int) -> None:
         """Keeps only `size` of the prompts if there are more. The seed and the ids determine which."""
         if size < len(self.ids):
             hashes = hash_ids(self.ids, hash_key(seed, _KEEP))
             self.ids = self.ids[np.sort(np.argsort(hashes)[:size])]
-
-    def _within_the_limit(
-        self, config: Config, progress: Progress
-    ) -> tuple[NDArray[np.int64], int]:
-        limit = config.data.max_prompt_length
-        everything = self.table.ids
-        fits = np.ones(len(everything), dtype=bool)
-        size = _CHUNK_WITH_IMAGES if self.table.has_images else _CHUNK
-        for start in range(0, len(everything), size):
-            chunk = everything[start : start + size]
-            prompts = self.prompts(chunk)
-            lengths = [len(r.tokens) for r in self.requests(prompts)]
-            fits[start : start + size] = np.array(lengths) <= limit
-            for prompt in prompts:
-                if prompt.images:
-                    check_images(prompt, self.table.place(prompt.id))
-            progress(start + len(chunk), len(everything), "prompts measured")
-            if config.data.overlong_prompts == "error" and not fits.all():
-                row = int(np.argmin(fits))
-                raise DataError(
-                    f"prompt {everything[row]} has {lengths[row - start]} tokens, more than "
-                    f"data.max_prompt_length={limit}; raise it, or set data.overlong_prompts=skip"
-                )
-        return everything[fits], int((~fits).sum())

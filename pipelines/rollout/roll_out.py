@@ -3,20 +3,16 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-import numpy as np
-from numpy.typing import NDArray
-
 from actors.requests import Request, Sampling
 from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from dps_ray.errors import DPSError, EngineError
 from dps_ray.groups import Group, ScoredGroup
-from pipelines.rollout.pool import PromptPool
+from pipelines.rollout.pool import Drawn
 
 
 def roll_out(
-    pool: PromptPool,
-    ids: NDArray[np.int64],
+    drawn: Drawn,
     sampling: Sampling,
     rollouts: Rollouts,
     verifiers: Verifiers,
@@ -28,8 +24,8 @@ def roll_out(
     A group is scored as soon as its k responses are complete, while other groups are still generated.
 
     Args:
-        timed: context manager for the phases "select", "generate", and "score", which covers the scoring that remains
-            after generation.
+        timed: context manager for the phases "generate" and "score", which covers the scoring that remains after
+            generation.
         generated: called for each group when its k responses are complete.
     """
 
@@ -37,21 +33,18 @@ def roll_out(
         scoring.add(prompts[group.prompt_id], group)
         generated()
 
-    with timed("select"):
-        found = pool.prompts(ids)
-        requests = pool.requests(found)
-        # Rewards depend on the text only, so verifiers get no images.
-        prompts = {prompt.id: prompt._replace(images=[]) for prompt in found}
+    # Rewards depend on the text only, so verifiers get no images.
+    prompts = {prompt.id: prompt._replace(images=[]) for prompt in drawn.prompts}
     scoring = verifiers.scoring()
     with timed("generate"):
-        groups = rollouts.generate(requests, sampling, on_group)
+        groups = rollouts.generate(drawn.requests, sampling, on_group)
     with timed("score"):
         answers = dict(zip(scoring.prompts, scoring.result(), strict=True))
     return [
         EngineError(f"prompt {request.prompt_id} was set aside: every engine that had it died")
         if group is None
         else _with_images(answers[request.prompt_id], request)
-        for request, group in zip(requests, groups, strict=True)
+        for request, group in zip(drawn.requests, groups, strict=True)
     ]
 
 

@@ -4,6 +4,7 @@
         model/                              Hugging Face folder of the policy: loads in plain transformers
         learner/                            DeepSpeed's state: optimizer, and weights in training precision
         beliefs-00003-of-00016.arrow ...    the selector's state, a file a shard
+        pool.arrow                          the pool's files, and the prompts observed; see `pool_record.py`
         coordinator.json                    counters, and which prompts were set aside
         config.yaml                         what it was made with
     manifests/e0007.00000040.json           makes a checkpoint of them; written last
@@ -38,12 +39,15 @@ from dps_ray.durable import (
 from dps_ray.errors import CheckpointError, ConfigError, OwnershipError
 from dps_ray.failpoints import failpoint
 
-# Settings that may differ between a run and its continuation. They change how the run is carried out, or for how long, and
-# not what its state means.
+# Settings, or groups of them, that may differ between a run and its continuation. They change how the run is carried
+# out, or for how long, and not what its state means. Prompts are compared one by one (`pool_record.check_pool`).
 FREE = (
     "folder",
     "resume",
     "loop.steps",
+    "data.train",
+    "data.weights",
+    "data.measure",
     "resources",
     "timeouts",
     "eval",
@@ -105,12 +109,16 @@ def _check_same_run(storage: Storage, manifest: Manifest, config: Config) -> Non
         ) from None
     now = dict(settings.flatten(config))
     for key, was in before:
-        if key.startswith(FREE) or now[key] == was:
+        if _is_free(key) or now[key] == was:
             continue
         raise CheckpointError(
             f"checkpoint {manifest.name} was made with {key}={was}, and the run has {key}={now[key]}; "
             f"set it back to continue, or name another folder to start anew"
         )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def records_of(storage: Storage, manifest: Manifest) -> dict[str, Any]:
@@ -289,21 +297,20 @@ class Checkpoints:
 
 
 def check_data(manifest: Manifest, fingerprint: str, source: Any) -> None:
-    """Compares the training data with the checkpoint's.
+    """Compares the training data with that of a checkpoint by an earlier version, which has no record of the pool.
 
     Raises:
         CheckpointError: the data is not what the checkpoint was made with.
     """
     if manifest.dataset_fingerprint != fingerprint:
         raise CheckpointError(
-            f"data.train={source} has changed since checkpoint {manifest.name} was made; "
-            "put it back to continue, or name another folder to start anew"
+            f"data.train={source} has changed since checkpoint {manifest.name} was made by an earlier version; put it "
+            "back to continue (files may be added once this version has written a checkpoint), or name another "
+            "folder to start anew"
         )
 
 
 def _hash(config: Config) -> str:
     """Returns a hash of the settings that may not differ between a run and its continuation."""
-    kept = [
-        (key, str(value)) for key, value in settings.flatten(config) if not key.startswith(FREE)
-    ]
+    kept = [(key, str(value)) for key, value in settings.flatten(config) if not _is_free(key)]
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()

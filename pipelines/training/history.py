@@ -76,6 +76,7 @@ class History:
             run.learner.version,
             lambda folder: [
                 run.coordinator.save(folder),
+                run.record.saving(run.storage, folder),
                 run.learner.save(run.storage, folder).result,
             ],
             {
@@ -108,6 +109,7 @@ class History:
         run = self._run
         records = {} if manifest is None else records_of(run.storage, manifest)
         run.progress = Progress(**records.get("progress", {}))
+        run.record.rewind(run.storage, manifest, run.pool.table)
         run.quarantine.failures = {int(i): n for i, n in records.get("quarantine", {}).items()}
         if run.config.resources.colocate:
             run.rollouts.wait_until_ready()

@@ -1,20 +1,24 @@
 """Data, start policy and reward function of a run: found or made, and checked before any actor starts."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from dps_ray.config import Config
+from dps_ray.durable import Manifest, Storage
 from dps_ray.errors import ConfigError, DataError
+from dps_ray.prompts.cache import Cache
 from dps_ray.prompts.dataset import PromptTable, note_on_strings, overlap
 from dps_ray.rewards.trial import TRIALS, RewardTrial
-from dps_ray.selection.clusters import Clusters, number_within
-from dps_ray.selection.settings import ClusterSettings
+from dps_ray.selection.population import Population
 from pipelines.data import builtin
 from pipelines.data.hub import check_model
 from pipelines.data.start_policy import ensure_start_policy
 from pipelines.monitoring.view import View
 from pipelines.rollout.pool import PromptPool
 from pipelines.rollout.processors import load_processors
+from pipelines.training.pool_record import PoolRecord, changes, check_pool
+from pipelines.training.population import population_of_run
 
 
 @dataclass
@@ -24,14 +28,21 @@ class Inputs:
     model: str
     pool: PromptPool
     test: PromptPool | None
-    clusters: Clusters | None  # of the pool's prompts, where the method learns by them
+    population: Population
+    record: PoolRecord
 
 
-def prepare(config: Config, view: View) -> Inputs:
+def prepare(
+    config: Config, view: View, storage: Storage | None = None, base: Manifest | None = None
+) -> Inputs:
     """Finds or makes data and start policy, and checks them and the reward function.
+
+    Args:
+        storage, base: the checkpoint that the run continues from, if it does, and where it is.
 
     Raises:
         DataError, ModelError, RewardError, ConfigError: what is wrong with them.
+        CheckpointError: prompts that the run has observed have changed, or are gone.
     """
     view.start(
         f"dps_ray: {config.method} on {config.data.train}",
@@ -44,14 +55,14 @@ def prepare(config: Config, view: View) -> Inputs:
     with RewardTrial(
         config.data.reward, config.verifier, config.resources.wait, view.message
     ) as trial:
-        inputs = _prepare(config, view)
+        inputs = _prepare(config, view, storage, base)
         view.phase("trying the reward function")
         for pool in filter(None, (inputs.pool, inputs.test)):
             trial.check(pool.samples(TRIALS))
     return inputs
 
 
-def _prepare(config: Config, view: View) -> Inputs:
+def _prepare(config: Config, view: View, storage: Storage | None, base: Manifest | None) -> Inputs:
     """Everything except the reward function."""
     train, test = _data(config)
     model = config.model.path
@@ -75,35 +86,52 @@ def _prepare(config: Config, view: View) -> Inputs:
         from actors.lora import check_targets  # with torch, which takes seconds
 
         check_targets(model, config.learner)
-    pool = PromptPool(
-        PromptTable.open(train, config.data.id_column), tokenizer, images, config, view.progress
-    )
-    if config.data.train_max_samples is not None:
-        pool.keep(config.data.train_max_samples, config.seed)
+    cache = Cache(builtin.cache() / "prompts", view.message)
+
+    def checked(done: int, total: int) -> None:
+        view.progress(done, total, "prompts checked")
+
+    data = config.data
+    table = PromptTable.open(train, data.id_column, checked, cache)
+    pool = PromptPool(table, tokenizer, images, config, view.progress, data.measure, cache)
+    if data.train_max_samples is not None:
+        pool.keep(data.train_max_samples, config.seed)
     _check_pool(pool, config)
     held_out = None
     if test is not None:
-        table = PromptTable.open(test, config.data.id_column)
-        held_out = PromptPool(table, tokenizer, images, config, view.progress)
-        common = overlap(pool.table, table)
+        test_table = PromptTable.open(test, data.id_column, cache=cache)
+        held_out = PromptPool(test_table, tokenizer, images, config, view.progress, cache=cache)
+        _check_not_empty(held_out, data.test, config)
+        common = overlap(table, test_table, cache)
         if common:
             raise DataError(
-                f"{common} prompts of data.test={config.data.test} occur in data.train as well; "
+                f"{common} prompts of data.test={data.test} occur in data.train as well; "
                 "take them out of one of the two, or accuracy on them would mean nothing"
             )
-    note = note_on_strings(each.table for each in (pool, held_out) if each is not None)
-    if note is not None:
-        view.message(note)
-    if pool.skipped:
-        view.message(
-            f"{pool.skipped} of {len(pool.table)} prompts are longer than "
-            f"data.max_prompt_length={config.data.max_prompt_length} tokens and left out"
-        )
-    clusters = None
-    if isinstance(config.selector, ClusterSettings):
-        labels = pool.table.clusters(pool.ids, config.selector.cluster_column)
-        clusters = number_within(pool.ids, labels, config.seed)
-    return Inputs(model, pool, held_out, clusters)
+    for line in _notes(pool, held_out, config):
+        view.message(line)
+    before = None
+    if storage is not None and base is not None:
+        before = check_pool(storage, base, table, data.train, pool.ids)
+    population, record = population_of_run(pool, config, before, cache)
+    if before is not None:
+        for line in changes(before, record):
+            view.message(line)
+    return Inputs(model, pool, held_out, population, record)
+
+
+def _notes(pool: PromptPool, held_out: PromptPool | None, config: Config) -> Iterator[str]:
+    """Yields what is worth knowing about the prompts."""
+    pools = [each for each in (pool, held_out) if each is not None]
+    strings = note_on_strings(each.table for each in pools)
+    if strings is not None:
+        yield strings
+    for each, name in zip(pools, ("data.train", "data.test"), strict=False):
+        if each.skipped:
+            yield (
+                f"{each.skipped} of {len(each.table)} prompts of {name} are longer than "
+                f"data.max_prompt_length={config.data.max_prompt_length} tokens and left out"
+            )
 
 
 def _data(config: Config) -> tuple[Any, Any]:
@@ -118,21 +146,25 @@ def _data(config: Config) -> tuple[Any, Any]:
 
 
 def _check_pool(pool: PromptPool, config: Config) -> None:
-    limit = config.data.max_prompt_length
-    if len(pool.ids) == 0:
-        raise DataError(
-            f"all {pool.skipped} prompts of {config.data.train} are longer than "
-            f"data.max_prompt_length={limit} tokens; raise it"
-        )
+    _check_not_empty(pool, config.data.train, config)
     if len(pool.ids) < config.loop.batch_size:
         raise ConfigError(
             f"loop.batch_size={config.loop.batch_size} is larger than the pool of {len(pool.ids)} "
             f"prompts; set it to {len(pool.ids)} or less"
         )
+    pool.try_out(config.data.train)
     share = getattr(config.selector, "candidates", None)
     if share is not None and share * len(pool.ids) < 2 * config.loop.batch_size:
         raise ConfigError(
             f"selector.candidates={share} leaves about {share * len(pool.ids):.0f} of {len(pool.ids)} "
             f"prompts to rank for a batch of {config.loop.batch_size}; set it to "
             f"{min(1.0, 2 * config.loop.batch_size / len(pool.ids)):.2g} or more, or to null"
+        )
+
+
+def _check_not_empty(pool: PromptPool, source: Any, config: Config) -> None:
+    if len(pool.ids) == 0:
+        raise DataError(
+            f"all {pool.skipped} prompts of {source} are longer than "
+            f"data.max_prompt_length={config.data.max_prompt_length} tokens; raise it"
         )

@@ -5,16 +5,19 @@
 A phase replaces the actors that are lost in it. Only a lost learner is the caller's to replace.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from actors.learner import Training
 from actors.requests import Sampling
-from dps_ray.errors import DPSError, EngineError, RewardError, StaleError
+from dps_ray import Selection
+from dps_ray.errors import DataError, DPSError, EngineError, RewardError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import ScoredGroup
 from pipelines.rollout.batch import Batch, observation_of, to_trajectories
+from pipelines.rollout.pool import Drawn
 from pipelines.rollout.probe import Probe, drawn, probe_of
 from pipelines.rollout.roll_out import roll_out
 from pipelines.training.history import is_due
@@ -47,7 +50,9 @@ class Phases:
             return None
         with run.clock.only("probe"):
             ids = drawn(run.pool.ids, settings.prompts, seed=run.config.seed, step=step)
-            answers = self._roll_out("probe", step, np.setdiff1d(ids, run.set_aside()))
+            found, refused = run.pool.draw(np.setdiff1d(ids, run.set_aside()))
+            self._set_aside(step, refused)
+            answers = self._roll_out("probe", step, found)
         return probe_of(answers, run.config.rollout.group_size)
 
     def gather(self, step: int) -> Batch:
@@ -58,27 +63,63 @@ class Phases:
 
         Raises:
             RewardError, EngineError: every group failed.
+            DataError: no prompt of the pool can be used.
         """
         run, loop = self._run, self._run.config.loop
         batch = Batch()
         for _ in range(loop.max_gen_batches if loop.filter_groups else 1):
-            run.coordinator.excluded = run.set_aside()
-            left = len(run.pool.ids) - len(np.union1d(batch.tried, run.set_aside()))
             with run.clock.timed("select"):
-                selection = run.coordinator.select(min(loop.batch_size, left), batch.tried)
-            answers = self._roll_out("generate", step, selection.ids)
+                selection, found = self._draw(step, batch.tried)
+            run.pool.expect(run.coordinator.likely_next())
+            answers = self._roll_out("generate", step, found)
             batch.add(selection, answers, run.config.rollout.group_size)
-            if batch.partial >= loop.batch_size or left <= loop.batch_size:
+            if batch.partial >= loop.batch_size or self._left(batch.tried) == 0:
                 break
         if not batch.scored:
             kind = RewardError if isinstance(batch.errors[0], RewardError) else EngineError
             raise kind(f"step {step}: all {len(batch.errors)} groups failed; {batch.errors[0]}")
         return batch
 
+    def _draw(self, step: int, tried: np.ndarray) -> tuple[Selection, Drawn]:
+        """Selects a batch of prompts that are not in `tried` and can be rolled out, or as many as are left. Those that
+        cannot be rolled out are set aside, and others take their places."""
+        run, held = self._run, Drawn([], [])
+        while True:
+            run.coordinator.excluded = run.set_aside()
+            size = min(run.config.loop.batch_size, self._left(tried))
+            if size == 0:
+                raise DataError(
+                    f"none of the {len(run.pool.ids)} prompts of data.train={run.config.data.train} can be used: all are "
+                    f"longer than data.max_prompt_length={run.config.data.max_prompt_length}, or set aside"
+                )
+            selection = run.coordinator.select(size, tried)
+            found, refused = run.pool.draw(np.setdiff1d(selection.ids, held.ids))
+            held = held.joined(found)
+            if not refused:
+                return selection, held.take(selection.ids)
+            self._set_aside(step, refused)
+
+    def _left(self, tried: np.ndarray) -> int:
+        """How many prompts of the pool can still be selected in this step."""
+        return len(self._run.pool.ids) - len(np.union1d(tried, self._run.set_aside()))
+
+    def _set_aside(self, step: int, refused: Mapping[int, DPSError]) -> None:
+        """Notes that these prompts are not to be drawn again."""
+        if not refused:
+            return
+        run = self._run
+        run.progress.set_aside += refused
+        run.log.set_aside(step, refused)
+        first, *others = refused.values()
+        more = f" (and {len(others)} more)" if others else ""
+        run.view.message(f"step {step}: a prompt is set aside: {first}{more}")
+
     def observe(self, step: int, batch: Batch) -> None:
         """Updates the beliefs with every group that was scored, before any filter."""
         run = self._run
         observation = observation_of(batch.scored, run.config.selector.learns_from_rewards)
+        rows, _ = run.pool.table.find(observation.ids)
+        run.record.observe(observation.ids, run.pool.table.contents[rows])
         run.coordinator.excluded = run.set_aside()
         with run.clock.timed("observe"):
             failpoint("driver.observe.before", step=step)
@@ -134,7 +175,7 @@ class Phases:
         loop = self._run.config.loop
         return batch.useful(only_partial=loop.filter_groups, limit=loop.batch_size)
 
-    def _roll_out(self, what: str, step: int, ids: np.ndarray) -> list[ScoredGroup | DPSError]:
+    def _roll_out(self, what: str, step: int, found: Drawn) -> list[ScoredGroup | DPSError]:
         """A scored group for each prompt, or the reason why there is none.
 
         Args:
@@ -148,6 +189,6 @@ class Phases:
             max_tokens=rollout.max_response_length,
             seed=f"{run.config.seed}/{'step' if what == 'generate' else what}-{step}",
         )
-        answers = roll_out(run.pool, ids, sampling, run.rollouts, run.verifiers, run.clock.timed)
+        answers = roll_out(found, sampling, run.rollouts, run.verifiers, run.clock.timed)
         run.note_rollouts(what, step)
         return answers

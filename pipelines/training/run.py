@@ -23,6 +23,7 @@ from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.fit import check_fit
 from pipelines.training.inputs import Inputs
 from pipelines.training.opening import Opening
+from pipelines.training.pool_record import PoolRecord
 from pipelines.training.progress import Progress
 
 
@@ -34,6 +35,7 @@ class Run:
     model: str
     """Folder of the start policy."""
     pool: PromptPool
+    record: PoolRecord
     test: PromptPool | None
     storage: Storage
     checkpoints: Checkpoints
@@ -54,9 +56,12 @@ class Run:
     """Steps that were done again after the learner was lost."""
 
     def set_aside(self) -> np.ndarray:
-        """Prompts of the training pool that are in quarantine: int64 (n,)."""
+        """Prompts of the training pool that are not to be drawn, as they are in quarantine or cannot be used: int64 (n,),
+        ascending."""
         ids = self.quarantine.ids
-        return ids if self.test is None else np.setdiff1d(ids, self.test.ids)
+        if self.test is not None:
+            ids = np.setdiff1d(ids, self.test.ids)
+        return np.union1d(ids, np.array(self.progress.set_aside, dtype=np.int64))
 
     def note_rollouts(self, what: str, step: int) -> None:
         """Records in the timeline when each engine worked, and on what: "generate", "probe" or "eval"."""
@@ -73,6 +78,8 @@ class Run:
             "recovery/failed_checkpoints": float(self.checkpoints.failed),
             "recovery/quarantined_prompts": float(self.quarantine.count),
             **self.rollouts.metrics(),
+            **self.pool.metrics(),
+            "data/prompts_set_aside": float(len(self.progress.set_aside)),
             "coverage/distinct_prompts": float(self.progress.distinct_prompts),
             "perf/total_rollouts": float(self.progress.rollouts),
             "perf/total_tokens": float(self.progress.tokens),
@@ -101,7 +108,7 @@ def start_run(
         config,
         opening.storage,
         opening.base,
-        fingerprint=inputs.pool.table.fingerprint,
+        fingerprint=inputs.record.population,
         deepspeed_tag=DEEPSPEED_TAG,
         tell=view.message,
     )
@@ -120,7 +127,7 @@ def start_run(
         return learner
 
     coordinator = Coordinator(
-        config, opening.storage, inputs.pool.ids, restarts, placement.beliefs, inputs.clusters
+        config, opening.storage, inputs.population, restarts, placement.beliefs
     )
     at_the_end(coordinator.stop)
     rollouts = Rollouts(config, model, transfer, restarts, quarantine, placement.rollout)
@@ -131,6 +138,7 @@ def start_run(
         config,
         model,
         pool=inputs.pool,
+        record=inputs.record,
         test=inputs.test,
         storage=opening.storage,
         checkpoints=checkpoints,

@@ -32,7 +32,6 @@ from pipelines.monitoring.view import View, make_view
 from pipelines.rollout.batch import Batch
 from pipelines.rollout.pool import PromptPool
 from pipelines.rollout.probe import Probe
-from pipelines.training.checkpoint import check_data
 from pipelines.training.held_out import evaluate, evaluation_is_due
 from pipelines.training.history import History
 from pipelines.training.inputs import prepare
@@ -142,9 +141,8 @@ class Trainer:
             command: that started the run, for the report.
         """
         config, base = opening.config, opening.base
-        inputs = prepare(config, view)
+        inputs = prepare(config, view, opening.storage, base)
         if base is not None:
-            check_data(base, inputs.pool.table.fingerprint, config.data.train)
             view.message(f"continues from checkpoint {base.name}")
         tree = config.model_dump(mode="json")
         with ExitStack() as ends:
@@ -301,7 +299,7 @@ class Trainer:
         trained = sum(len(scored.group.responses) for scored in groups)
         run.progress.add(step, batch, probe, trained, run.clock.seconds)
         if probe is not None:
-            run.log.probe(step, run.coordinator.clustered(probe.found))
+            run.log.probe(step, run.coordinator.population.describe(probe.found))
             metrics = {**metrics, "probe/partial_solve_ratio": probe.partial}
         if batch.errors:
             run.view.message(f"step {step}: {len(batch.errors)} groups dropped; {batch.errors[0]}")

@@ -57,7 +57,7 @@ def audited(request, tmp_path, tiny_policy, chains):
 
     def audit(*applied):
         files = []
-        held = parts(config, ids, len(applied), clusters)
+        held = list(parts(config, inputs.population(), len(applied)))
         for index, steps in enumerate(applied):
             selector = held[index].selector()
             for step in steps:

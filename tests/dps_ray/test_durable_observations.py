@@ -54,6 +54,14 @@ def test_the_clusters_of_prompts_are_read_back_with_them(log):
         log.append(1, SEEN)
 
 
+def test_the_sources_of_prompts_are_read_back_with_them_and_only_where_there_are_some(log):
+    found = SEEN._replace(sources=np.array([1, 0, 1], np.int16))
+    log.append(1, found)
+    assert_equal(log.read(1), found)
+    log.append(2, SEEN)
+    assert log.read(2).sources is None
+
+
 def test_a_step_that_observed_nothing_is_a_step(log):
     nothing = observation([], [])
     log.append(1, nothing)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dps_ray.hashing import BUCKETS, buckets, hash_ids, hash_key, shards, unhash_ids
+from dps_ray.hashing import BUCKETS, buckets, hash_ids, hash_key, hash_rows, shards, unhash_ids
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -35,6 +35,15 @@ def test_keys_differ_by_every_part_and_its_place():
 def test_buckets_never_change():
     # Written down once: checkpoints outlive the process that placed their prompts.
     assert buckets(np.array([0, 1, 2, -1, 2**62])).tolist() == [262, 465, 330, 618, 0]
+
+
+def test_the_hash_of_rows_never_changes_and_does_not_depend_on_their_order():
+    # Written down once: checkpoints compare their pool with that of a later process.
+    ids, kinds = np.array([3, -1, 2**62]), np.array([0, 1, 2], np.int32)
+    assert hash_rows(5, ids, kinds) == 9188913931320893474
+    assert hash_rows(5, ids[::-1], kinds[::-1].astype(np.int64)) == 9188913931320893474
+    assert hash_rows(5, ids, kinds[::-1]) != 9188913931320893474
+    assert hash_rows(5, ids) == 6760817269979629994
 
 
 def test_consecutive_ids_spread_evenly_over_shards():

@@ -11,15 +11,19 @@ from tests.squares import square
 
 def test_an_entry_is_bytes_or_a_path_or_verls_struct_of_both(tmp_path):
     (tmp_path / "a.png").write_bytes(b"there")
+
+    def read(name):
+        return (tmp_path / name).read_bytes()
+
     for entry in (b"there", "a.png", {"bytes": b"there", "path": "gone.png"}):
-        assert image_files.encoded(entry, tmp_path) == b"there"
-    assert image_files.encoded({"bytes": None, "path": "a.png"}, tmp_path) == b"there"
+        assert image_files.encoded(entry, read) == b"there"
+    assert image_files.encoded({"bytes": None, "path": "a.png"}, read) == b"there"
 
 
 @pytest.mark.parametrize("entry", [{"bytes": None, "path": None}, None, 7, "gone.png"], ids=repr)
 def test_an_entry_without_a_file_is_an_error(tmp_path, entry):
     with pytest.raises(ValueError, match=r"neither bytes nor a path|No such file"):
-        image_files.encoded(entry, tmp_path)
+        image_files.encoded(entry, lambda name: (tmp_path / name).read_bytes())
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])

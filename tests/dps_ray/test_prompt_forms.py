@@ -108,7 +108,9 @@ def test_the_types_of_a_file_make_no_difference(write, write_as, kind):
     assert table.rows(some) == [expected[9], expected[2]]
     assert table.texts(some) == ["<image> 9+1=", "<image> 2+1="]
     for column in (None, "extra_info.level", "kind"):
-        assert (table.clusters(some, column) == plain.clusters(some, column)).all()
+        labels, expected_labels = table.labels(column), plain.labels(column)
+        assert labels.labels.tolist() == expected_labels.labels.tolist()
+        assert labels.names == expected_labels.names
     by_column = PromptTable.open(write_as(rows, schema_of(*KINDS[kind])), id_column="id")
     assert by_column.ids.tolist() == [row["id"] for row in rows]
 
@@ -125,7 +127,7 @@ def test_categories_and_the_index_types_that_polars_gives_them_are_read(write):
         same, found = opened(write(table, "categories.parquet"))
         assert same.ids.tolist() == plain.ids.tolist()
         assert found == expected
-        assert same.clusters(same.ids, "kind").tolist() == [1, 0] * 5 + [1]
+        assert same.labels("kind").labels.tolist() == [1, 0] * 5 + [1]
 
 
 @pytest.mark.parametrize("make", [pa.ListViewArray, pa.LargeListViewArray])
@@ -153,7 +155,7 @@ def test_text_that_is_stored_as_bytes_is_read(write, write_as, kind):
     fields = {"data_source": kind, "prompt": pa.list_(message), "reward_model": truth, "kind": kind}
     table, found = opened(write_as(_in_bytes(rows), pa.schema(fields)))
     assert found == expected
-    assert table.clusters(table.ids, "kind").tolist() == [0, 1]
+    assert table.labels("kind").labels.tolist() == [0, 1]
 
 
 def _in_bytes(rows):
@@ -180,7 +182,7 @@ def test_bytes_that_are_no_text_are_named_with_row_and_column(write, bad):
 def test_bytes_that_are_no_text_make_no_cluster(write):
     table = PromptTable.open(write([row("a", kind=b"x"), row("b", kind=b"\xff")]))
     with pytest.raises(DataError, match="row 1, column 'kind': holds bytes"):
-        table.clusters(table.ids, "kind")
+        table.labels("kind")
 
 
 # --- ids -------------------------------------------------------------------------------------------
@@ -264,9 +266,9 @@ def test_optional_columns_of_type_null_count_as_absent(write):
 def test_a_cluster_column_of_type_null_is_refused_by_its_name(write):
     table = PromptTable.open(write([row("1+1=", extra_info=None, kind=None)]))
     with pytest.raises(DataError, match=r"no column 'extra_info\.level'"):
-        table.clusters(table.ids, "extra_info.level")
+        table.labels("extra_info.level")
     with pytest.raises(DataError, match="column 'kind': the type is null; make it strings"):
-        table.clusters(table.ids, "kind")
+        table.labels("kind")
 
 
 @pytest.mark.parametrize("column", ["data_source", "prompt", "reward_model"])

@@ -404,17 +404,17 @@ def test_prompts_of_one_value_are_of_one_cluster_whatever_the_file_they_are_in(w
         for i, level in enumerate(levels)
     ]
     table = PromptTable.open([write(data[:3], "a.parquet"), write(data[3:], "b.parquet")])
-    assert table.clusters(table.ids, "extra_info.level").tolist() == [1, 0, 1, 2, 0]
-    assert table.clusters(table.ids[[3, 0]], "extra_info.level").tolist() == [2, 1]
-    assert table.clusters(table.ids, "kind").tolist() == [0, 1, 0, 1, 0]
-    assert table.clusters(table.ids, "kind").dtype == np.int32
-    assert len(set(table.clusters(table.ids, "extra_info.number").tolist())) == 5
+    assert table.labels("extra_info.level").labels.tolist() == [1, 0, 1, 2, 0]
+    assert table.labels("extra_info.level").names == ["easy", "hard", "middling"]
+    assert table.labels("kind").labels.tolist() == [0, 1, 0, 1, 0]
+    assert table.labels("kind").labels.dtype == np.int32
+    assert len(set(table.labels("extra_info.number").labels.tolist())) == 5
 
 
 def test_without_a_column_the_data_source_is_the_cluster(write):
     data = [row("1+1="), row("2+2=", data_source="products"), row("3+3=")]
     table = PromptTable.open(write(data))
-    assert table.clusters(table.ids).tolist() == [1, 0, 1]
+    assert table.labels().labels.tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -429,4 +429,4 @@ def test_without_a_column_the_data_source_is_the_cluster(write):
 def test_a_column_that_makes_no_clusters_is_named(write, column, named):
     table = PromptTable.open(write([row("1+1=", half="a"), row("2+2=", half=None)]))
     with pytest.raises(DataError, match=named):
-        table.clusters(table.ids, column)
+        table.labels(column)

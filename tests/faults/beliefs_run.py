@@ -20,8 +20,9 @@ from dps_ray.durable import (
     reshard,
 )
 from dps_ray.selection.pooled import number_within
+from dps_ray.selection.population import Population
 
-IDS = np.random.default_rng(7).choice(2**62, size=300, replace=False)
+IDS = np.sort(np.random.default_rng(7).choice(2**62, size=300, replace=False))
 
 CLUSTERS = number_within(IDS, IDS % 5, seed=0)
 
@@ -46,7 +47,7 @@ def config_of(folder, shards, *overrides):
 
 
 class BeliefsRun:
-    def __init__(self, folder, shards=2, *overrides, base=None, recoveries=None):
+    def __init__(self, folder, shards=2, *overrides, base=None, recoveries=None, population=None):
         self.storage = Storage.at(folder)
         self.epoch = claim_epoch(self.storage)
         self.base = base
@@ -56,7 +57,11 @@ class BeliefsRun:
         place = Placement(plan(config)).beliefs
         pooled = config.method == "dps_pooled"
         self.coordinator = Coordinator(
-            config, self.storage, IDS, self.recoveries, place, CLUSTERS if pooled else None
+            config,
+            self.storage,
+            population or Population(IDS, CLUSTERS if pooled else None),
+            self.recoveries,
+            place,
         )
         start = 0 if base is None else base.step
         self.coordinator.rewind(BeliefVersion(self.epoch, start, base and base.name))

@@ -11,6 +11,7 @@ from dps_ray import BeliefStore
 from dps_ray.durable import ObservationLog, Storage
 from dps_ray.errors import EngineError, StaleError
 from dps_ray.selection.pooled import PooledStore
+from dps_ray.selection.population import Population
 from tests.faults.beliefs_run import (
     CLUSTERS,
     IDS,
@@ -120,7 +121,7 @@ def test_a_shard_that_is_lost_again_and_again_ends_the_run_and_is_named(
 
 def alone(folder, storage):
     """The only shard of a pool."""
-    (part,) = parts(config_of(folder, 1), IDS, 1)
+    (part,) = parts(config_of(folder, 1), Population(IDS), 1)
     return BeliefShard.remote(part, storage, folder / "logs")
 
 
@@ -129,18 +130,18 @@ def test_a_call_that_is_delivered_twice_has_its_effect_once(local_ray, tmp_path)
     shard = alone(tmp_path, storage)
     first = BeliefStore(IDS).select(16).ids
     ObservationLog(storage, 1).append(1, seen(1, first))
-    none = np.empty(0, np.int64)
+    none = [np.empty(0, np.int64)]
     ray.get(shard.propose.remote(BeliefVersion(1, 0, None), 16, none))
     call = (BeliefVersion(1, 1, None), 16, none, seen(1, first))
     once, again = ray.get([shard.propose.remote(*call) for _ in range(2)])
-    np.testing.assert_array_equal(once.selection.ids, again.selection.ids)
+    np.testing.assert_array_equal(once.selections[0].ids, again.selections[0].ids)
     assert ray.get(shard.times_sampled.remote(BeliefVersion(1, 1, None))) == {0: 284, 1: 16}
 
 
 def test_a_gap_and_a_call_from_before_are_refused(local_ray, tmp_path):
     storage = Storage.at(tmp_path)
     shard = alone(tmp_path, storage)
-    none = np.empty(0, np.int64)
+    none = [np.empty(0, np.int64)]
     ray.get(shard.propose.remote(BeliefVersion(2, 0, None), 16, none))
     for late in (BeliefVersion(2, 3, None), BeliefVersion(1, 0, None)):
         with pytest.raises(StaleError, match="is at step 0 of epoch 2 and cannot serve"):

@@ -246,6 +246,6 @@ def test_overlong_prompts_are_skipped_and_counted(tiny_policy, chains):
     config = settings.load(None, ["data.max_prompt_length=8"])
     tokenizer = load_tokenizer(str(tiny_policy), None)
     pool = PromptPool(PromptTable.open(Path(chains[0])), tokenizer, None, config, lambda *_: None)
-    lengths = [len(r.tokens) for r in pool.requests(pool.prompts(pool.table.ids))]
+    lengths = [len(r.tokens) for r in pool.encoder.requests(pool.prompts(pool.table.ids))]
     assert 0 < pool.skipped == sum(length > 8 for length in lengths)
     assert len(pool.ids) + pool.skipped == 120

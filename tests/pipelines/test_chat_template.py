@@ -54,7 +54,7 @@ def tokens_of(tmp_path):
         tokenizer = load_tokenizer(str(model), config.model.chat_template)
         table = PromptTable.open(tmp_path / "prompts.parquet")
         pool = PromptPool(table, tokenizer, None, config, lambda *_: None)
-        [request] = pool.requests(pool.prompts(pool.ids))
+        [request] = pool.encoder.requests(pool.prompts(pool.ids))
         return request.tokens.tolist()
 
     return tokens

@@ -27,11 +27,11 @@ def pool(tmp_path, vision_policy):
 
 
 def text_of(pool, request) -> str:
-    return pool._tokenizer.decode(request.tokens)
+    return pool.encoder.tokenizer.decode(request.tokens)
 
 
 def requests(pool):
-    return pool.requests(pool.prompts(pool.ids))
+    return pool.encoder.requests(pool.prompts(pool.ids))
 
 
 def test_an_image_stands_where_its_mark_is_with_as_many_tokens_as_its_size_gives(pool):
@@ -66,7 +66,7 @@ def test_the_length_limit_counts_the_tokens_of_images(pool):
 def test_a_larger_image_is_scaled_down_to_max_pixels(pool):
     made = pool([row("red", images=[square("red", 560, 560)])], f"data.max_pixels={25 * 28 * 28}")
     [request] = requests(made)
-    assert np.sum(request.tokens == made._images.token) == 25
+    assert np.sum(request.tokens == made.encoder.images.token) == 25
 
 
 @pytest.mark.parametrize(

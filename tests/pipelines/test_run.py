@@ -87,7 +87,7 @@ def test_pooled_beliefs_of_a_run_equal_a_replay_of_its_log_through_one_store(
     pooled = ("method=dps_pooled", "resources.beliefs.shards=2", "selector.temperature=0.5")
     assert run(tmp_path, able_policy, chains, *pooled) == 0
     table = PromptTable.open(chains[0], None)
-    clusters = number_within(table.ids, table.clusters(table.ids, "extra_info.level"), 0)
+    clusters = number_within(table.ids, table.labels("extra_info.level").labels, 0)
     store = PooledStore(table.ids, clusters, observation="counts", group_size=4, temperature=0.5)
     assert_beliefs_equal_a_replay(tmp_path, store)
 

@@ -48,7 +48,8 @@ class GRESO(ScoredSelector):
 
     Args:
         ids, seed: see `ScoredSelector`.
-        pool: prompts in all shards together; as many observations make the first epoch.
+        pool: prompts in all shards together; as many observations make the first epoch. A pool that has grown since the
+            snapshot begins its first epoch again if more prompts than were observed are in it.
     """
 
     class Settings(SelectorSettings):
@@ -58,7 +59,6 @@ class GRESO(ScoredSelector):
     def make(cls, ids: ArrayLike, settings: Any, context: Context) -> Selector:
         return cls(ids, context.seed, pool=context.pool)
 
-    saved_settings = ("seed", "pool")
     saved_for_all = ("step", "observed", "p_easy", "p_hard")
     saved_by_prompt = ("times", "due", "streak")
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dps_ray.beliefs import rates
 from dps_ray.beliefs.hmm import Floats
 from dps_ray.selection.pooled.shrinkage import shrunk, towards_the_pool
-from dps_ray.selection.pooled.state_dynamics import FIRST_PRIOR, Found, Labels, kept
+from dps_ray.selection.pooled.state_dynamics import FIRST_PRIOR, Found, Labels, kept, of_clusters
 
 _BINS = 15
 
@@ -110,8 +110,9 @@ class RateDynamics:
         }
 
     def load_state(self, snapshot: Mapping[str, Any]) -> None:
-        """Goes on from a snapshot."""
+        """Goes on from a snapshot, which may be of a pool with fewer clusters."""
+        clusters = len(self._first.T)
         self._pool = self._pool._replace(moves=np.array(snapshot["moves"]))
-        self._first = np.array(snapshot["first"])
-        self._first_states = np.array(snapshot["first_states"])
+        self._first = of_clusters(snapshot["first"], clusters)
+        self._first_states = of_clusters(snapshot["first_states"], clusters)
         self._refresh()

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from dps_ray.beliefs import hmm
 from dps_ray.beliefs.hmm import Floats
+from dps_ray.beliefs.states import Observation
 from dps_ray.selection.pooled.shrinkage import shrunk
 
 Labels = NDArray[np.integer]
@@ -42,11 +43,26 @@ class Found(NamedTuple):
     successes: NDArray[np.int64]
     responses: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, whole: Observation, rows: NDArray[np.integer]) -> "Found":
+        """Returns the outcomes of these prompts of a step."""
+        assert whole.successes is not None
+        assert whole.responses is not None
+        return cls(whole.states[rows], whole.successes[rows], whole.responses[rows])
+
 
 def kept(cluster_decay: float, first_labels: Labels, clusters: int) -> Floats:
     """Returns the share of its counts of first visits that each cluster keeps over a step with these visits: (C,)."""
     visited = np.bincount(first_labels, minlength=clusters) > 0
     return np.where(visited, cluster_decay, cluster_decay**0.25)
+
+
+def of_clusters(counts: NDArray[np.generic], clusters: int) -> NDArray[Any]:
+    """Returns a copy of counts by cluster, (..., C), for this many clusters. A new cluster has none."""
+    found = np.zeros((*counts.shape[:-1], clusters), dtype=counts.dtype)
+    both = min(clusters, counts.shape[-1])
+    found[..., :both] = counts[..., :both]
+    return found
 
 
 class StateDynamics:
@@ -151,7 +167,8 @@ class StateDynamics:
         return {"first": self._first.copy(), "moves": self._moves.copy()}
 
     def load_state(self, snapshot: Mapping[str, Any]) -> None:
-        """Goes on from a snapshot."""
-        self._first = np.array(snapshot["first"])
-        self._moves = np.array(snapshot["moves"])
+        """Goes on from a snapshot, which may be of a pool with fewer clusters."""
+        clusters = len(self._first.T)
+        self._first = of_clusters(snapshot["first"], clusters)
+        self._moves = of_clusters(snapshot["moves"], clusters)
         self._refresh()

@@ -22,6 +22,7 @@ from dps_ray.selection.coverage import REST, ROUND
 from dps_ray.selection.draws import log_weights, tempered
 from dps_ray.selection.outcomes import checked
 from dps_ray.selection.pool.index import PromptIndex
+from dps_ray.selection.pooled.growth import translated
 from dps_ray.selection.pooled.race import first_waiting
 from dps_ray.selection.pooled.rate_dynamics import RateDynamics
 from dps_ray.selection.pooled.recent import Recent
@@ -133,7 +134,8 @@ class PooledStore:
         self._index = PromptIndex(known, self.seed)
         by_position = np.empty(len(known), dtype=np.int64)
         by_position[self._index.positions(known)] = np.arange(len(known))
-        self._waiting = Waiting(clusters.take(by_position))
+        self._clusters = clusters.take(by_position)
+        self._waiting = Waiting(self._clusters)
         self._dynamics: StateDynamics | RateDynamics = (
             RateDynamics(len(clusters.sizes), self.cluster_decay, self.group_size)
             if observation == "counts"
@@ -229,9 +231,9 @@ class PooledStore:
             self._recent.parameters,
             self._recent.labels,
             rows[again],
-            _found(whole, again),
+            Found.of(whole, again),
             labels[first],
-            _found(whole, first),
+            Found.of(whole, first),
         )
         self._seen += int(np.count_nonzero(self._times[seen.positions] == 0))
         self._times[seen.positions] += 1
@@ -297,6 +299,7 @@ class PooledStore:
         seen = np.flatnonzero(self._times)
         return {
             **self._own_settings(),
+            "numbering": self._clusters.numbering,
             "step": self.step,
             **{f"waiting_{name}": value for name, value in self._waiting.snapshot().items()},
             **{f"dynamics_{name}": value for name, value in self._dynamics.snapshot().items()},
@@ -320,8 +323,9 @@ class PooledStore:
         }
 
     def load_state(self, snapshot: Mapping[str, Any]) -> None:
-        """Goes on from a snapshot, bit-equal; see `Selector.load_state`."""
+        """Goes on from a snapshot, bit-equal; see `Selector.load_state`, and `translated` for a pool that has changed."""
         check_settings(snapshot, self._own_settings())
+        snapshot = translated(snapshot, self._clusters)
         seen = self._index.distinct_positions(snapshot["seen_ids"])
         self.step = int(snapshot["step"])
         prefix = "dynamics_"
@@ -335,12 +339,6 @@ class PooledStore:
         self._waiting.load_state(
             **{name: snapshot[f"waiting_{name}"] for name in self._waiting.snapshot()}
         )
-
-
-def _found(whole: Observation, rows: NDArray[np.integer]) -> Found:
-    assert whole.successes is not None
-    assert whole.responses is not None
-    return Found(whole.states[rows], whole.successes[rows], whole.responses[rows])
 
 
 def _largest(score: NDArray[np.float64], size: int) -> NDArray[np.intp]:

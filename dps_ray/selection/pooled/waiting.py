@@ -32,13 +32,11 @@ class Waiting:
     """
 
     def __init__(self, clusters: Clusters) -> None:
-        self.labels, self.ranks, self.sizes = clusters
+        self.labels, self.ranks, self.sizes = clusters.labels, clusters.ranks, clusters.sizes
         self.counts, self.laps = clusters.sizes.copy(), np.zeros_like(clusters.sizes)
         self.here = np.bincount(clusters.labels, minlength=len(clusters.sizes))
-        # Ranks follow the hash, and so do positions.
-        self._positions = np.argsort(clusters.labels, kind="stable").astype(np.int32)
-        self._mine = keys_of(clusters.labels, clusters.ranks)[self._positions]
-        self._heads = np.zeros_like(clusters.sizes)  # the rank from which on each is taken
+        self._positions, self._mine = _by_key(clusters)
+        self._heads = clusters.starts  # the rank from which on each is taken
         self._away = np.empty(0, dtype=np.int64)
         self._behind = np.empty(0, dtype=np.int64)
         self._note_skipped()
@@ -135,6 +133,16 @@ class Waiting:
         self._behind, self._away = np.array(behind), np.array(away)
         self.counts = self.sizes - np.bincount(self._away >> _RANK_BITS, minlength=len(self.sizes))
         self._note_skipped()
+
+
+def _by_key(clusters: Clusters) -> tuple[NDArray[np.int32], Keys]:
+    """The positions of these prompts sorted by key, and the keys. Prompts are by position."""
+    keys = keys_of(clusters.labels, clusters.ranks)
+    if clusters.moved is None:  # ranks follow the hash, and so do positions
+        order = np.argsort(clusters.labels, kind="stable")
+    else:
+        order = np.argsort(keys)
+    return order.astype(np.int32), keys[order]
 
 
 def keys_of(labels: Labels, ranks: NDArray[np.integer] | int) -> Keys:

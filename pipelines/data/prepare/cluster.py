@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> None:
     check_vacant(options.out, options.force)
     files = [PromptFile(file, id_column=None) for file in options.data]
-    names = [file.path.name for file in files]
+    names = [_path(file).name for file in files]
     if len(set(names)) < len(names):
         raise DataError(f"--data has two files called {max(names, key=names.count)}; rename one")
     # With one thread, sums and therefore clusters do not depend on the number of cores.
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
             label = _by_text(files, options, console)
         parts = [part for file in files for part in _copy(file, folder, label, console)]
     for file in files:
-        console.print(f"wrote {options.out / file.path.name}: {len(file):,} prompts")
+        console.print(f"wrote {options.out / _path(file).name}: {len(file):,} prompts")
     sizes = np.unique(np.concatenate(parts), return_counts=True)[1]
     console.print(
         f"{len(sizes):,} clusters of {sizes.min():,} to {sizes.max():,} prompts (median {np.median(sizes):,.0f}), "
@@ -98,12 +98,16 @@ def run(options: argparse.Namespace, console: Console) -> None:
     )
 
 
+def _path(file: PromptFile) -> Path:
+    return Path(file.name)
+
+
 def _check(file: PromptFile, console: Console) -> None:
     """Raises a DataError if training could not read all rows."""
-    with progress(f"checking {file.path.name}", len(file), console) as show:
+    with progress(f"checking {_path(file).name}", len(file), console) as show:
         done = 0
         for keys in file.checked_keys():
-            done += len(keys)
+            done += len(keys.contents)
             show(done)
 
 
@@ -112,19 +116,19 @@ def _by_columns(files: list[PromptFile], columns: list[str], console: Console) -
     in the sorted order of these values."""
     found: set[str] = set()
     for file in files:
-        with progress(f"values in {file.path.name}", len(file), console) as show:
+        with progress(f"values in {_path(file).name}", len(file), console) as show:
             first = 0
-            for batch in _batches(file.path, columns):
+            for batch in _batches(_path(file), columns):
                 try:
                     values = _values(batch, columns)
                 except pa.ArrowNotImplementedError as error:
                     raise DataError(
-                        f"{file.path}, column {' or '.join(columns)!r}: {error}; name a column of strings or numbers"
+                        f"{file.name}, column {' or '.join(columns)!r}: {error}; name a column of strings or numbers"
                     ) from error
                 row = pc.index(pc.is_null(values), True).as_py()
                 if row >= 0:
                     raise DataError(
-                        f"{file.path}, row {first + row}, column {' or '.join(columns)!r}: is null; give every "
+                        f"{file.name}, row {first + row}, column {' or '.join(columns)!r}: is null; give every "
                         "row a value"
                     )
                 found.update(values.unique().to_pylist())
@@ -202,7 +206,7 @@ def _copy(
     file: PromptFile, folder: Path, label: Label, console: Console
 ) -> Iterator[NDArray[np.int32]]:
     """Writes a copy of a file with the cluster column, and yields that column's values."""
-    read = pq.read_schema(file.path)
+    read = pq.read_schema(_path(file))
     # Arrow reads nested view types such as string_view, but cannot write them to Parquet.
     fields = [field.with_type(one_type(field)) for field in read]
     schema = pa.schema(fields, read.metadata)
@@ -211,13 +215,13 @@ def _copy(
         schema = schema.remove(place)
     group = _WITH_PICTURES if "images" in schema.names else _ROW_GROUP
     with (
-        progress(file.path.name, len(file), console) as show,
+        progress(_path(file).name, len(file), console) as show,
         pq.ParquetWriter(
-            folder / file.path.name, schema.append(pa.field(COLUMN, pa.int32()))
+            folder / _path(file).name, schema.append(pa.field(COLUMN, pa.int32()))
         ) as writer,
     ):
         done = 0
-        for batch in _batches(file.path, schema.names, group * _BATCH // _ROW_GROUP):
+        for batch in _batches(_path(file), schema.names, group * _BATCH // _ROW_GROUP):
             labels = label(batch).astype(np.int32)
             columns = [cast(*each) for each in zip(batch.columns, schema.types, strict=True)]
             table = pa.Table.from_arrays(columns, schema=schema)
