@@ -15,9 +15,9 @@ def _by_name(reward: Any) -> Any:
 
 class DataSettings(Settings):
     train: Annotated[str | list[str], HOME] = "builtin:arithmetic"
-    """Training prompts in verl's schema: Parquet or JSON lines files, a folder of them, a folder that
-    `datasets.save_to_disk` wrote, a pattern such as `data/*.parquet`, or a list of these; on this machine, or at `s3://`,
-    `gs://` or `hf://datasets/`. Or `builtin:arithmetic`, `builtin:countdown`."""
+    """Parquet or JSON lines files with the training prompts in verl's schema: a path, a pattern such as `data/*.parquet`,
+    a folder, or a list of these, on this machine or at `s3://`, `gs://`, `hf://datasets/`; a folder of
+    `datasets.save_to_disk`; or `builtin:arithmetic`, `builtin:countdown`."""
     test: Annotated[str | list[str] | None, HOME] = None
     """Held-out prompts for evaluations: files, a folder, or a built-in task, as for `data.train`. null: no evaluations."""
     id_column: str | None = None
