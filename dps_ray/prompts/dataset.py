@@ -120,7 +120,7 @@ class PromptTable:
             cache: keeps what was found. The rows of files that it knows are not read again.
 
         Raises:
-            DataError: a file is missing, is not a Parquet file, or has no rows; a column is missing
+            DataError: a file is missing, cannot be read, or has no rows; a column is missing
                 or has the wrong type; a prompt is empty; an id occurs twice. The message names
                 file, row and column.
         """

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dps_ray import hashing
 from dps_ray.beliefs.states import Observation
-from dps_ray.hashing import as_ids, hash_key
+from dps_ray.hashing import as_ids
 from dps_ray.selection.clusters import Clusters, Moved, number_within
 
 _BLOCK = 1 << 22  # prompts that are assigned to shards at a time
@@ -151,7 +151,12 @@ class Population:
                 moved = clusters.moved
                 if moved is not None:
                     moved = moved.take(self.sources(self.rows(moved.ids)) == source)
-                clusters = clusters._replace(sizes=clusters.sizes[source], moved=moved)
+                numbering = clusters.numbering
+                if isinstance(numbering, tuple):
+                    numbering = numbering[source]
+                clusters = Clusters(
+                    clusters.labels, clusters.ranks, clusters.sizes[source], numbering, moved
+                )
         return Portion(self.ids[rows], pool, clusters)
 
 
@@ -177,7 +182,7 @@ def number_by_source(
         given.astype(np.int32),
         np.empty(len(known), np.int32),
         np.zeros((len(numbered), max(len(each.sizes) for each in numbered)), np.int64),
-        hash_key(*(each.numbering for each in numbered)),
+        tuple(each.numbering for each in numbered if isinstance(each.numbering, int)),
         Moved.joined(moved) if moved else None,
     )
     for source, (rows, each) in enumerate(zip(rows_of, numbered, strict=True)):

@@ -64,7 +64,8 @@ def replayed(folder: Path) -> Replay:
     names = manifests(storage)
     if not names:
         raise DataError(f"{folder} holds no checkpoint: it is no finished run")
-    observations = dict(committed(storage, load(storage, names[0])))
+    steps = committed(storage, load(storage, names[0]))
+    observations = {step: observation.split()[0] for step, observation in steps}
     if any(observation.sources is not None for observation in observations.values()):
         raise DataError(
             f"{folder} is a run with data.weights, whose sources have beliefs of their own; compare runs without "

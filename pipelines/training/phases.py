@@ -107,26 +107,26 @@ class Phases:
 
     def _set_aside(self, step: int, refused: Mapping[int, DPSError]) -> None:
         """Notes that these prompts are not to be drawn again."""
-        if not refused:
-            return
-        run = self._run
-        run.progress.set_aside += refused
-        run.log.set_aside(step, refused)
-        first, *others = refused.values()
-        more = f" (and {len(others)} more)" if others else ""
-        run.view.message(f"step {step}: a prompt is set aside: {first}{more}")
+        if refused:
+            self._run.refused |= refused
+            first, *others = refused.values()
+            more = f" (and {len(others)} more)" if others else ""
+            self._run.view.message(f"step {step}: a prompt is set aside: {first}{more}")
 
     def observe(self, step: int, batch: Batch) -> None:
-        """Updates the beliefs with every group that was scored, before any filter."""
+        """Updates the beliefs with every group that was scored, before any filter, and with the prompts set aside."""
         run = self._run
         observation = observation_of(batch.scored, run.config.selector.learns_from_rewards)
-        rows, _ = run.pool.table.find(observation.ids)
-        run.record.observe(observation.ids, run.pool.table.contents[rows])
-        run.coordinator.excluded = run.set_aside()
+        refused = run.refused
         with run.clock.timed("observe"):
             failpoint("driver.observe.before", step=step)
-            run.coordinator.observe(step, observation)
+            run.coordinator.excluded = run.set_aside()
+            run.coordinator.observe(step, observation.with_unusable(list(refused)))
             failpoint("driver.observe.after", step=step)
+        rows, _ = run.pool.table.find(observation.ids)
+        run.record.observe(observation.ids, run.pool.table.contents[rows], list(refused))
+        run.log.set_aside(step, refused)
+        run.refused = {}
 
     def begin_to_learn(self, step: int, batch: Batch) -> Learning:
         """Has the learner train on the groups that carry gradient, if there are any.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dps_ray.durable import (
     Manifest,
@@ -25,7 +25,7 @@ from dps_ray.durable import (
     write_snapshot,
 )
 from dps_ray.errors import CheckpointError
-from dps_ray.hashing import hash_key, hash_rows
+from dps_ray.hashing import as_ids, hash_key, hash_rows
 from dps_ray.prompts.dataset import FileRecord, PromptTable
 from pipelines.training.checkpoint import check_data
 
@@ -45,6 +45,7 @@ class PoolRecord:
     cluster_names: the name of each cluster, by its number; empty for a method without clusters
     last: int64, the prompts that come after all others of their cluster: those observed before the pool changed
     known_ids, known_contents: int64 (n,), ascending by id: the prompts observed so far, and the hash of each one's content
+    aside: int64, the prompts that were drawn and cannot be used, as the beliefs were told
     """
 
     files: tuple[FileRecord, ...]
@@ -54,6 +55,7 @@ class PoolRecord:
     last: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     known_ids: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     known_contents: NDArray[np.int64] = field(default_factory=lambda: _NONE)
+    aside: NDArray[np.int64] = field(default_factory=lambda: _NONE)
 
     @classmethod
     def of(
@@ -79,12 +81,18 @@ class PoolRecord:
         )
         if before is not None:
             same = before.population == population
-            found.last = before.last if same else before.known_ids
+            changed = np.union1d(before.known_ids, before.aside)
+            found.last = before.last if same else changed
             found.known_ids, found.known_contents = before.known_ids, before.known_contents
+            found.aside = before.aside
         return found
 
-    def observe(self, ids: NDArray[np.int64], contents: NDArray[np.int64]) -> None:
-        """Adds the prompts of a step, int64 ids (n,) without duplicates, and the hashes of their contents."""
+    def observe(
+        self, ids: NDArray[np.int64], contents: NDArray[np.int64], unusable: ArrayLike = ()
+    ) -> None:
+        """Adds the prompts of a step, int64 ids (n,) without duplicates, the hashes of their contents, and the ids of the
+        prompts that were found unusable."""
+        self.aside = np.union1d(self.aside, as_ids(unusable))
         places = np.searchsorted(self.known_ids, ids)
         known = np.zeros(len(ids), dtype=np.bool_)
         if len(self.known_ids):
@@ -100,12 +108,13 @@ class PoolRecord:
         Raises:
             CheckpointError: a file that says which they are is missing or altered.
         """
-        self.known_ids = self.known_contents = _NONE
+        self.known_ids = self.known_contents = self.aside = _NONE
         if manifest is None:
             return
         then = PoolRecord.load(storage, manifest)
         if then is not None:
             self.known_ids, self.known_contents = then.known_ids, then.known_contents
+            self.aside = then.aside
             return
         # Earlier versions wrote no record. Their log has the ids, and their data is unchanged.
         steps = [_NONE, *(observation.ids for _, observation in committed(storage, manifest))]

@@ -1,6 +1,7 @@
 """Where files of prompts may lie and in which formats: whatever the place, the same rows are the same prompts."""
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -44,6 +45,7 @@ def rows(count, first=0):
 
 
 DATA = rows(3000)
+BUCKETS = itertools.count(100)
 
 
 @pytest.fixture
@@ -367,12 +369,12 @@ def s3():
 
 
 @pytest.fixture
-def bucket(s3, monkeypatch, request):
+def bucket(s3, monkeypatch):
     """Uploads files to a bucket of the test, and returns the name and the file system."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    name = f"bucket-{abs(hash(request.node.name))}"
+    name = f"bucket-{next(BUCKETS)}"
     system, _ = fs.FileSystem.from_uri(f"s3://{name}{s3}")
     system.create_dir(name)
 

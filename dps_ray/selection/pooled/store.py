@@ -145,6 +145,9 @@ class PooledStore:
         self._mine = np.empty(0, dtype=np.int64)  # positions of the recent, -1 of another shard's
         self._times = np.zeros(len(known), dtype=np.int32)
         self._seen = 0  # prompts ever observed
+        self._aside = np.empty(
+            0, dtype=np.int64
+        )  # ids of all shards that cannot be used, ascending
 
     def __len__(self) -> int:
         return len(self._index)
@@ -251,6 +254,17 @@ class PooledStore:
         )
         self._forget_the_oldest(recent.joined(new))
 
+    def set_aside(self, whole: Observation) -> None:
+        """Takes prompts that cannot be used out of their clusters, in which they would otherwise be the next for ever.
+
+        whole: those of all shards, with clusters and ranks.
+        """
+        known = clustered(whole, self._index, self._waiting)
+        assert known.clusters is not None
+        assert known.ranks is not None
+        self._waiting.take_for_good(keys_of(known.clusters, known.ranks))
+        self._aside = np.union1d(self._aside, known.ids)
+
     def _forget_the_oldest(self, recent: Recent) -> None:
         """Keeps these recent prompts, except those tried too long ago, which wait again."""
         positions, here = self._index.find(recent.ids)
@@ -304,6 +318,7 @@ class PooledStore:
             **{f"waiting_{name}": value for name, value in self._waiting.snapshot().items()},
             **{f"dynamics_{name}": value for name, value in self._dynamics.snapshot().items()},
             **self._recent.snapshot(),
+            "aside_prompts": self._aside.copy(),
             "seen_ids": self._index.ids(seen),
             "seen_times": self._times[seen],
         }
@@ -333,6 +348,7 @@ class PooledStore:
             {name[len(prefix) :]: snapshot[name] for name in snapshot if name.startswith(prefix)}
         )
         self._recent = Recent.restore(snapshot)
+        self._aside = np.array(snapshot.get("aside_prompts", self._aside))
         positions, here = self._index.find(self._recent.ids)
         self._mine = np.where(here, positions, -1)
         self._times[seen], self._seen = snapshot["seen_times"], len(seen)
