@@ -67,7 +67,7 @@ class Population:
             self._sources = _checked_sources(sources, len(self), len(self.weights))
         self.clusters = clusters
         if clusters is not None and clusters.sizes.ndim == 2 and self._sources is None:
-            self.clusters = clusters._replace(sizes=clusters.sizes[0])
+            self.clusters = _of_source(clusters, 0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -151,13 +151,16 @@ class Population:
                 moved = clusters.moved
                 if moved is not None:
                     moved = moved.take(self.sources(self.rows(moved.ids)) == source)
-                numbering = clusters.numbering
-                if isinstance(numbering, tuple):
-                    numbering = numbering[source]
-                clusters = Clusters(
-                    clusters.labels, clusters.ranks, clusters.sizes[source], numbering, moved
-                )
+                clusters = _of_source(clusters._replace(moved=moved), source)
         return Portion(self.ids[rows], pool, clusters)
+
+
+def _of_source(clusters: Clusters, source: int) -> Clusters:
+    """The clusters with the sizes and the numbering of one source."""
+    numbering = clusters.numbering
+    if isinstance(numbering, tuple):
+        numbering = numbering[source]
+    return clusters._replace(sizes=clusters.sizes[source], numbering=numbering)
 
 
 def number_by_source(
