@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     ]
     rows, same = [], True
     for shards, found in zip((options.shards, steady), runs, strict=True):
-        for before, after, starts in zip(shards, shards[1:], found, strict=True):
+        for (before, after), starts in zip(pairwise(shards), found, strict=True):
             rows.append((f"{options.prompts:,}", f"{before} to {after} shards", starts))
     for changed, unchanged in zip(*runs, strict=True):
         same &= {tuple(start.selected) for start in (*changed, *unchanged)} == {
