@@ -19,7 +19,7 @@ from dps_ray.hashing import as_ids, hash_key
 from dps_ray.selection.choice import Selection, check_size, merge
 from dps_ray.selection.clusters import Clusters, number_within
 from dps_ray.selection.coverage import REST, ROUND
-from dps_ray.selection.draws import log_weights, tempered
+from dps_ray.selection.draws import largest, log_weights, tempered
 from dps_ray.selection.outcomes import checked
 from dps_ray.selection.pool.index import PromptIndex
 from dps_ray.selection.pooled.growth import translated
@@ -174,7 +174,7 @@ class PooledStore:
             laps=self.max_uses is not None,
         )
         score = np.concatenate([self._scores(rows), waiting_score])
-        best = _largest(score, size)
+        best = largest(score, size)
         rows, waiting = rows[best[best < len(rows)]], waiting[best[best >= len(rows)] - len(rows)]
         positions = np.concatenate([self._mine[rows], waiting])
         predicted = [
@@ -242,15 +242,8 @@ class PooledStore:
         self._times[seen.positions] += 1
         lap = self._waiting.take(keys_of(labels[first], ranks[first]))
         recent = self._recent.tried_again(rows[again], self.step, numbers)
-        one = np.ones(len(first), dtype=np.int64)
-        new = Recent(
-            whole.ids[first],
-            labels[first],
-            ranks[first],
-            self.step * one,
-            one,
-            lap,
-            new_numbers,
+        new = Recent.tried(
+            whole.ids[first], labels[first], ranks[first], self.step, lap, new_numbers
         )
         self._forget_the_oldest(recent.joined(new))
 
@@ -355,10 +348,3 @@ class PooledStore:
         self._waiting.load_state(
             **{name: snapshot[f"waiting_{name}"] for name in self._waiting.snapshot()}
         )
-
-
-def _largest(score: NDArray[np.float64], size: int) -> NDArray[np.intp]:
-    """Where the `size` largest scores stand, ascending, with all that equal the least of them."""
-    if not 0 < size < len(score):
-        return np.arange(len(score) if size else 0)
-    return np.flatnonzero(score >= np.partition(score, len(score) - size)[len(score) - size])
