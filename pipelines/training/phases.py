@@ -70,11 +70,18 @@ class Phases:
         for _ in range(loop.max_gen_batches if loop.filter_groups else 1):
             with run.clock.timed("select"):
                 selection, found = self._draw(step, batch.tried)
+            if not found.requests:
+                break
             run.pool.expect(run.coordinator.likely_next())
             answers = self._roll_out("generate", step, found)
             batch.add(selection, answers, run.config.rollout.group_size)
             if batch.partial >= loop.batch_size or self._left(batch.tried) == 0:
                 break
+        if not batch.scored and not batch.errors:
+            raise DataError(
+                f"none of the {len(run.pool.ids)} prompts of data.train={run.config.data.train} can be used: all are "
+                f"longer than data.max_prompt_length={run.config.data.max_prompt_length}, or set aside"
+            )
         if not batch.scored:
             kind = RewardError if isinstance(batch.errors[0], RewardError) else EngineError
             raise kind(f"step {step}: all {len(batch.errors)} groups failed; {batch.errors[0]}")
@@ -87,11 +94,6 @@ class Phases:
         while True:
             run.coordinator.excluded = run.set_aside()
             size = min(run.config.loop.batch_size, self._left(tried))
-            if size == 0:
-                raise DataError(
-                    f"none of the {len(run.pool.ids)} prompts of data.train={run.config.data.train} can be used: all are "
-                    f"longer than data.max_prompt_length={run.config.data.max_prompt_length}, or set aside"
-                )
             selection = run.coordinator.select(size, tried)
             found, refused = run.pool.draw(np.setdiff1d(selection.ids, held.ids))
             held = held.joined(found)
