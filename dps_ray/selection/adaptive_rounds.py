@@ -1,15 +1,14 @@
 """Rounds that follow from the belief: the plan with the most expected signal for its expected cost. Pure functions.
 
-The signal of a group with s right of n responses is what its gradient tells about the direction that helps all prompts:
+The signal of a group with s right of n responses is the length of its part of the gradient over the noise of that part:
 
-    h = s (n - s) / n,    signal = h / (h + RHO)
+    signal(s, n) = 2 sqrt(r (1 - r)) / (1 + NOISE / n) = 2 sqrt(s (n - s)) / (n + NOISE),    r = s / n
 
-h is the inverse variance of the difference between the mean of s and the mean of n - s responses, and RHO the variance within a
-prompt's group over that between prompts: more responses to a prompt remove the first kind of noise only. A group whose
-responses are all alike has no signal. A plan pays for each response, and `ROUND` of one for each further round, as the engines
-wait a little for it. With tau the rounds of a plan,
+2 sqrt(r (1 - r)) is the mean size of the group's normalised advantages. NOISE is the variance of the gradient between responses
+to one prompt over that between prompts: more responses lower only the first. A plan pays for each response, and `ROUND` of one
+for each further round, as the engines wait a little for it. The best plan has the largest
 
-    plan = argmax over tau of  E[signal] / E[responses + ROUND (rounds - 1)],    the rate p ~ Beta(a, b)
+    E[signal] / E[responses + ROUND (rounds - 1)],    the rate p ~ Beta(a, b)
 
 so a group stops when going on would earn less for its cost than another prompt with the same belief. Mixed groups are done.
 The maximum is found by Dinkelbach's method: for a price l of a response, backward induction finds the plan with the
@@ -20,14 +19,14 @@ or all are right, so there are two states for each n.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dps_ray.beliefs.beta_rates import BetaRates
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-RHO = 0.3  # a mixed group of 4 is worth 0.9 of one of 8, as in docs/comparison.md
+NOISE = 2.0  # so a mixed group of 4 is worth 0.9 of one of 8, as measured: docs/method.md
 ROUND = 0.5  # responses
 _ITERATIONS = 30  # 3 to 5 are usual
 
@@ -60,10 +59,10 @@ class Plan(NamedTuple):
         return np.where(scored == 0, self.first, more)
 
 
-def signal(successes: float, responses: int) -> float:
-    """Returns the signal of a group, in [0, 1)."""
-    noise_free = successes * (responses - successes) / responses
-    return noise_free / (noise_free + RHO)
+def signal(successes: ArrayLike, responses: ArrayLike) -> Floats:
+    """Returns the signal of groups with so many right of so many responses, in [0, 1)."""
+    right, size = (np.asarray(given, dtype=np.float64) for given in (successes, responses))
+    return 2 * np.sqrt(right * (size - right)) / (size + NOISE)
 
 
 def plan(prior: BetaRates, k: int) -> Plan:
@@ -94,18 +93,17 @@ class _Side(NamedTuple):
 
 def _model(a: Floats, b: Floats, k: int) -> tuple[_Side, _Side]:
     """Returns what is expected of groups that are all wrong so far, and of groups that are all right so far."""
-    signals = np.array([[signal(s, m) for s in range(k + 1)] for m in range(1, k + 1)])
     shape = (k + 1, k + 1, len(a))
     wrong, right = np.zeros(shape), np.zeros(shape)
     worth = np.zeros(shape)  # [m, s]: E[signal at m | s right of n], for n from k down to 0
     for n in range(k, -1, -1):
+        s = np.arange(n + 1)[:, None]
         if n < k:
-            s = np.arange(n + 1)[:, None]
             share = (a + s) / (a + b + n)  # P(the next response is right)
             longer, now = worth[n + 1 :], slice(n + 1)
             longer[:, now] = share * longer[:, 1 : n + 2] + (1 - share) * longer[:, now]
         if n > 0:
-            worth[n, : n + 1] = signals[n - 1, : n + 1, None]
+            worth[n, : n + 1] = signal(s, n)
         wrong[n], right[n] = worth[:, 0], worth[:, n]
     log_wrong, log_right = (_log_rising(x, k) - _log_rising(a + b, k) for x in (b, a))
     return _Side(log_wrong, wrong), _Side(log_right, right)

@@ -60,8 +60,8 @@ def test_groups_have_the_predicted_states_wherever_a_belief_can_predict_them(k):
 def test_certain_predictions_give_finite_beliefs():
     predicted = [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0.5, 0, 0.5], [0, 0.5, 0.5], [1 / 3] * 3]
     found = BetaRates.of_predicted(predicted, 8)
-    assert np.isfinite(found.a).all() and np.isfinite(found.b).all()
-    assert (found.a > 0).all() and (found.b > 0).all()
+    for parameter in (found.a, found.b):
+        assert np.all((parameter > 0) & np.isfinite(parameter))
     np.testing.assert_allclose(found.mean[[0, 1, 2, 3, 5]], [1, 0, 0.5, 0.5, 0.5], atol=1e-6)
 
 
@@ -141,6 +141,7 @@ def test_the_chance_of_mixed_is_that_of_all_outcomes_given_what_came_so_far(a, b
 def test_an_updated_belief_is_the_posterior_and_keeps_what_is_known():
     before = BetaRates(np.array([1.0, 2.0]), np.array([1.0, 0.5]), np.array([True, False]))
     after = before.updated([0, 3], [4, 4])
-    assert after.a.tolist() == [1, 5] and after.b.tolist() == [5, 1.5]
+    assert after.a.tolist() == [1, 5]
+    assert after.b.tolist() == [5, 1.5]
     assert after.known.tolist() == [True, False]
     assert after.take(np.array([1])).a.tolist() == [5]

@@ -101,6 +101,7 @@ def test_a_prompt_is_answered_alike_alone_and_among_others(sizes, stop):
         ((2, 2), "mixed", 0.02, 8, "have 4 responses, and a group has 8"),
         ((), "mixed", 0.02, 8, "positive sizes"),
         ((8, 0), "mixed", 0.02, 8, "positive sizes"),
+        ((1, 7), "mixed", 0.02, 8, "begin with 2"),
         ((8,), "mixed", 1.0, 8, "least_chance"),
         ("adaptive", "hopeless", 0.02, 8, "stop=mixed"),
         ("adaptive", "mixed", 0.02, 1, "2 or more"),
@@ -175,10 +176,10 @@ def test_adaptive_rounds_are_the_best_of_all_plans(row):
 
 
 def test_adaptive_rounds_follow_from_the_belief():
-    likely, hard = rates((5, 5)), rates((2, 30))
+    likely, hard = rates((50, 50)), rates((2, 30))
     rule = RoundRule("adaptive", "mixed", 0.0, 8)
     assert rule.first(likely)[0] < rule.first(hard)[0]
-    # A prompt that may be impossible is given up after a few wrong responses; a right one that varies is not.
+    # A prompt that may be impossible is given up after two wrong responses; one whose responses differ is not.
     uncertain = rates((0.1, 1))
     assert rule.next(uncertain, [0], [2])[0] == 0
     assert rule.next(likely, [0], [2])[0] > 0
@@ -192,7 +193,7 @@ def test_adaptive_rounds_end_with_a_full_group():
 
 
 def test_a_mixed_group_of_four_is_worth_nine_tenths_of_one_of_eight():
-    """What docs/method.md says of RHO, for prompts as the comparison's methods select them."""
+    """What docs/method.md says of NOISE, for prompts as the comparison's methods select them."""
 
     def mean(n):
         chance = np.array(
