@@ -27,12 +27,11 @@ class RoundRule:
 
     sizes:        responses of each round, with the sum `group_size`; "adaptive": as `adaptive_rounds` finds best
     stop:         mixed: once there are right and wrong responses. hopeless: once the chance that the rest of a full group makes
-                  it mixed is below `least_chance`; mixed groups go on. both: either.
+                  it mixed is below `least_chance`; mixed groups go on (adaptive: if that is worth its cost). both: either.
     least_chance: in [0, 1)
     group_size:   responses of a full group
 
-    Raises ValueError for sizes with another sum, a first round of one response, and adaptive rounds that would go on with a
-    mixed group.
+    Raises ValueError for sizes with another sum, and for a first round of one response.
     """
 
     sizes: tuple[int, ...] | Literal["adaptive"]
@@ -46,16 +45,13 @@ class RoundRule:
         if not 0 <= self.least_chance < 1:
             raise ValueError(f"least_chance is {self.least_chance}: write a number in [0, 1)")
         if self.sizes == "adaptive":
-            if self.stop == "hopeless":
-                raise ValueError(
-                    "adaptive rounds stop when the group is mixed: write stop=mixed or stop=both, or the sizes of the rounds"
-                )
-        elif not self.sizes or min(self.sizes) < 1 or sum(self.sizes) != self.group_size:
+            return
+        if not self.sizes or min(self.sizes) < 1 or sum(self.sizes) != self.group_size:
             raise ValueError(
                 f"rounds {list(self.sizes)} have {sum(self.sizes)} responses, and a group has {self.group_size}: "
                 "write positive sizes with that sum"
             )
-        elif self.sizes[0] < 2:
+        if self.sizes[0] < 2:
             raise ValueError(
                 f"the first of the rounds {list(self.sizes)} is a single response, which is never mixed: "
                 "begin with 2 or more"
@@ -64,7 +60,7 @@ class RoundRule:
     def first(self, prior: BetaRates) -> Counts:
         """Returns the responses of the first round of each prompt: int64 (n,), each 2 or more."""
         if self.sizes == "adaptive":
-            return adaptive_rounds.plan(prior, self.group_size).first
+            return self._plan(prior).next(0, np.zeros(len(prior.a), dtype=np.int64))
         return np.full(len(prior.a), self.sizes[0], dtype=np.int64)
 
     def next(self, prior: BetaRates, successes: ArrayLike, responses: ArrayLike) -> Counts:
@@ -75,7 +71,7 @@ class RoundRule:
         right = np.asarray(successes, dtype=np.int64)
         scored = np.asarray(responses, dtype=np.int64)
         if self.sizes == "adaptive":
-            more = adaptive_rounds.plan(prior, self.group_size).next(right, scored)
+            more = self._plan(prior).next(right, scored)
         else:
             ends = np.cumsum(self.sizes)
             following = np.searchsorted(ends, scored, side="right")
@@ -87,3 +83,6 @@ class RoundRule:
             left = np.maximum(self.group_size - scored, 0)
             more[prior.chance_mixed(left, right, scored) < self.least_chance] = 0
         return more
+
+    def _plan(self, prior: BetaRates) -> adaptive_rounds.Plan:
+        return adaptive_rounds.plan(prior, self.group_size, ends_mixed=self.stop != "hopeless")
