@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dps_ray.beliefs.beta_rates import BetaRates
+from dps_ray.beliefs.states import states_of
 from dps_ray.selection import adaptive_rounds
 from dps_ray.selection.adaptive_rounds import ROUND, signal
 from dps_ray.selection.rounds import RoundRule
@@ -54,6 +55,17 @@ def test_rounds_stop_once_the_group_is_mixed():
     assert walk(rule, prior, [0, 1, 0, 0, 0, 0, 0, 0]) == [2]
     assert walk(rule, prior, [1, 1, 1, 0, 0, 0, 0, 0]) == [2, 2]
     assert walk(rule, prior, [1, 1, 1, 1, 1, 1, 1, 1]) == [2, 2, 4]
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2, 2), (2, 2, 4), (4, 4), (3, 5)])
+def test_a_group_that_stops_when_mixed_has_the_state_of_the_full_group(sizes):
+    """So a method that learns from states learns the same with these rounds as without."""
+    rule, prior = RoundRule(sizes, "mixed", 0.0, 8), rates((1, 1))
+    for responses in product((0, 1), repeat=8):
+        scored = sum(walk(rule, prior, responses))
+        right = np.array([sum(responses[:scored]), sum(responses)])
+        part, full = states_of(right, np.array([scored, 8]))
+        assert part == full
 
 
 def test_rounds_that_stop_when_hopeless_go_on_with_mixed_groups():
