@@ -25,6 +25,7 @@ from dps_ray.config.run import (
     LoopSettings,
     ProbeSettings,
     RecoverySettings,
+    ReplaySettings,
     TimeoutSettings,
 )
 from dps_ray.objective.settings import ObjectiveSettings
@@ -63,6 +64,7 @@ __all__ = [
     "ObjectiveSettings",
     "ProbeSettings",
     "RecoverySettings",
+    "ReplaySettings",
     "ResourceSettings",
     "RolloutPool",
     "RolloutSettings",

@@ -151,6 +151,24 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _the_belief_is_about_right_responses(self) -> "Config":
+        if self.objective.baseline == "belief" and self.states.rule != "right":
+            raise ValueError(
+                f"objective.baseline=belief and states.rule={self.states.rule}: predicted solve rates are of right "
+                "responses; set states.rule=right or objective.baseline=group"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replayed_groups_are_corrected(self) -> "Config":
+        if self.loop.replay is not None and self.objective.importance_cap is None:
+            raise ValueError(
+                f"loop.replay={self.loop.replay} and objective.importance_cap=null: groups of older policies need the "
+                "importance weight; set objective.importance_cap=2 or loop.replay=null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _both_pools_on_the_same_kind_of_device(self) -> "Config":
         gpus = self.resources.rollout.gpus_per_engine, self.resources.learner.gpus_per_rank
         if (gpus[0] > 0) != (gpus[1] > 0):
