@@ -11,12 +11,12 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dps_ray.errors import DataError
+from pipelines.monitoring.held_out import held_out_accuracy
 from pipelines.monitoring.metrics import (
     CONFUSION,
     DISTINCT_PROMPTS,
     TOTAL_ROLLOUTS,
     TOTAL_TOKENS,
-    held_out_accuracy,
 )
 from pipelines.monitoring.report import charts
 from pipelines.monitoring.report.drawing import Chart
