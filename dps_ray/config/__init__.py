@@ -26,6 +26,7 @@ from dps_ray.config.run import (
     ProbeSettings,
     RecoverySettings,
     ReplaySettings,
+    ReportSettings,
     TimeoutSettings,
 )
 from dps_ray.objective.settings import ObjectiveSettings
@@ -65,6 +66,7 @@ __all__ = [
     "ProbeSettings",
     "RecoverySettings",
     "ReplaySettings",
+    "ReportSettings",
     "ResourceSettings",
     "RolloutPool",
     "RolloutSettings",

@@ -25,6 +25,7 @@ from dps_ray.config.run import (
     LoopSettings,
     ProbeSettings,
     RecoverySettings,
+    ReportSettings,
     TimeoutSettings,
 )
 from dps_ray.objective.settings import ObjectiveSettings
@@ -93,6 +94,7 @@ class Config(Settings):
     checkpoint: CheckpointSettings = CheckpointSettings()
     resources: ResourceSettings = ResourceSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
+    report: ReportSettings = ReportSettings()
     loggers: list[Literal["tensorboard", "ray", "wandb", "mlflow"]] = Field(
         default=["tensorboard", "ray"]
     )

@@ -1,5 +1,5 @@
 """Settings of the loop and of what it does beside training: `loop.*`, `eval.*`, `probe.*`, `checkpoint.*`,
-`recovery.*` and `timeouts.*`."""
+`recovery.*`, `timeouts.*` and `report.*`."""
 
 from typing import Annotated, Literal
 
@@ -109,3 +109,8 @@ class TimeoutSettings(EngineTimeouts):
     """Deadline in seconds for a belief shard to observe a batch and propose the next."""
     checkpoint: Seconds = 1800.0
     """Deadline in seconds for writing or reading a checkpoint."""
+
+
+class ReportSettings(Settings):
+    price_per_gpu_hour: Annotated[float, Field(gt=0.0)] | None = None
+    """Price of a GPU for an hour, in any currency, with which the summary says what was saved. null: it says no price."""

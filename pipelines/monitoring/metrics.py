@@ -19,6 +19,7 @@ TRAINING_STEP = "training/step"
 REWARD_MEAN = "critic/rewards/mean"
 UNSOLVED_SHARE, SOLVED_SHARE = "batch/solve_none", "batch/solve_all"
 ZERO_VARIANCE = "frac_reward_zero_std"
+GROUP_SIZE = "rollout/group_size_mean"
 ROLLOUTS_PER_MIXED_GROUP = "rollout/rollouts_per_mixed_group"
 EFFECTIVE_RATIO = "tasksample/partial_solve_ratio"
 UNIFORM_RATIO = "probe/partial_solve_ratio"
@@ -98,7 +99,7 @@ TABLE = (
             Metric(EFFECTIVE_RATIO, "share", "Partial groups: those that carry gradient"),
             Metric(SOLVED_SHARE, "share", "Groups in which every response is right"),
             Metric(ZERO_VARIANCE, "share", "Groups whose scores are all equal (TRL's name)"),
-            Metric("rollout/group_size_mean", "responses", "Mean size of the scored groups"),
+            Metric(GROUP_SIZE, "responses", "Mean size of the scored groups"),
             Metric(LENGTH_MEAN, "tokens", "Mean length of a response"),
             Metric("response_length/max", "tokens", "Longest response"),
             Metric(LENGTH_CUT, "share", "Responses that reached the length limit"),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from pipelines.monitoring.metrics import ROLLOUTS_PER_MIXED_GROUP
 from pipelines.rollout.batch import Batch
 from pipelines.rollout.probe import Probe
 
@@ -57,4 +58,4 @@ class Progress:
         """What a partial group has cost so far; empty before the first."""
         if not self.mixed_groups:
             return {}
-        return {"rollout/rollouts_per_mixed_group": self.mixed_rollouts / self.mixed_groups}
+        return {ROLLOUTS_PER_MIXED_GROUP: self.mixed_rollouts / self.mixed_groups}
