@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.spread import spread
 from dps_ray.errors import DPSError, EngineError
 from dps_ray.paths import path_option
-from pipelines.monitoring.metrics import held_out_accuracy
+from pipelines.monitoring.held_out import held_out_accuracy
 from pipelines.monitoring.run_log import read_metrics
 
 _FIRST_STEPS = 2  # left out: the engines still allocate and warm up

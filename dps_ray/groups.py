@@ -20,6 +20,7 @@ class Group(NamedTuple):
     prompt_tokens: NDArray[np.int32]  # (p,)
     responses: list[Response]  # k
     weights: WeightsId  # the weights that sampled the responses
+    rounds: tuple[int, ...] = ()  # responses of each round; empty: there was one round
 
 
 class Scores(NamedTuple):

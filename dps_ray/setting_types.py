@@ -39,3 +39,12 @@ class Settings(BaseModel):
     """Base of all groups: unknown keys are errors, docstrings become the help text."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+
+class NullableSettings(Settings):
+    """Base of the groups that may be null, and are written as one setting: `{rank: 8, alpha: 16}`."""
+
+    def __str__(self) -> str:
+        """As it is written in an override."""
+        inner = self.model_dump(mode="json").items()
+        return "{" + ", ".join(f"{key}: {value}".replace("'", "") for key, value in inner) + "}"

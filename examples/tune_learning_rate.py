@@ -14,7 +14,7 @@ from ray.tune import FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
 
 from dps_ray import Config
 from pipelines import Trainer
-from pipelines.monitoring.metrics import held_out_accuracy
+from pipelines.monitoring.held_out import held_out_accuracy
 
 
 def trial(parameters: dict[str, Any]) -> None:

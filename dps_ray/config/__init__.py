@@ -25,6 +25,8 @@ from dps_ray.config.run import (
     LoopSettings,
     ProbeSettings,
     RecoverySettings,
+    ReplaySettings,
+    ReportSettings,
     TimeoutSettings,
 )
 from dps_ray.objective.settings import ObjectiveSettings
@@ -63,6 +65,8 @@ __all__ = [
     "ObjectiveSettings",
     "ProbeSettings",
     "RecoverySettings",
+    "ReplaySettings",
+    "ReportSettings",
     "ResourceSettings",
     "RolloutPool",
     "RolloutSettings",

@@ -25,6 +25,7 @@ from dps_ray.config.run import (
     LoopSettings,
     ProbeSettings,
     RecoverySettings,
+    ReportSettings,
     TimeoutSettings,
 )
 from dps_ray.objective.settings import ObjectiveSettings
@@ -93,6 +94,7 @@ class Config(Settings):
     checkpoint: CheckpointSettings = CheckpointSettings()
     resources: ResourceSettings = ResourceSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
+    report: ReportSettings = ReportSettings()
     loggers: list[Literal["tensorboard", "ray", "wandb", "mlflow"]] = Field(
         default=["tensorboard", "ray"]
     )
@@ -148,6 +150,24 @@ class Config(Settings):
     @model_validator(mode="after")
     def _the_method_works_with_this_rule_for_states(self) -> "Config":
         self.selector.check(self.states)
+        return self
+
+    @model_validator(mode="after")
+    def _the_belief_is_about_right_responses(self) -> "Config":
+        if self.objective.baseline == "belief" and self.states.rule != "right":
+            raise ValueError(
+                f"objective.baseline=belief and states.rule={self.states.rule}: predicted solve rates are of right "
+                "responses; set states.rule=right or objective.baseline=group"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replayed_groups_are_corrected(self) -> "Config":
+        if self.loop.replay is not None and self.objective.importance_cap is None:
+            raise ValueError(
+                f"loop.replay={self.loop.replay} and objective.importance_cap=null: groups of older policies need the "
+                "importance weight; set objective.importance_cap=2 or loop.replay=null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dps_ray.setting_types import HOME, TEMPLATE, Count, Natural, Settings
+from dps_ray.setting_types import HOME, TEMPLATE, Count, Natural, NullableSettings, Settings
 
 
 class ModelSettings(Settings):
@@ -17,7 +17,7 @@ class ModelSettings(Settings):
     is: if the model expects a bos token, begin the template with `{{ bos_token }}`."""
 
 
-class LoraSettings(Settings):
+class LoraSettings(NullableSettings):
     """Low-rank adapters: a linear layer uses W + (alpha / rank) B A in place of W, and only A and B are trained."""
 
     rank: Count = 16
@@ -27,11 +27,6 @@ class LoraSettings(Settings):
     target_modules: Annotated[list[str] | Literal["all-linear"], Field(min_length=1)] = "all-linear"
     """Linear layers with an adapter, by the ends of their names, such as [q_proj, v_proj]. all-linear: all but the output
     head, which never has one."""
-
-    def __str__(self) -> str:
-        """As it is written in an override."""
-        inner = self.model_dump(mode="json").items()
-        return "{" + ", ".join(f"{key}: {value}".replace("'", "") for key, value in inner) + "}"
 
 
 class LearnerSettings(Settings):

@@ -1,11 +1,20 @@
 """Settings of the loop and of what it does beside training: `loop.*`, `eval.*`, `probe.*`, `checkpoint.*`,
-`recovery.*` and `timeouts.*`."""
+`recovery.*`, `timeouts.*` and `report.*`."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dps_ray.setting_types import HOME, Count, Natural, Seconds, Settings
+from dps_ray.setting_types import HOME, Count, Natural, NullableSettings, Seconds, Settings
+
+
+class ReplaySettings(NullableSettings):
+    """Replay: partial groups of the last steps join later batches, each at most once."""
+
+    steps: Count = 4
+    """Largest age of a group, in steps, at which it is used again."""
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
+    """Share of the groups in a batch that are used again, at most."""
 
 
 class LoopSettings(Settings):
@@ -21,6 +30,10 @@ class LoopSettings(Settings):
     max_staleness: Literal[0, 1] = 0
     """0: each batch is sampled with the newest weights; engines and learner take turns. 1: the next batch is sampled while
     the learner trains, with weights that are one step older (see `objective.importance_cap`)."""
+    replay: ReplaySettings | None = None
+    """Train again on partial groups of the last steps: `loop.replay={}` for the defaults, or
+    `loop.replay={steps: 4, share: 0.25}`. `objective.importance_cap` corrects for the policy that sampled them. null: train
+    on each group once."""
 
 
 class EvalSettings(Settings):
@@ -96,3 +109,8 @@ class TimeoutSettings(EngineTimeouts):
     """Deadline in seconds for a belief shard to observe a batch and propose the next."""
     checkpoint: Seconds = 1800.0
     """Deadline in seconds for writing or reading a checkpoint."""
+
+
+class ReportSettings(Settings):
+    price_per_gpu_hour: Annotated[float, Field(gt=0.0)] | None = None
+    """Price of a GPU for an hour, in any currency, with which the summary says what was saved. null: it says no price."""

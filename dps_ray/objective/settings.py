@@ -21,6 +21,13 @@ class ObjectiveSettings(Settings):
     minibatches but the first."""
     norm_by_std: bool = True
     """Divide advantages by the standard deviation of the group, as GRPO does. false: as Dr. GRPO."""
+    baseline: Literal["group", "belief"] = "group"
+    """What a response is compared with. group: the mean score of its group. belief: the predicted solve rate of its prompt,
+    updated by the other responses of the group. Groups with equal scores then train too, if they are a surprise. A
+    prompt without a prediction is compared with its group."""
+    train_on: Literal["varying", "partial"] = "varying"
+    """Groups that train. varying: all with advantages, which includes groups of wrong responses with different scores, such
+    as a bonus for the format. partial: partial groups only (`states.rule`)."""
     aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
     """token-mean: every token has the same weight in the loss. sequence-mean: every response has."""
     normalize_by: Literal["useful_groups", "batch_size"] = "useful_groups"

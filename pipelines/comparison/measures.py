@@ -12,7 +12,7 @@ import numpy as np
 from dps_ray.beliefs.prediction import confusion_matrix, prediction_metrics
 from dps_ray.beliefs.states import PARTIAL, Observation
 from pipelines.comparison.replay import Forecast, replayed
-from pipelines.monitoring.metrics import held_out_accuracy
+from pipelines.monitoring.held_out import held_out_accuracy
 from pipelines.monitoring.run_log import read_metrics, read_summary
 
 THIRDS = ("early", "middle", "late")

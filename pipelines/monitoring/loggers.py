@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 from dps_ray.deadline import within
 from dps_ray.errors import ConfigError
 from pipelines.monitoring import json_lines
+from pipelines.monitoring.held_out import held_out_accuracy
 from pipelines.monitoring.metrics import (
     BUSY_SHARE,
     EFFECTIVE_RATIO,
@@ -35,7 +36,6 @@ from pipelines.monitoring.metrics import (
     STEP_SECONDS,
     THROUGHPUT,
     describe,
-    held_out_accuracy,
 )
 
 _PARAMETERS_AT_ONCE = 100  # MLflow's own limit

@@ -5,7 +5,7 @@ module. A selector of one's own may write other names: metrics.jsonl and the log
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -18,6 +18,9 @@ PHASES = (*IN_STEP, "probe", "eval")
 TRAINING_STEP = "training/step"
 REWARD_MEAN = "critic/rewards/mean"
 UNSOLVED_SHARE, SOLVED_SHARE = "batch/solve_none", "batch/solve_all"
+ZERO_VARIANCE = "frac_reward_zero_std"
+GROUP_SIZE = "rollout/group_size_mean"
+ROLLOUTS_PER_MIXED_GROUP = "rollout/rollouts_per_mixed_group"
 EFFECTIVE_RATIO = "tasksample/partial_solve_ratio"
 UNIFORM_RATIO = "probe/partial_solve_ratio"
 DROPPED_GROUPS = "rollouts/skipped"
@@ -43,7 +46,6 @@ RESTARTS_OF_KIND = "recovery/restarts/{kind}"
 DISTINCT_PROMPTS = "coverage/distinct_prompts"
 TOTAL_ROLLOUTS, TOTAL_TOKENS = "perf/total_rollouts", "perf/total_tokens"
 THROUGHPUT = "perf/throughput"
-_HELD_OUT = "val-core/all/acc/mean@"
 
 # What may stand for a placeholder: its meaning, and a regular expression.
 PLACEHOLDERS = {
@@ -96,6 +98,8 @@ TABLE = (
             Metric(UNSOLVED_SHARE, "share", "Groups without a right response"),
             Metric(EFFECTIVE_RATIO, "share", "Partial groups: those that carry gradient"),
             Metric(SOLVED_SHARE, "share", "Groups in which every response is right"),
+            Metric(ZERO_VARIANCE, "share", "Groups whose scores are all equal (TRL's name)"),
+            Metric(GROUP_SIZE, "responses", "Mean size of the scored groups"),
             Metric(LENGTH_MEAN, "tokens", "Mean length of a response"),
             Metric("response_length/max", "tokens", "Longest response"),
             Metric(LENGTH_CUT, "share", "Responses that reached the length limit"),
@@ -175,6 +179,15 @@ TABLE = (
         (
             Metric(TRAINING_STEP, "steps", "Number of the training step"),
             Metric("batch/useful_groups", "groups", "Groups sent to the learner"),
+            Metric("rollout/wasted_share", "share", "Responses in groups that did not train"),
+            Metric(
+                ROLLOUTS_PER_MIXED_GROUP,
+                "responses",
+                "Responses for training over the partial groups that they made",
+                "run",
+            ),
+            Metric("replay/groups", "groups", "Groups of earlier steps that trained again"),
+            Metric("replay/age_max", "steps", "Age of the oldest of them"),
             Metric(STALENESS_MEAN, "versions", "Updates between sampling and training, mean"),
             Metric(STALENESS_MAX, "versions", "Updates between sampling and training, largest"),
             Metric(UNIFORM_RATIO, "share", "Partial groups among prompts drawn uniformly"),
@@ -327,24 +340,3 @@ def _expression(pattern: str) -> str:
     return "".join(
         f"(?:{PLACEHOLDERS[part][1]})" if i % 2 else re.escape(part) for i, part in enumerate(parts)
     )
-
-
-class Accuracy(NamedTuple):
-    """Accuracy on held-out prompts, in [0, 1], and the ends of its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def held_out_accuracy(metrics: Mapping[str, float]) -> Accuracy | None:
-    """The accuracy over all held-out prompts, or None where a step was not evaluated.
-
-    Reads `val-core/all/acc/mean@N` with `val-aux/all/acc/low@N` and `high@N`, N responses a prompt.
-    """
-    for name in metrics:
-        if name.startswith(_HELD_OUT):
-            n = name.removeprefix(_HELD_OUT)
-            low, high = (metrics[f"val-aux/all/acc/{end}@{n}"] for end in ("low", "high"))
-            return Accuracy(metrics[name], low, high)
-    return None

@@ -47,6 +47,8 @@ def details(summary: Mapping[str, Any]) -> list[str]:
         when = f"after step {best['step']:,}" if best["step"] else "before training"
         sentences.append(f"Accuracy was highest {when}, at {percent(best['accuracy'])}.")
     sentences.append(_gradient(summary))
+    if summary.get("saved"):
+        sentences.append(_savings(summary["rollouts_per_mixed_group"], summary["saved"]))
     sentences.append(
         f"{summary['distinct_prompts']:,} of the pool's {summary['pool']:,} prompts were rolled out in "
         f"{summary['steps']:,} steps and {duration(summary['seconds'])}: {summary['rollouts']:,} rollouts "
@@ -62,6 +64,21 @@ def _gradient(summary: Mapping[str, Any]) -> str:
         return sentence + "."
     verdict = ", which is more" if uniform > ours else ""
     return f"{sentence}; prompts drawn uniformly would have given {percent(uniform)}{verdict}."
+
+
+def _savings(price: float, saved: Mapping[str, Any]) -> str:
+    uniform = saved["uniform_rollouts_per_mixed_group"]
+    sentence = (
+        f"A partial group cost {price:.1f} rollouts; by the probes, uniform sampling and Dynamic Sampling in full "
+        f"groups would have paid {uniform:.1f}"
+    )
+    if saved["rollouts"] <= 0:
+        return f"{sentence}, which is no more."
+    money = f" and {saved['money']:,.2f} in GPU hours" if saved.get("money") else ""
+    return (
+        f"{sentence}: for as many, {saved['rollouts']:,} more rollouts, about {saved['tokens']:,} tokens, "
+        f"{duration(saved['engine_seconds'])} of engine time{money}."
+    )
 
 
 def _overlap(a: Mapping[str, float], b: Mapping[str, float]) -> bool:

@@ -22,6 +22,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.monitoring.held_out import Accuracy, held_out_accuracy
 from pipelines.monitoring.metrics import (
     EFFECTIVE_RATIO,
     PHASE_SECONDS,
@@ -32,8 +33,6 @@ from pipelines.monitoring.metrics import (
     TOTAL_ROLLOUTS,
     TRAINING_STEP,
     UNIFORM_RATIO,
-    Accuracy,
-    held_out_accuracy,
 )
 from pipelines.monitoring.summary import duration, percent
 

@@ -1,4 +1,4 @@
-"""The groups that one step rolled out, and the observation, trajectories and metrics made from them."""
+"""The groups that one step rolled out, and the observation and metrics made from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 from dps_ray import PARTIAL, SOLVED, UNSOLVED, Selection
 from dps_ray.beliefs.prediction import prediction_metrics
 from dps_ray.beliefs.states import Observation, observed
-from dps_ray.config import ObjectiveSettings
 from dps_ray.errors import DPSError
 from dps_ray.groups import ScoredGroup
-from dps_ray.objective.advantages import carries_gradient, group_advantages
-from dps_ray.objective.trajectories import Trajectories, concatenate, pack_images
+from dps_ray.objective.advantages import carries_gradient
 
 
 @dataclass
@@ -64,20 +62,16 @@ class Batch:
         sampled = [scored.group.weights.version for scored in self.scored]
         return version - np.array(sampled, dtype=np.int64)
 
-    def useful(self, only_partial: bool, limit: int) -> list[ScoredGroup]:
-        """The groups to train on, at most `limit`: groups whose rewards differ and, with `only_partial`, that are
-        partial."""
-        groups = [
-            scored
-            for scored in self.scored
-            if carries_gradient(scored.scores) and (scored.state == PARTIAL or not only_partial)
-        ]
-        return groups[:limit]
+    @property
+    def predicted(self) -> NDArray[np.float64]:
+        """The states that were predicted for each scored group: (scored groups, 3), NaN where nothing was."""
+        return np.stack(self._predicted)
 
     def metrics(self) -> dict[str, float]:
         """Metrics of rewards, solve states, lengths and prediction quality, with the names used by verl and DPS. The
         batch must have at least one scored group."""
         scores = np.concatenate([scored.scores for scored in self.scored])
+        equal = [not carries_gradient(scored.scores) for scored in self.scored]
         accuracies = np.concatenate([scored.accuracies for scored in self.scored])
         states = np.array([scored.state for scored in self.scored], dtype=np.int8)
         responses = [r for scored in self.scored for r in scored.group.responses]
@@ -90,11 +84,13 @@ class Batch:
             "batch/solve_none": float((states == UNSOLVED).mean()),
             "batch/solve_all": float((states == SOLVED).mean()),
             "tasksample/partial_solve_ratio": self.effective,
+            "frac_reward_zero_std": float(np.mean(equal)),
+            "rollout/group_size_mean": len(scores) / len(self.scored),
             "response_length/mean": float(lengths.mean()),
             "response_length/max": float(lengths.max()),
             "response_length/clip_ratio": float(np.mean([r.truncated for r in responses])),
             "rollouts/skipped": float(len(self.errors)),
-            **prediction_metrics(np.stack(self._predicted), states),
+            **prediction_metrics(self.predicted, states),
         }
 
 
@@ -108,24 +104,3 @@ def observation_of(scored: Sequence[ScoredGroup], with_rewards: bool = False) ->
         means=[group.mean() for group in scores] if with_rewards else None,
         deviations=[group.std(ddof=1) for group in scores] if with_rewards else None,
     )
-
-
-def to_trajectories(
-    groups: Sequence[ScoredGroup], objective: ObjectiveSettings, batch_size: int
-) -> Trajectories:
-    """The groups' responses with their advantages, for the learner. Empty responses are left out.
-
-    The learner averages over the groups that it is given. The policy loss is linear in the advantages. With
-    `normalize_by=batch_size`, scaling the advantages by len(groups) / batch_size therefore gives the mean over
-    `batch_size` groups.
-    """
-    share = len(groups) / batch_size if objective.normalize_by == "batch_size" else 1.0
-    sequences, images = [], []
-    for scored in groups:
-        advantages = share * group_advantages(scored.scores, norm_by_std=objective.norm_by_std)
-        for response, advantage in zip(scored.group.responses, advantages, strict=True):
-            if len(response.tokens):
-                prompt = scored.group.prompt_tokens
-                sequences.append((prompt, response.tokens, response.logprobs, float(advantage)))
-                images.append(scored.images)
-    return concatenate(sequences)._replace(images=pack_images(images))

@@ -55,6 +55,7 @@ FREE = (
     "verifier",
     "recovery",
     "checkpoint",
+    "report",
     "loggers",
 )
 _RECORDS, _CONFIG = "coordinator.json", "config.yaml"

@@ -4,7 +4,7 @@ import time
 from itertools import chain
 
 from dps_ray.errors import ConfigError
-from pipelines.monitoring.metrics import held_out_accuracy
+from pipelines.monitoring.held_out import held_out_accuracy
 from pipelines.rollout.answers import answer, metrics_of, sampling_of
 from pipelines.training.history import is_due
 from pipelines.training.run import Run

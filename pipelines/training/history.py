@@ -10,6 +10,7 @@ from dps_ray.durable import Manifest
 from dps_ray.errors import CheckpointError, LearnerLostError
 from pipelines.training.checkpoint import records_of
 from pipelines.training.progress import Progress
+from pipelines.training.replay import Replay
 from pipelines.training.run import Run
 
 
@@ -77,6 +78,7 @@ class History:
             lambda folder: [
                 run.coordinator.save(folder),
                 run.record.saving(run.storage, folder),
+                run.replay.saving(run.storage, folder),
                 run.learner.save(run.storage, folder).result,
             ],
             {
@@ -106,13 +108,14 @@ class History:
         Raises:
             LearnerLostError: the learner was lost meanwhile; the caller replaces it.
         """
-        run = self._run
+        run, config = self._run, self._run.config
         records = {} if manifest is None else records_of(run.storage, manifest)
         run.progress = Progress(**records.get("progress", {}))
         run.record.rewind(run.storage, manifest, run.pool.table)
+        run.replay = Replay.load(config.loop.replay, config.seed, run.storage, manifest)
         run.refused = {}
         run.quarantine.failures = {int(i): n for i, n in records.get("quarantine", {}).items()}
-        if run.config.resources.colocate:
+        if config.resources.colocate:
             run.rollouts.wait_until_ready()
             run.rollouts.sleep()
         run.learner = run.make_learner(run.checkpoints.epoch)

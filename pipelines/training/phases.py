@@ -5,7 +5,7 @@
 A phase replaces the actors that are lost in it. Only a lost learner is the caller's to replace.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +16,11 @@ from dps_ray import Selection
 from dps_ray.errors import DataError, DPSError, EngineError, RewardError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import ScoredGroup
-from pipelines.rollout.batch import Batch, observation_of, to_trajectories
+from pipelines.rollout.batch import Batch, observation_of
 from pipelines.rollout.pool import Drawn
 from pipelines.rollout.probe import Probe, drawn, probe_of
 from pipelines.rollout.roll_out import roll_out
+from pipelines.rollout.training_groups import TrainingGroup, to_trajectories, training_groups
 from pipelines.training.history import is_due
 from pipelines.training.run import Run
 
@@ -31,6 +32,20 @@ class Learning(NamedTuple):
     """(groups scored,): weight versions between sampling and training."""
     training: Training | None
     """None when no group carries gradient."""
+    groups: Sequence[TrainingGroup] = ()
+    """The groups of this step that it trains on."""
+    ages: Sequence[int] = ()
+    """Steps since each group was new that it trains on again."""
+
+    def metrics(self) -> dict[str, float]:
+        """How old its groups are."""
+        found = {
+            "staleness/mean": float(self.staleness.mean()),
+            "staleness/max": float(self.staleness.max()),
+        }
+        if self.ages:
+            found |= {"replay/groups": len(self.ages), "replay/age_max": max(self.ages)}
+        return found
 
 
 class Phases:
@@ -131,26 +146,31 @@ class Phases:
         run.refused = {}
 
     def begin_to_learn(self, step: int, batch: Batch) -> Learning:
-        """Has the learner train on the groups that carry gradient, if there are any.
+        """Has the learner train on the groups that carry gradient, if there are any, and on some of earlier steps.
 
         Raises:
             StaleError: a group was sampled with weights that are too old.
         """
-        run, loop, groups = self._run, self._run.config.loop, self.useful(batch)
+        run, config, loop = self._run, self._run.config, self._run.config.loop
         staleness = batch.staleness(run.learner.version)
         if staleness.max() > loop.max_staleness:
             raise StaleError(
                 f"step {step}: a group was sampled {staleness.max()} weight versions ago, and "
                 f"loop.max_staleness={loop.max_staleness}"
             )
+        groups = training_groups(batch.scored, batch.predicted, config)
         if not groups:
             run.view.message(f"step {step}: no group carries gradient; the weights stay")
             return Learning(staleness, None)
         with run.clock.timed("train"):
-            if run.config.resources.colocate:
+            if config.resources.colocate:
                 run.rollouts.sleep()
-            trajectories = to_trajectories(groups, run.config.objective, loop.batch_size)
-            return Learning(staleness, run.learner.train(trajectories, step))
+            again = run.replay.take(step, len(groups))
+            run.replay.add(step, groups)
+            both = [*groups, *(kept.group for kept in again)]
+            trajectories = to_trajectories(both, config.objective, loop.batch_size)
+            training = run.learner.train(trajectories, step)
+        return Learning(staleness, training, groups, [step - kept.step for kept in again])
 
     def learn(self, learning: Learning) -> dict[str, float]:
         """Waits for the learner, and returns its metrics.
@@ -159,10 +179,7 @@ class Phases:
             LearnerLostError: it died or did not answer.
         """
         run = self._run
-        metrics = {
-            "staleness/mean": float(learning.staleness.mean()),
-            "staleness/max": float(learning.staleness.max()),
-        }
+        metrics = learning.metrics()
         if learning.training is None:
             return metrics
         with run.clock.timed("train"):
@@ -173,11 +190,6 @@ class Phases:
             run.restarts.record_success("learner", "the learner")
         run.clock.worked("learner", "train", run.learner.version, [(trained.began, trained.ended)])
         return {**metrics, **trained.metrics}
-
-    def useful(self, batch: Batch) -> list[ScoredGroup]:
-        """The groups to train on."""
-        loop = self._run.config.loop
-        return batch.useful(only_partial=loop.filter_groups, limit=loop.batch_size)
 
     def _roll_out(self, what: str, step: int, found: Drawn) -> list[ScoredGroup | DPSError]:
         """A scored group for each prompt, or the reason why there is none.

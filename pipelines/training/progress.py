@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from pipelines.monitoring.metrics import ROLLOUTS_PER_MIXED_GROUP
 from pipelines.rollout.batch import Batch
 from pipelines.rollout.probe import Probe
 
@@ -16,6 +17,9 @@ class Progress:
     training_rollouts: int = 0
     trained_rollouts: int = 0  # of those, in groups that were sent to the learner
     distinct_prompts: int = 0
+    # Both since the beginning, or since an earlier version, which did not count mixed groups.
+    mixed_groups: int = 0
+    mixed_rollouts: int = 0  # responses generated for training meanwhile
     effective: list[float] = field(default_factory=list)  # effective ratio of each step's batch
     uniform: list[float] = field(default_factory=list)  # and of each probe
     # step, mean, low, high of evaluations
@@ -41,9 +45,17 @@ class Progress:
         self.tokens += batch.tokens
         self.training_rollouts += batch.rollouts
         self.trained_rollouts += trained
+        self.mixed_groups += batch.partial
+        self.mixed_rollouts += batch.rollouts
         self.distinct_prompts += batch.distinct
         self.effective.append(batch.effective)
         if probe is not None:
             self.rollouts += probe.rollouts
             self.tokens += probe.tokens
             self.uniform.append(probe.partial)
+
+    def metrics(self) -> dict[str, float]:
+        """What a partial group has cost so far; empty before the first."""
+        if not self.mixed_groups:
+            return {}
+        return {ROLLOUTS_PER_MIXED_GROUP: self.mixed_rollouts / self.mixed_groups}

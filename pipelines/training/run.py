@@ -26,6 +26,7 @@ from pipelines.training.inputs import Inputs
 from pipelines.training.opening import Opening
 from pipelines.training.pool_record import PoolRecord
 from pipelines.training.progress import Progress
+from pipelines.training.replay import Replay
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Run:
     clock: StepClock
     learner: Learner = field(init=False)
     """Set by `History.load_state`."""
+    replay: Replay = field(init=False)
+    """As `learner`."""
     progress: Progress = field(default_factory=Progress)
     refused: dict[int, DPSError] = field(default_factory=dict)
     """Prompts that were drawn and cannot be used, and why, until the beliefs are told (`Phases.observe`)."""
@@ -87,6 +90,7 @@ class Run:
             "coverage/distinct_prompts": float(self.progress.distinct_prompts),
             "perf/total_rollouts": float(self.progress.rollouts),
             "perf/total_tokens": float(self.progress.tokens),
+            **self.progress.metrics(),
         }
 
 

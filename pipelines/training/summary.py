@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dps_ray.config import Config
+from pipelines.monitoring.metrics import ROLLOUTS_PER_MIXED_GROUP
+from pipelines.monitoring.timeline import read_timeline
 from pipelines.training.checkpoint import model_folder
 from pipelines.training.run import Run
 
@@ -28,6 +30,8 @@ def summary_of(run: Run, command: str) -> dict[str, Any]:
         "tokens": progress.tokens,
         "effective_ratio": _mean(progress.effective),
         "uniform_effective_ratio": _mean(progress.uniform) if progress.uniform else None,
+        "rollouts_per_mixed_group": progress.metrics().get(ROLLOUTS_PER_MIXED_GROUP),
+        "saved": _saved(run),
         "gradient_share": progress.trained_rollouts / max(progress.training_rollouts, 1),
         "distinct_prompts": progress.distinct_prompts,
         "pool": len(run.pool.ids),
@@ -37,6 +41,61 @@ def summary_of(run: Run, command: str) -> dict[str, Any]:
         "checkpoint": model_folder(run.storage, newest) if newest else None,
         "best": _best(run) if config.checkpoint.keep_best else None,
         "command": command,
+    }
+
+
+def _saved(run: Run) -> dict[str, Any] | None:
+    """What uniform sampling, alone or with Dynamic Sampling's refill, would have cost more; see `saved`."""
+    config, progress = run.config, run.progress
+    if config.method == "uniform":
+        return None
+    seconds = sum(
+        span.ended - span.began
+        for span in read_timeline(config.folder)
+        if span.pool.startswith("rollout/") and span.name == "generate"
+    )
+    return saved(
+        mixed=progress.mixed_groups,
+        rollouts=progress.mixed_rollouts,
+        tokens_per_rollout=progress.tokens / max(progress.rollouts, 1),
+        engine_seconds=seconds,
+        uniform_ratio=_mean(progress.uniform),
+        group_size=config.rollout.group_size,
+        price_per_engine_hour=(config.report.price_per_gpu_hour or 0.0)
+        * config.resources.rollout.gpus_per_engine,
+    )
+
+
+def saved(
+    *,
+    mixed: int,
+    rollouts: int,
+    tokens_per_rollout: float,
+    engine_seconds: float,
+    uniform_ratio: float,
+    group_size: int,
+    price_per_engine_hour: float,
+) -> dict[str, Any] | None:
+    """What uniform sampling in full groups would have cost more for as many partial groups.
+
+    Of its groups `uniform_ratio` are partial, as the probes found, so each costs group_size / uniform_ratio rollouts.
+    Dynamic Sampling pays the same, since its refills are drawn uniformly. Tokens, engine time and money are in
+    proportion to rollouts. That accuracy is equal for equal numbers of partial groups is an assumption.
+
+    Returns:
+        Differences, negative where uniform sampling would have been cheaper; None if nothing is known.
+    """
+    if not mixed or not uniform_ratio > 0:
+        return None
+    uniform = group_size / uniform_ratio
+    more = mixed * uniform - rollouts
+    seconds = engine_seconds * more / rollouts
+    return {
+        "uniform_rollouts_per_mixed_group": uniform,
+        "rollouts": round(more),
+        "tokens": round(more * tokens_per_rollout),
+        "engine_seconds": seconds,
+        "money": seconds / 3600 * price_per_engine_hour if price_per_engine_hour else None,
     }
 
 

@@ -290,13 +290,14 @@ class Trainer:
             if publish and learning.training is not None:
                 with self.run.clock.timed("publish"):
                     self.run.rollouts.publish(self.run.learner)
-            return self._record(now, metrics)
+            return self._record(now, learning, metrics)
 
-    def _record(self, now: Prepared, metrics: dict[str, float]) -> dict[str, float]:
+    def _record(
+        self, now: Prepared, learning: Learning, metrics: dict[str, float]
+    ) -> dict[str, float]:
         """Counts what the step cost, and logs its metrics."""
         run, (step, batch, probe) = self.run, now
-        groups = self.phases.useful(batch)
-        trained = sum(len(scored.group.responses) for scored in groups)
+        trained = sum(len(group.advantages) for group in learning.groups)
         run.progress.add(step, batch, probe, trained, run.clock.seconds)
         if probe is not None:
             run.log.probe(step, run.coordinator.population.describe(probe.found))
@@ -307,7 +308,8 @@ class Trainer:
         everything = {
             "training/step": float(step),
             **batch.metrics(),
-            "batch/useful_groups": float(len(groups)),
+            "batch/useful_groups": float(len(learning.groups)),
+            "rollout/wasted_share": 1.0 - trained / batch.rollouts,
             **metrics,
             **run.metrics(),
             **times,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dps_ray.config import ObjectiveSettings
-from dps_ray.objective.advantages import carries_gradient, group_advantages
+from dps_ray.objective.advantages import carries_gradient, group_advantages, size_correction
 from dps_ray.objective.grpo import (
     grpo_loss,
     importance_weights,
@@ -40,6 +40,24 @@ def test_a_group_without_variance_has_no_advantage_and_carries_no_gradient(rewar
     np.testing.assert_allclose(group_advantages(scores, norm_by_std=norm_by_std), 0.0, atol=1e-9)
     assert not carries_gradient(scores)
     assert carries_gradient(np.array([reward, reward + 0.5]))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 8, 64])
+@pytest.mark.parametrize("full", [2, 8, 64])
+def test_responses_of_groups_of_all_sizes_have_the_same_mean_square_advantage(size, full):
+    for right in range(1, size):
+        scores = (np.arange(size) < right).astype(float)
+        found = group_advantages(scores, full=full, eps=0.0)
+        assert np.square(found).mean() == pytest.approx((full - 1) / full)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 64])
+def test_a_full_group_and_the_centred_reward_have_no_correction(size):
+    scores = np.random.default_rng(size).random((3, size))
+    assert (group_advantages(scores, full=size) == group_advantages(scores)).all()
+    plain = group_advantages(scores, norm_by_std=False)
+    assert (group_advantages(scores, norm_by_std=False, full=2 * size) == plain).all()
+    assert size_correction(size, size) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.evaluation.results import result_of, tables
-from pipelines.monitoring.metrics import held_out_accuracy
+from pipelines.monitoring.held_out import held_out_accuracy
 from pipelines.rollout.answers import Answered, metrics_of
 
 

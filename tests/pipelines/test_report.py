@@ -18,6 +18,7 @@ from pipelines.monitoring.report.charts import (
     phase_times,
     times_sampled,
 )
+from pipelines.monitoring.report.cost import accuracy_by_cost, group_sizes, remarks
 from pipelines.monitoring.report.pools import when_pools_worked
 from pipelines.monitoring.run_log import (
     RunLog,
@@ -445,6 +446,42 @@ def test_the_command_refuses_a_folder_that_is_no_run_in_one_line(tmp_path):
     assert done.stderr.splitlines() == [
         f"{tmp_path} has no metrics.jsonl: give the folder of a run"
     ]
+
+
+def test_accuracy_is_drawn_against_the_rollouts_and_tokens_spent_by_then(run):
+    records = read_metrics(run)
+    for total in ("perf/total_rollouts", "perf/total_tokens"):
+        chart = accuracy_by_cost(records, total)
+        (line,) = chart.figure.data
+        spent = [record[total] for record in records if total in record]
+        assert line.x[0] == 0
+        assert line.x[-1] == spent[-1]
+        assert list(line.x) == sorted(line.x)
+        assert line.y[-1] == pytest.approx(0.3676, abs=1e-4)
+    assert accuracy_by_cost(records[:1], "perf/total_tokens") is None
+
+
+def test_group_sizes_are_drawn_where_they_were_recorded(run):
+    assert group_sizes(read_metrics(run)) is None
+    sizes = [{"step": i, "rollout/group_size_mean": 5.0} for i in range(3)]
+    assert list(group_sizes(sizes).figure.data[0].y) == [5.0] * 3
+
+
+def test_groups_without_variance_are_remarked_on_when_they_are_many():
+    def steps(equal, wrong, right):
+        names = "frac_reward_zero_std", "batch/solve_none", "batch/solve_all"
+        return [
+            dict(zip(("step", *names), (i, equal, wrong, right), strict=True)) for i in range(30)
+        ]
+
+    assert remarks(steps(0.3, 0.2, 0.1)) == []
+    (hard,) = remarks(steps(0.5, 0.4, 0.1))
+    assert hard == (
+        "In the last 10 steps 50.0% of the groups had no variance: 40.0% had no right response, 10.0% had only right "
+        "ones. Add easier prompts to the pool."
+    )
+    (easy,) = remarks(steps(0.5, 0.1, 0.4))
+    assert "harder" in easy
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dps_ray.errors import DataError
-from pipelines.monitoring.metrics import Accuracy, held_out_accuracy
+from pipelines.monitoring.held_out import Accuracy, held_out_accuracy
 from pipelines.monitoring.run_log import RunLog, read_metrics, read_samples, read_summary
 
 

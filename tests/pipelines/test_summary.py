@@ -1,6 +1,7 @@
 import pytest
 
 from pipelines.monitoring.summary import duration, headline, summarize
+from pipelines.training.summary import saved
 
 
 def interval(mean, margin=0.04):
@@ -92,3 +93,47 @@ def test_a_run_without_checkpoint_names_no_model():
 )
 def test_a_duration_has_two_units_at_most(seconds, words):
     assert duration(seconds) == words
+
+
+SPENT = {
+    "mixed": 100,
+    "rollouts": 1200,
+    "tokens_per_rollout": 50.0,
+    "engine_seconds": 600.0,
+    "uniform_ratio": 0.4,
+    "group_size": 8,
+    "price_per_engine_hour": 3.0,
+}
+
+
+def test_what_was_saved_is_counted_for_as_many_partial_groups():
+    # Uniform sampling pays 8 / 0.4 = 20 rollouts for each of 100 groups, 2,000 for all: 800 more, two thirds of 1,200.
+    assert saved(**SPENT) == {
+        "uniform_rollouts_per_mixed_group": pytest.approx(20.0),
+        "rollouts": 800,
+        "tokens": 40_000,
+        "engine_seconds": pytest.approx(400.0),
+        "money": pytest.approx(1 / 3),
+    }
+    assert saved(**{**SPENT, "price_per_engine_hour": 0.0})["money"] is None
+
+
+@pytest.mark.parametrize(
+    "unknown", [{"mixed": 0}, {"uniform_ratio": 0.0}, {"uniform_ratio": float("nan")}]
+)
+def test_without_probes_or_partial_groups_nothing_is_said_to_be_saved(unknown):
+    assert saved(**{**SPENT, **unknown}) is None
+
+
+def test_savings_are_told_with_how_they_were_estimated():
+    words = summarize(account(saved=saved(**SPENT), rollouts_per_mixed_group=12.0))
+    assert (
+        "A partial group cost 12.0 rollouts; by the probes, uniform sampling and Dynamic Sampling in full groups would "
+        "have paid 20.0: for as many, 800 more rollouts, about 40,000 tokens, 6m40s of engine time and 0.33 in GPU hours."
+    ) in words
+
+
+def test_a_run_that_saved_nothing_owns_up_to_it():
+    spent = saved(**{**SPENT, "rollouts": 2400})
+    words = summarize(account(saved=spent, rollouts_per_mixed_group=24.0))
+    assert "would have paid 20.0, which is no more." in words

@@ -11,14 +11,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from dps_ray.errors import DataError
+from pipelines.monitoring.held_out import held_out_accuracy
 from pipelines.monitoring.metrics import (
     CONFUSION,
     DISTINCT_PROMPTS,
     TOTAL_ROLLOUTS,
     TOTAL_TOKENS,
-    held_out_accuracy,
 )
-from pipelines.monitoring.report import charts
+from pipelines.monitoring.report import charts, cost
 from pipelines.monitoring.report.drawing import Chart
 from pipelines.monitoring.report.pools import when_pools_worked
 from pipelines.monitoring.report.troubles import troubles
@@ -59,12 +59,17 @@ def build_report(run_folder: Path) -> Path:
         name=f"{summary['method']} on {summary['task']}" if summary else run_folder.resolve().name,
         seed=summary["seed"] if summary else None,
         headline=headline(summary) if summary else _unfinished(records),
-        details=details(summary) if summary else [],
+        details=[*(details(summary) if summary else []), *cost.remarks(records)],
         key_numbers=key_numbers(summary or _account_so_far(records)),
         troubles=troubles(records),
         losses=read_events(run_folder),
         learning=_drawn(charts.accuracy(records), charts.reward(records)),
         choice=_drawn(charts.effective_ratio(records), charts.batch_states(records)),
+        cost=_drawn(
+            cost.accuracy_by_cost(records, TOTAL_ROLLOUTS),
+            cost.accuracy_by_cost(records, TOTAL_TOKENS),
+            cost.group_sizes(records),
+        ),
         prediction=charts.prediction_quality(records),
         confusions=confusions(records),
         sampled=charts.times_sampled(summary["times_sampled"]) if summary else None,

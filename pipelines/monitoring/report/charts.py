@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pipelines.monitoring.held_out import held_out_accuracy
 from pipelines.monitoring.metrics import (
     CLIPPED,
     DUAL_CLIPPED,
@@ -31,7 +32,6 @@ from pipelines.monitoring.metrics import (
     THROUGHPUT,
     UNIFORM_RATIO,
     UNSOLVED_SHARE,
-    held_out_accuracy,
 )
 from pipelines.monitoring.report.drawing import (
     BLUE,
