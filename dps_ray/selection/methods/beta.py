@@ -5,24 +5,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dps_ray.beliefs.beta_rates import group_states
 from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
 from dps_ray.selection.pool.index import Positions
 from dps_ray.selection.selector import Context, Selector
 from dps_ray.selection.settings import SelectorSettings
 from dps_ray.setting_types import Share
-
-
-def group_states(a: Floats, b: Floats, size: int) -> Floats:
-    """P(all wrong), P(mixed), P(all right) of `size` responses, whose rate is Beta(a, b): float64 (n, 3).
-
-    P(all right) = B(a + k, b) / B(a, b) = prod over i < k of (a + i) / (a + b + i). P(all wrong) exchanges a and b.
-    """
-    wrong, right = np.ones_like(a), np.ones_like(a)
-    for i in range(size):
-        wrong *= (b + i) / (a + b + i)
-        right *= (a + i) / (a + b + i)
-    return np.stack([wrong, 1 - (wrong + right), right], axis=-1)
 
 
 class BetaSelector(ScoredSelector):
