@@ -344,4 +344,6 @@ class _Intake:
 
 def _seed(seed: str, prompt_id: int) -> int:
     digest = hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little") >> 1  # vLLM adds the response's index in its round to it
+    return (
+        int.from_bytes(digest, "little") >> 1
+    )  # vLLM adds the response's index in its round to it

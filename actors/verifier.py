@@ -206,7 +206,9 @@ class Scoring:
         # By index of the verifier, the calls that it has not answered, with the place of the round in `_work`.
         self._asked: list[dict[Any, int]] = [{} for _ in verifiers.members]
         self._silent_since = [0.0 for _ in verifiers.members]  # while it has calls to answer
-        self._loaded = [False for _ in verifiers.members]  # whether its silence began after the function was loaded
+        self._loaded = [
+            False for _ in verifiers.members
+        ]  # whether its silence began after the function was loaded
 
     def add(self, prompt: Prompt, group: Group) -> None:
         """Begin to score a group, or the next round of one. The rounds of a prompt come in their order."""

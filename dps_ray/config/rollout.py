@@ -47,6 +47,12 @@ class RolloutSettings(EngineSettings):
 
     @model_validator(mode="after")
     def _rounds_make_a_full_group(self) -> Self:
+        if self.rounds == "adaptive" and self.stop == "hopeless":
+            raise ValueError(
+                "rollout.rounds=adaptive and rollout.stop=hopeless: adaptive rounds end when the group is mixed; write "
+                "rollout.stop=mixed or rollout.stop=both, or list the rounds, such as "
+                f"rollout.rounds={_example(self.group_size)}"
+            )
         if not isinstance(self.rounds, list):
             return self
         if sum(self.rounds) != self.group_size:

@@ -9,6 +9,7 @@ counts alone, so prompts can be asked about together or one by one, in any order
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -58,7 +59,7 @@ class RoundRule:
     def first(self, prior: BetaRates) -> Counts:
         """Returns the responses of the first round of each prompt: int64 (n,), each 1 or more."""
         if self.sizes == "adaptive":
-            return adaptive_rounds.plan(prior, self.group_size).first
+            return _plan(prior.a.tobytes(), prior.b.tobytes(), self.group_size).first.copy()
         return np.full(len(prior.a), self.sizes[0], dtype=np.int64)
 
     def next(self, prior: BetaRates, successes: ArrayLike, responses: ArrayLike) -> Counts:
@@ -69,7 +70,8 @@ class RoundRule:
         right = np.asarray(successes, dtype=np.int64)
         scored = np.asarray(responses, dtype=np.int64)
         if self.sizes == "adaptive":
-            more = adaptive_rounds.plan(prior, self.group_size).next(right, scored)
+            plan = _plan(prior.a.tobytes(), prior.b.tobytes(), self.group_size)
+            more = plan.next(right, scored)
         else:
             ends = np.cumsum(self.sizes)
             following = np.searchsorted(ends, scored, side="right")
@@ -81,3 +83,10 @@ class RoundRule:
             left = np.maximum(self.group_size - scored, 0)
             more[prior.chance_mixed(left, right, scored) < self.least_chance] = 0
         return more
+
+
+@lru_cache(maxsize=1)  # a batch asks again after each round
+def _plan(a: bytes, b: bytes, k: int) -> adaptive_rounds.Plan:
+    """Returns the best plans of prompts with these beliefs, float64 (n,) each."""
+    rates = np.frombuffer(a), np.frombuffer(b)
+    return adaptive_rounds.plan(BetaRates(*rates, np.ones(len(rates[0]), dtype=np.bool_)), k)
