@@ -1,8 +1,8 @@
 """Settings of the engines that generate responses: `rollout.*`."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dps_ray.setting_types import Count, Settings
 
@@ -23,10 +23,23 @@ class EngineSettings(Settings):
     """CPU threads of an engine, when it runs on a CPU."""
 
 
+def _rounds(value: Any) -> Any:
+    sizes = value if isinstance(value, list | tuple) else []
+    if value is None or value == "adaptive" or (sizes and all(map(_is_count, sizes))):
+        return value
+    raise ValueError(
+        "write how many responses each round has, such as [2, 2, 4], or adaptive, or null for all at once"
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 class RolloutSettings(EngineSettings):
     group_size: Annotated[int, Field(ge=2)] = 8
     """Responses of a full group (k): the most that a prompt gets in a step."""
-    rounds: list[Count] | Literal["adaptive"] | None = None
+    rounds: Annotated[list[int] | Literal["adaptive"] | None, BeforeValidator(_rounds)] = None
     """Generate a group in rounds, and stop when its further responses are not worth their cost (`rollout.stop`). A list
     has the responses of each round and sums to `rollout.group_size`, such as [2, 2, 4]. adaptive: the beliefs decide how
     many responses each round has. null: all responses at once. Evaluations and probes always generate all at once."""
