@@ -51,7 +51,7 @@ class BetaRates(NamedTuple):
             raise ValueError(f"a group of {k} is never mixed: write k=2 or more")
         if given.ndim != 2 or given.shape[1] != 3:
             raise ValueError(f"predicted has shape {given.shape}: give (n, 3), one row a prompt")
-        known = ~np.isnan(given).any(axis=1)
+        known = np.asarray(~np.isnan(given).any(axis=1))
         wrong = np.flatnonzero(
             known & ((given < -1e-6).any(axis=1) | ~(np.abs(given.sum(axis=1) - 1) < 1e-6))
         )
@@ -107,7 +107,7 @@ def group_states(a: Floats, b: Floats, size: ArrayLike) -> Floats:
     size: one number for all prompts or int (n,). Of no responses both "all wrong" and "all right" are 1.
     """
     count = np.asarray(size)
-    wrong, right = np.ones_like(a), np.ones_like(a)
+    wrong, right = np.ones(a.shape), np.ones(a.shape)
     for i in range(int(count.max(initial=0))):
         if count.ndim == 0:
             wrong *= (b + i) / (a + b + i)
@@ -143,7 +143,8 @@ def _solve(unsolved: Floats, solved: Floats, k: int) -> tuple[Floats, Floats]:
 
 def _spread(log_u: Floats, log_s: Floats, k: int) -> Floats:
     mixed = np.maximum(1 - (np.exp(log_u) + np.exp(log_s)), 1e-15)
-    return np.log(mixed) - np.log(np.maximum(np.logaddexp(log_u / k, log_s / k), 1e-9))
+    spread: Floats = np.log(mixed) - np.log(np.maximum(np.logaddexp(log_u / k, log_s / k), 1e-9))
+    return spread
 
 
 def _step(y: Floats, z: Floats, target: Floats, odds: Floats, k: int) -> tuple[Floats, Floats]:
@@ -165,7 +166,8 @@ def _step(y: Floats, z: Floats, target: Floats, odds: Floats, k: int) -> tuple[F
     sharp = np.maximum(np.log(root_u + root_s), 1e-9) * (root_u + root_s) * k
 
     def spread_by(of_u: Floats, of_s: Floats) -> Floats:
-        return -(u * of_u + s * of_s) / mixed - (root_u * of_u + root_s * of_s) / sharp
+        by: Floats = -(u * of_u + s * of_s) / mixed - (root_u * of_u + root_s * of_s) / sharp
+        return by
 
     off, off_odds = _spread(log_u, log_s, k) - target, log_s - log_u - odds
     spread_y, spread_z = spread_by(u_y, s_y), spread_by(u_z, s_z)

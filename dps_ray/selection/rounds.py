@@ -32,7 +32,8 @@ class RoundRule:
     least_chance: in [0, 1)
     group_size:   responses of a full group
 
-    Raises ValueError for sizes with another sum, and for adaptive rounds that would go on with a mixed group.
+    Raises ValueError for sizes with another sum, a first round of one response, and adaptive rounds that would go on with a
+    mixed group.
     """
 
     sizes: tuple[int, ...] | Literal["adaptive"]
@@ -55,9 +56,14 @@ class RoundRule:
                 f"rounds {list(self.sizes)} have {sum(self.sizes)} responses, and a group has {self.group_size}: "
                 "write positive sizes with that sum"
             )
+        elif self.sizes[0] < 2:
+            raise ValueError(
+                f"the first of the rounds {list(self.sizes)} is a single response, which is never mixed: "
+                "begin with 2 or more"
+            )
 
     def first(self, prior: BetaRates) -> Counts:
-        """Returns the responses of the first round of each prompt: int64 (n,), each 1 or more."""
+        """Returns the responses of the first round of each prompt: int64 (n,), each 2 or more."""
         if self.sizes == "adaptive":
             return _plan(prior.a.tobytes(), prior.b.tobytes(), self.group_size).first.copy()
         return np.full(len(prior.a), self.sizes[0], dtype=np.int64)

@@ -2,7 +2,9 @@
 
     success of prompt i = sigmoid(a_i (skill_topic(i) + own_i - d_i)),   k responses are Binomial
 
-    s_i   = 2 sqrt(r_i (1 - r_i)) of each partial group of the batch, r_i its share of right responses
+    s_i   = 2 sqrt(r_i (1 - r_i)) c(k_i) of each partial group of the batch, r_i its share of right responses
+    c(k)  = (1 + NOISE / 8) / (1 + NOISE / k): what a group of k is worth beside one of 8, by the same signal as
+            `dps_ray.selection.adaptive_rounds`
     n     = sum of s_i / (1 + reuse u_i),   u_i: how often the prompt was used lately
     gain  = rate sqrt(n / (n + half))
     skill = skill + gain (shared + (1 - shared) 20 n_topic / n),   own_i = own_i + gain own s_i / sum of s
@@ -16,14 +18,17 @@ where it fails.
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dps_ray import PARTIAL
+from dps_ray.beliefs.beta_rates import BetaRates
 from dps_ray.beliefs.states import Observation, states_of
+from dps_ray.selection.adaptive_rounds import NOISE
 from dps_ray.selection.methods import Oracle
+from dps_ray.selection.rounds import RoundRule
 from dps_ray.selection.selector import Selector
 
 # Of the 20 kinds of the arithmetic task: minus the logit of the chance that a demonstration of the start
@@ -32,6 +37,7 @@ TOPICS = np.array(
     [-5.3, -4.6, -4.2, -3.9, 4.1, 6.0, 5.0, 3.1, 0.6, 0.7, 1.9, 2.0, 3.0, 4.0, 3.1, 4.0, 5.0, 6.0, 5.0, 4.0]
 )  # fmt: skip
 TEST_PROMPTS = 2_000
+FITTED_SIZE = 8  # responses of the groups of the real runs
 
 
 class Constants(NamedTuple):
@@ -114,15 +120,21 @@ class Student:
         """Probability that a response to each of these prompts, or to every prompt, is right."""
         return success(self.world, self.skill, rows, self._own[rows])
 
-    def train(self, rows: NDArray[np.int64], rates: NDArray[np.float64]) -> None:
-        """One step on these groups, distinct, with these shares of right responses, none of them 0 or 1."""
+    def train(
+        self,
+        rows: NDArray[np.int64],
+        rates: NDArray[np.float64],
+        sizes: NDArray[np.int64] | int = FITTED_SIZE,
+    ) -> None:
+        """One step on these groups, distinct, with these shares of right responses, none of them 0 or 1, of so many."""
         constants = self.constants
         self._step += 1
         if not len(rows):
             return
         lately = self._used[rows] * constants.memory ** (self._step - self._used_at[rows])
         self._used[rows], self._used_at[rows] = lately + 1, self._step
-        signal = 2 * np.sqrt(rates * (1 - rates))
+        worth_of_size = (1 + NOISE / FITTED_SIZE) / (1 + NOISE / np.asarray(sizes))
+        signal = 2 * np.sqrt(rates * (1 - rates)) * worth_of_size
         fresh = signal / (1 + constants.reuse * lately)
         worth = fresh.sum()
         gain = constants.rate * np.sqrt(worth / (worth + constants.half))
@@ -150,53 +162,86 @@ class Outcome:
     rolled_out: list[float] = field(default_factory=list)  # partial groups, of all rolled out
     accuracy: list[float] = field(default_factory=list)  # on test prompts of the same kinds
     rollouts: list[int] = field(default_factory=list)  # responses, cumulative
+    trained: list[int] = field(default_factory=list)  # groups trained on, cumulative
     distinct: int = 0  # prompts rolled out at least once
+
+
+class Groups(NamedTuple):
+    """What was rolled out: prompts int64 (n,), right and all responses of each, int64 (n,)."""
+
+    rows: NDArray[np.int64]
+    right: NDArray[np.int64]
+    responses: NDArray[np.int64]
+
+    @property
+    def partial(self) -> NDArray[np.bool_]:
+        return (self.right > 0) & (self.right < self.responses)
+
+
+class Rollout(NamedTuple):
+    """How a step rolls out.
+
+    batch_size, group_size: B prompts, k responses to each
+    max_gen_batches:        above 1 the batch is refilled with others until it has B partial groups, and only the first B of
+                            those are trained on: Dynamic Sampling, when the selector is uniform
+    refill:                 batches: each refill is another B prompts. missing: as many as partial groups are missing; the
+                            limit is then `max_gen_batches` x B prompts
+    rest:                   steps for which a prompt is left alone once it was rolled out; fewer where the pool is too small
+    rounds:                 divides groups into rounds; None: one round
+    """
+
+    batch_size: int = 256
+    group_size: int = 8
+    max_gen_batches: int = 1
+    refill: Literal["batches", "missing"] = "batches"
+    rest: int = 0
+    rounds: RoundRule | None = None
 
 
 def simulate(
     selector: Selector,
     *,
     steps: int,
-    batch_size: int = 256,
-    group_size: int = 8,
     seed: int = 0,
-    max_gen_batches: int = 1,
-    rest: int = 0,
     constants: Constants = REAL,
     hard: float = 0.0,
     easy: float = 0.0,
+    rollouts: int | None = None,
+    **rollout: Any,
 ) -> Outcome:
-    """Train a student for so many steps on what the selector picks from prompts 0 to N - 1.
+    """Trains a student for so many steps on what the selector picks from prompts 0 to N - 1.
 
-    max_gen_batches: above 1 the batch is refilled with others until it has B partial groups, and only the
-        first B of those are trained on: Dynamic Sampling, when the selector is uniform.
-    rest: steps for which a prompt is left alone once it was rolled out; fewer where the pool is too small.
+    rollouts: stops earlier, after the step in which so many responses were generated
+    rollout: the fields of `Rollout`
     """
+    how = Rollout(**rollout)
     prompts = len(selector)
     student = Student(World.of(prompts, seed, constants, hard=hard, easy=easy), constants)
     test = World.of(TEST_PROMPTS, seed, constants, hard=hard, easy=easy, test=True)
-    outcome, total = Outcome(), 0
-    resting: deque[NDArray[np.int64]] = deque(maxlen=rest)
+    outcome, total, trained = Outcome(), 0, 0
+    resting: deque[NDArray[np.int64]] = deque(maxlen=how.rest)
     for step in range(steps):
         if isinstance(selector, Oracle):
             selector.set_rates(student.success())
-        while sum(map(len, resting)) + batch_size > prompts:
+        while sum(map(len, resting)) + how.batch_size > prompts:
             resting.popleft()
         rng = np.random.default_rng([seed, 3, step])
-        rows, right = _roll_out(
-            selector, student, batch_size, group_size, max_gen_batches, resting, rng
-        )
-        resting.append(rows)
-        responses = np.full(len(rows), group_size)
-        states = states_of(right, responses)
-        selector.observe(Observation(rows, states, right, responses))
-        useful = np.flatnonzero(states == PARTIAL)[:batch_size]
-        student.train(rows[useful], right[useful] / group_size)
-        total += len(rows) * group_size
-        outcome.effective.append(len(useful) / batch_size)
+        groups = _roll_out(selector, student, how, resting, rng)
+        resting.append(groups.rows)
+        states = states_of(groups.right, groups.responses)
+        selector.observe(Observation(groups.rows, states, groups.right, groups.responses))
+        useful = np.flatnonzero(states == PARTIAL)[: how.batch_size]
+        sizes = groups.responses[useful]
+        student.train(groups.rows[useful], groups.right[useful] / sizes, sizes)
+        total += int(groups.responses.sum())
+        trained += len(useful)
+        outcome.effective.append(len(useful) / how.batch_size)
         outcome.rolled_out.append(float(np.mean(states == PARTIAL)))
         outcome.accuracy.append(float(success(test, student.skill).mean()))
         outcome.rollouts.append(total)
+        outcome.trained.append(trained)
+        if rollouts is not None and total >= rollouts:
+            break
     outcome.distinct = int(np.count_nonzero(selector.times_sampled(np.arange(prompts))))
     return outcome
 
@@ -204,21 +249,41 @@ def simulate(
 def _roll_out(
     selector: Selector,
     student: Student,
-    batch_size: int,
-    group_size: int,
-    max_gen_batches: int,
+    how: Rollout,
     resting: deque[NDArray[np.int64]],
     rng: np.random.Generator,
+) -> Groups:
+    """The groups of a step, in the order of selection."""
+    none = np.empty(0, dtype=np.int64)
+    groups = Groups(none, none, none)
+    others = np.concatenate([none, *resting])
+    wanted, most = how.batch_size, how.batch_size * how.max_gen_batches
+    while True:
+        left = len(selector) - len(groups.rows) - len(others)
+        size = min(wanted, left, most - len(groups.rows))
+        chosen = selector.select(size, exclude=np.concatenate([groups.rows, others]))
+        sampled = _sample(student.success(chosen.ids), chosen.predicted, how, rng)
+        groups = Groups(*map(np.concatenate, zip(groups, (chosen.ids, *sampled), strict=True)))
+        missing = how.batch_size - int(np.count_nonzero(groups.partial))
+        if missing <= 0 or size == left or len(groups.rows) >= most:
+            return groups
+        wanted = missing if how.refill == "missing" else how.batch_size
+
+
+def _sample(
+    rates: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    how: Rollout,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The prompts of a step, in the order of selection, and how many responses to each were right."""
-    rows = right = np.empty(0, dtype=np.int64)
-    others = np.concatenate([rows, *resting])
-    for _ in range(max_gen_batches):
-        size = min(batch_size, len(selector) - len(rows) - len(others))
-        chosen = selector.select(size, exclude=np.concatenate([rows, others])).ids
-        rows = np.concatenate([rows, chosen])
-        right = np.concatenate([right, rng.binomial(group_size, student.success(chosen))])
-        partial = np.count_nonzero((right > 0) & (right < group_size))
-        if partial >= batch_size or len(rows) + len(others) == len(selector):
-            break
-    return rows, right
+    """Right and all responses of groups of prompts with these solve rates and predicted states."""
+    if how.rounds is None:
+        return rng.binomial(how.group_size, rates), np.full(len(rates), how.group_size)
+    prior = BetaRates.of_predicted(predicted, how.group_size)
+    more = how.rounds.first(prior)
+    right, responses = np.zeros_like(more), np.zeros_like(more)
+    while more.any():
+        right += rng.binomial(more, rates)
+        responses += more
+        more = how.rounds.next(prior, right, responses)
+    return right, responses

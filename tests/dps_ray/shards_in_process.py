@@ -67,6 +67,8 @@ def failed(ids, step):
 
 
 class Shards:
+    found_of = staticmethod(found_of)
+
     def __init__(self, config, population, count, selectors=None):
         self.config, self.population, self.count = config, population, count
         self.mix = Mix(population.weights, config.seed, config.selector.fresh_share)
@@ -112,7 +114,7 @@ class Shards:
             batch = self.select(BATCH)
             batches.append(batch)
             done = batch.ids[~failed(batch.ids, self.step)]
-            self.observe(found_of(done, self.step))
+            self.observe(self.found_of(done, self.step))
         return batches
 
     def resumed(self, folder, count, population=None):
@@ -122,7 +124,7 @@ class Shards:
             read_snapshot(storage, write_snapshot(storage, shard_file(i, self.count), m.snapshot()))
             for i, m in enumerate(self.mixtures)
         ]
-        other = Shards(self.config, population or self.population, count)
+        other = type(self)(self.config, population or self.population, count)
         for mixture, snapshot in zip(other.mixtures, reshard(snapshots, count), strict=True):
             mixture.load_state(snapshot)
         other.step = self.step

@@ -3,9 +3,10 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dps_ray.beliefs.beta_rates import group_states
 from dps_ray.hashing import hash_key
 from dps_ray.selection.draws import uniforms
-from dps_ray.selection.methods.beta import BetaSelector, group_states
+from dps_ray.selection.methods.beta import BetaSelector
 from dps_ray.selection.methods.scored import Floats
 from dps_ray.selection.pool.index import Positions
 
