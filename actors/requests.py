@@ -1,6 +1,8 @@
 """What a rollout engine is asked: prompts, and how to sample the responses to them."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,21 +10,49 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample k responses to each prompt."""
+    """How to sample the responses to each prompt."""
 
-    responses: int
+    responses: int  # to each prompt whose request does not say how many
     temperature: float
     top_p: float
     max_tokens: int
-    # Together with the prompt's id this seeds its responses, so that they do not depend on which engine
-    # answers, nor on a restart in between.
+    # With the prompt's id and the number of the response this seeds each response. So responses do not depend on
+    # which engine answers, on a restart in between, nor on how many are asked for at a time.
     seed: str
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to be answered."""
+    """A prompt to be answered, or a round: some of the responses to it."""
 
     prompt_id: int
     tokens: NDArray[np.int32]  # an image's placeholder is repeated for each token of the image
     images: tuple[bytes, ...] = ()  # encoded files
+    first: int = 0  # number of the first response among all responses to the prompt in this step
+    responses: int | None = None  # None: as `Sampling` says
+
+    def round(self, first: int, responses: int) -> "Request":
+        """Return the request for these responses to the same prompt."""
+        return replace(self, first=first, responses=responses)
+
+
+class FurtherRequests(Protocol):
+    """Asks for more while engines work, once what they answered is scored."""
+
+    def take(self) -> Sequence[Request]:
+        """Return the requests that became due since the last call, without waiting."""
+        ...
+
+    def calls(self) -> list[Any]:
+        """Return the Ray calls whose answers may make requests due; none when there will be no more requests."""
+        ...
+
+
+class NoFurtherRequests:
+    """Every response is asked for at once."""
+
+    def take(self) -> Sequence[Request]:
+        return ()
+
+    def calls(self) -> list[Any]:
+        return []

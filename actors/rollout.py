@@ -1,8 +1,9 @@
 """The rollout engines as the driver uses them. An engine may die or fall silent at any time.
 
     generate(requests) ──> WorkQueue ──> engines that are fresh ──> groups, each as soon as it is done
-                              ▲                 │
-                              └─── failed ──────┘ died or silent: the engine is replaced, and serves nothing
+                            ▲     ▲             │                      │
+      further requests ─────┘     └── failed ───┤                      └──> on_group: scored, and perhaps further requests
+                                                └ died or silent: the engine is replaced, and serves nothing
                                                   before the learner has sent it the current weights
 
 `Rollouts` watches the health of the engines and calls them; `WorkQueue` decides which engine gets which prompt.
@@ -20,7 +21,7 @@ from actors.engine_setup import EngineSetup, engine_environment
 from actors.health import Deadlines, Health, Quarantine, State
 from actors.learner import Learner
 from actors.managed_actor import ManagedActor, RestartTracker
-from actors.requests import Request, Sampling
+from actors.requests import FurtherRequests, NoFurtherRequests, Request, Sampling
 from actors.rollout_engine import RolloutEngine
 from actors.work_queue import WorkQueue
 from dps_ray.config import Config
@@ -125,11 +126,13 @@ class Rollouts:
         requests: Sequence[Request],
         sampling: Sampling,
         on_group: Callable[[Group], None] = lambda group: None,
+        further: FurtherRequests | None = None,
     ) -> list[Group | None]:
         """Return a group for each request, in their order; None for a prompt that is set aside. See `WorkQueue`.
 
         Args:
-            on_group: called with each group as soon as it is done.
+            on_group: called with each group, or round of a group, as soon as it is done.
+            further: asks for further rounds of the same prompts meanwhile.
         """
         self._on_group = on_group
         try:
@@ -141,7 +144,7 @@ class Rollouts:
                 engines=len(self.engines) - len(self._in(State.STARTING)),
                 capacity=self._capacity(sampling),
             )
-            self._serve(sampling)
+            self._serve(sampling, further or NoFurtherRequests())
             return self._queue.groups()
         finally:
             # After an error or a signal an engine may go on with prompts of this call; its answers are dropped.
@@ -168,14 +171,18 @@ class Rollouts:
         for engine in self.engines:
             engine.managed.kill()
 
-    def _serve(self, sampling: Sampling) -> None:
-        """Wait until all prompts of the queue are answered and all engines are idle."""
-        while self._queue.waiting or self._in(State.BUSY):
+    def _serve(self, sampling: Sampling, further: FurtherRequests) -> None:
+        """Wait until all prompts of the queue are answered, all engines are idle, and there are no further requests."""
+        while True:
+            self._queue.add(further.take())
+            calls = further.calls()
+            if not (self._queue.waiting or calls or self._in(State.BUSY)):
+                return
             if self._queue.waiting:
                 self._refresh()
                 self._deal(sampling)
                 self._most_waiting = max(self._most_waiting, self._queue.waiting)
-            self._look()
+            self._look(others=calls)
 
     def _deal(self, sampling: Sampling) -> None:
         """Give prompts to engines that are idle, and to those that will be soon."""
@@ -193,11 +200,12 @@ class Rollouts:
             return sys.maxsize
         return math.ceil(1.5 * self._slots / sampling.responses)
 
-    def _look(self, seconds: float = _LOOK_UP) -> None:
-        """Wait so long for an answer of an engine, process all answers, and act on silence."""
+    def _look(self, seconds: float = _LOOK_UP, others: Sequence[Any] = ()) -> None:
+        """Wait so long for an answer of an engine or to another call, process what engines answered, and act on
+        silence."""
         by_call = {engine.call: engine for engine in self.engines if engine.call is not None}
         calls = list(by_call)
-        wait(calls, 1, seconds)
+        wait([*calls, *others], 1, seconds)
         done, _ = wait(calls, len(calls), 0)
         for call in done:
             self._take(by_call[call])

@@ -1,4 +1,4 @@
-"""One rollout engine: an actor with vLLM, which samples k responses to each prompt, with the log-probability of every
+"""One rollout engine: an actor with vLLM, which samples responses to each prompt, with the log-probability of every
 token, and receives new weights."""
 
 import hashlib
@@ -135,7 +135,7 @@ class RolloutEngine:
         self._intake.open(call, requests)
         while True:
             for request in self._intake.take(close=not asked):
-                failpoint("engine.prompt", prompt=request.prompt_id)
+                failpoint("engine.prompt", prompt=request.prompt_id, first=request.first)
                 asked[self._ask(request, sampling)] = request
             if not asked:
                 break
@@ -157,7 +157,7 @@ class RolloutEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        name = str(request.prompt_id)
+        name = f"{request.prompt_id}.{request.first}"
         tokens = request.tokens.tolist()
         prompt: Any = {"prompt_token_ids": tokens}
         if request.images:
@@ -167,11 +167,11 @@ class RolloutEngine:
             name,
             prompt,
             SamplingParams(
-                n=sampling.responses,
+                n=sampling.responses if request.responses is None else request.responses,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=_seed(sampling.seed, request.prompt_id),
+                seed=_seed(sampling.seed, request.prompt_id) + request.first,
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
@@ -189,7 +189,8 @@ class RolloutEngine:
                 f"{self._name} answered other tokens than those of prompt {request.prompt_id}, which the "
                 "learner would train on"
             )
-        return Group(request.prompt_id, request.tokens, self._responses(output), weights)
+        responses = self._responses(output)
+        return Group(request.prompt_id, request.tokens, responses, weights, first=request.first)
 
     def _responses(self, output: Any) -> list[Response]:
         texts = self._tokenizer.batch_decode(
@@ -343,4 +344,6 @@ class _Intake:
 
 def _seed(seed: str, prompt_id: int) -> int:
     digest = hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little") >> 1  # vLLM adds the response's index to it
+    return (
+        int.from_bytes(digest, "little") >> 1
+    )  # vLLM adds the response's index in its round to it

@@ -6,7 +6,7 @@ The actor itself may be lost too.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.calls import Lost, answer, outcomes, wait
+from actors.calls import Lost, answer, wait
 from actors.health import Quarantine
 from actors.managed_actor import ManagedActor, RestartTracker
 from actors.process import environment, log_to
@@ -24,12 +24,15 @@ from dps_ray.config import Config, StateSettings, VerifierSettings
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import ResponseError, RewardError
 from dps_ray.failpoints import failpoint
-from dps_ray.groups import Group, ScoredGroup, Scores
+from dps_ray.groups import Group, ScoredGroup, Scores, joined
 from dps_ray.prompts.dataset import Prompt
 from dps_ray.rewards.functions import NonFiniteRewardError
 from dps_ray.rewards.sandbox import Sandbox
 
 Answer = ScoredGroup | RewardError
+
+# Seconds between looks at deadlines.
+_LOOK_UP = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Verifier:
         Raises:
             RewardError: the reward function cannot be loaded.
         """
-        failpoint("verifier.score", verifier=self._index)
+        failpoint("verifier.score", verifier=self._index, responses=len(texts))
         self.start()
         if batch != self._batch:
             self._batch, self._wasted = batch, 0.0
@@ -116,7 +119,7 @@ class Verifiers:
         place: Callable[[int], dict[str, Any]],
     ):
         setup = VerifierSetup.of(config)
-        self._to_start = setup.to_start
+        self.to_start = setup.to_start
         self.timeout = setup.to_score
         self.rule = config.states if isinstance(config, Config) else StateSettings()
         self._stop_on_nonfinite = config.recovery.on_nonfinite == "stop"
@@ -146,9 +149,9 @@ class Verifiers:
             for index in range(config.resources.verifiers.workers)
         ]
 
-    def wait_until_started(self, indices: Iterable[int]) -> None:
-        """Wait until these have loaded the reward function, or have failed to."""
-        outcomes([self._starts[index] for index in indices], self._to_start)
+    def has_loaded(self, index: int) -> bool:
+        """Return whether a verifier has loaded the reward function, or has failed to."""
+        return bool(wait([self._starts[index]], 1, 0.0)[0])
 
     def stop(self) -> None:
         """End every verifier."""
@@ -156,7 +159,7 @@ class Verifiers:
             member.kill()
 
     def scoring(self) -> "Scoring":
-        """Return an object that scores a batch, group by group."""
+        """Return an object that scores a batch, round by round."""
         self._batches += 1
         return Scoring(self, self._batches)
 
@@ -184,7 +187,7 @@ class Verifiers:
 
 
 class Scoring:
-    """The scoring of one batch: each group goes at once to the verifier that has fewest groups to score.
+    """The scoring of one batch: each round of a group goes at once to the verifier that has fewest to score.
 
     When the reward function failed on one of a group's responses, the result has an error in the place of the group:
     a failure is not a wrong answer. When the function did not even return (ResponseError), that is a failure of the
@@ -197,26 +200,45 @@ class Scoring:
         self._verifiers = verifiers
         self._number = number
         self._work: list[tuple[Prompt, Group]] = []
-        self._answers: dict[int, Answer] = {}  # by place in `_work`
-        # By index of the verifier, the calls that it has not answered, with the place of the group in `_work`.
+        self._places: dict[int, list[int]] = {}  # in `_work`, of the rounds of each prompt
+        self._scored: dict[int, Scores | RewardError] = {}  # by place in `_work`
+        self._new: list[int] = []  # prompts with a round scored since the last call to `ready`
+        # By index of the verifier, the calls that it has not answered, with the place of the round in `_work`.
         self._asked: list[dict[Any, int]] = [{} for _ in verifiers.members]
+        self._silent_since = [0.0 for _ in verifiers.members]  # while it has calls to answer
+        self._loaded = [
+            False for _ in verifiers.members
+        ]  # whether its silence began after the function was loaded
 
     def add(self, prompt: Prompt, group: Group) -> None:
-        """Begin to score a group."""
+        """Begin to score a group, or the next round of one. The rounds of a prompt come in their order."""
         self._collect()
         self._work.append((prompt, group))
+        self._places.setdefault(prompt.id, []).append(len(self._work) - 1)
         index = min(range(len(self._asked)), key=lambda i: len(self._asked[i]))
         self._ask(index, len(self._work) - 1)
 
     @property
     def prompts(self) -> list[int]:
         """Ids of the prompts, in the order in which their groups were added."""
-        return [prompt.id for prompt, _ in self._work]
+        return list(self._places)
 
     @property
     def waiting(self) -> int:
-        """Number of groups that are not scored yet."""
-        return len(self._work) - len(self._answers)
+        """Number of groups and rounds that are not scored yet."""
+        return len(self._work) - len(self._scored)
+
+    @property
+    def calls(self) -> list[Any]:
+        """The Ray calls that verifiers have not answered."""
+        return [call for asked in self._asked for call in asked]
+
+    def ready(self) -> list[tuple[int, Answer]]:
+        """Return, without waiting, the prompts with a round that was scored since the last call, each with its group so
+        far, or the error."""
+        self._look(0.0)
+        new, self._new = self._new, []
+        return [(prompt_id, self._answer(prompt_id)) for prompt_id in new]
 
     def result(self) -> list[Answer]:
         """Wait for all groups, and return each scored, or its error, in the order in which they were added.
@@ -229,22 +251,31 @@ class Scoring:
         self._collect()
         self._verifiers.left_behind = self.waiting
         while self.waiting:
-            self._verifiers.wait_until_started(i for i, asked in enumerate(self._asked) if asked)
-            if not self._collect(self._verifiers.timeout):
-                why = f"did not answer within {self._verifiers.timeout:.0f} s"
-                for index, asked in enumerate(self._asked):
-                    if asked:
-                        self._replace(index, why)
-        answers = [self._answers[place] for place in range(len(self._work))]
-        for (prompt, _), each in zip(self._work, answers, strict=True):
-            self._verifiers.judge(prompt, each)
+            self._look(_LOOK_UP)
+        answers = [self._answer(prompt_id) for prompt_id in self._places]
+        for places, each in zip(self._places.values(), answers, strict=True):
+            self._verifiers.judge(self._work[places[0]][0], each)
         return answers
 
-    def _collect(self, timeout: float = 0.0) -> bool:
-        """Process the answers, waiting at most `timeout` seconds for one, and return whether there was any."""
-        calls = [call for asked in self._asked for call in asked]
-        number = 1 if timeout else len(calls)
-        done = set(wait(calls, number, timeout)[0]) if calls else set()
+    def _look(self, seconds: float) -> None:
+        """Wait so long for an answer, process all answers, and replace verifiers that were silent for too long."""
+        self._collect(seconds)
+        timeout = self._verifiers.timeout
+        for index, asked in enumerate(self._asked):
+            if asked and not self._loaded[index] and self._verifiers.has_loaded(index):
+                self._loaded[index], self._silent_since[index] = True, time.monotonic()
+            allowed = timeout if self._loaded[index] else self._verifiers.to_start + timeout
+            if asked and time.monotonic() - self._silent_since[index] > allowed:
+                self._replace(index, f"did not answer within {timeout:.0f} s")
+
+    def _collect(self, seconds: float = 0.0) -> None:
+        """Process the answers, waiting at most so long for one."""
+        calls = self.calls
+        if not calls:
+            return
+        if seconds:
+            wait(calls, 1, seconds)
+        done = set(wait(calls, len(calls), 0.0)[0])
         for index, asked in enumerate(self._asked):
             for call in [call for call in asked if call in done]:
                 found = answer(call)
@@ -252,27 +283,39 @@ class Scoring:
                     self._replace(index, found.why)
                     break
                 self._take(asked.pop(call), found)
+                self._silent_since[index] = time.monotonic()
                 self._verifiers.members[index].record_success()
-        return bool(done)
 
     def _take(self, place: int, found: Scores | RewardError) -> None:
-        group = self._work[place][1]
-        if isinstance(found, Scores):
-            right = successes(*found, self._verifiers.rule)
-            state = int(states_of(np.array(right), np.array(len(found.scores))))
-            self._answers[place] = ScoredGroup(group, *found, right, state)
-        else:
-            self._answers[place] = found
+        self._scored[place] = found
+        self._new.append(self._work[place][0].id)
+
+    def _answer(self, prompt_id: int) -> Answer:
+        """The group of a prompt with all its rounds, or the first error in one of them."""
+        rounds = [self._work[place][1] for place in self._places[prompt_id]]
+        scored: list[Scores] = []
+        for place in self._places[prompt_id]:
+            found = self._scored[place]
+            if isinstance(found, RewardError):
+                return found
+            scored.append(found)
+        all_ = Scores(*(np.concatenate(column) for column in zip(*scored, strict=True)))
+        right = successes(*all_, self._verifiers.rule)
+        state = int(states_of(np.array(right), np.array(len(all_.scores))))
+        return ScoredGroup(joined(rounds), *all_, right, state)
 
     def _ask(self, index: int, place: int) -> None:
         prompt, group = self._work[place]
         texts = [response.text for response in group.responses]
         call = self._verifiers.members[index].actor.score.remote(prompt, texts, self._number)
+        if not self._asked[index]:
+            self._silent_since[index] = time.monotonic()
         self._asked[index][call] = place
 
     def _replace(self, index: int, why: str) -> None:
         """Replace a verifier, and ask its successor for all groups that it had not answered."""
         self._verifiers.members[index].replace(why)
+        self._loaded[index] = False
         places, self._asked[index] = list(self._asked[index].values()), {}
         for place in places:
             self._ask(index, place)

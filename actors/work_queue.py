@@ -1,5 +1,7 @@
 """The queue of prompts that rollout engines answer.
 
+      ┌───────────add: the next round of a prompt────────┐
+      ▼                                                  │
     waiting ──deal──> share of an engine ──answered──> groups
        ▲                     │
        ├──────put_back───────┤ its call ended and left these out
@@ -18,7 +20,7 @@ from typing import NamedTuple
 
 from actors.health import Quarantine
 from actors.requests import Request
-from dps_ray.groups import Group
+from dps_ray.groups import Group, joined
 
 
 class Deal(NamedTuple):
@@ -44,8 +46,10 @@ class WorkQueue:
     of `capacity` are left. The prompts of an engine that fails are dealt again in smaller pieces each time. So a
     prompt that breaks engines is alone in the piece whose failure makes the quarantine set it aside.
 
+    A prompt may come in rounds, one after the other: at most one round of it waits or is with an engine.
+
     Args:
-        requests: the batch; those in the quarantine are not dealt.
+        requests: the batch, with the first round of each prompt; those in the quarantine are not dealt.
         quarantine: is told of the prompts whose engine failed.
         engines: number of engines that share the prompts at first.
         capacity: most prompts that an engine has at a time.
@@ -61,20 +65,33 @@ class WorkQueue:
     ) -> None:
         self._requests = requests
         self._quarantine = quarantine
-        self._capacity = capacity
-        self._groups: dict[int, Group | None] = {
-            request.prompt_id: None for request in requests if request.prompt_id in quarantine
-        }
+        self._engines, self._capacity = engines, capacity
+        self._rounds: dict[int, list[Group]] = {}  # by prompt id, answered
+        self._open: set[int] = set()  # prompts with a round that waits or is with an engine
+        self._aside: set[int] = set()  # prompts
         self._waiting: deque[Request] = deque()  # prompts that never failed
         self._pieces: deque[list[Request]] = deque()  # those that did, to be tried apart
         self._shares: dict[int, _Share] = {}  # by engine
-        self._again(request for request in requests if request.prompt_id not in self._groups)
-        self._even = max(1, math.ceil(len(self._waiting) / max(engines, 1)))
+        self._even = 1  # prompts that an idle engine is dealt, if it takes more later
+        self.add(requests)
 
     @property
     def waiting(self) -> int:
         """Number of prompts that no engine has."""
         return len(self._waiting) + sum(map(len, self._pieces))
+
+    def add(self, requests: Iterable[Request]) -> None:
+        """Queue these rounds, of prompts that have no other waiting or with an engine."""
+        queued = []
+        for request in requests:
+            assert request.prompt_id not in self._open, f"{request.prompt_id} has a round already"
+            if request.prompt_id in self._quarantine:
+                self._aside.add(request.prompt_id)
+            else:
+                self._open.add(request.prompt_id)
+                queued.append(request)
+        self._again(queued)
+        self._even = max(1, math.ceil(len(self._waiting) / max(self._engines, 1)))
 
     def deal(self, idle: Iterable[int]) -> list[Deal]:
         """Return what to give to each of these idle engines, and to those at work that run low."""
@@ -85,20 +102,27 @@ class WorkQueue:
             elif self._waiting:
                 first = self._next(min(self._even, self._capacity))
                 deals.append(self._start(engine, first, takes_more=True))
-        for engine, share in sorted(self._shares.items(), key=_by_size):
+        open_ = {engine: share for engine, share in self._shares.items() if share.takes_more}
+        have = sum(len(share.unanswered) for share in open_.values())
+        level = math.ceil((have + len(self._waiting)) / max(len(open_), 1))
+        for engine, share in sorted(open_.items(), key=_by_size):
             room = self._capacity - len(share.unanswered)
-            if share.takes_more and self._waiting and room > self._capacity // 4:
-                more = self._next(room)
+            missing = min(room, level - len(share.unanswered))
+            if self._waiting and room > self._capacity // 4 and missing > 0:
+                more = self._next(missing)
                 share.unanswered |= _by_id(more)
                 deals.append(Deal(engine, more, more=True))
         return deals
 
     def answered(self, engine: int, group: Group) -> bool:
-        """Keep the group that this engine returned, and return whether it was still expected from it."""
+        """Keep the round that this engine returned, and return whether it was still expected from it."""
         share = self._shares.get(engine)
-        if share is None or share.unanswered.pop(group.prompt_id, None) is None:
+        asked = share.unanswered.get(group.prompt_id) if share is not None else None
+        if share is None or asked is None or asked.first != group.first:
             return False
-        self._groups[group.prompt_id] = group
+        del share.unanswered[group.prompt_id]
+        self._open.remove(group.prompt_id)
+        self._rounds.setdefault(group.prompt_id, []).append(group)
         return True
 
     def put_back(self, engine: int) -> None:
@@ -109,12 +133,17 @@ class WorkQueue:
         """Count a failure of each prompt that this engine has, and deal again those that are not set aside."""
         unanswered = self._take_from(engine)
         aside = {prompt_id for prompt_id in unanswered if self._quarantine.failed(prompt_id)}
-        self._groups |= dict.fromkeys(aside)
+        self._aside |= aside
+        self._open -= aside
         self._again(r for prompt_id, r in unanswered.items() if prompt_id not in aside)
 
     def groups(self) -> list[Group | None]:
-        """Return the group of each request in their order, None for a prompt that is set aside; once all are done."""
-        return [self._groups[request.prompt_id] for request in self._requests]
+        """Return the group of each prompt in their order, with all its rounds, or None for a prompt that is set aside; once
+        all are done."""
+        return [
+            None if request.prompt_id in self._aside else joined(self._rounds[request.prompt_id])
+            for request in self._requests
+        ]
 
     def _start(self, engine: int, requests: list[Request], takes_more: bool) -> Deal:
         self._shares[engine] = _Share(_by_id(requests), takes_more)

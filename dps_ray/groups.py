@@ -1,5 +1,6 @@
-"""Groups, the data that actors exchange: one prompt, its k responses and, once scored, their rewards."""
+"""Groups, the data that actors exchange: one prompt, responses to it and, once scored, their rewards."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +19,23 @@ class Response(NamedTuple):
 class Group(NamedTuple):
     prompt_id: int
     prompt_tokens: NDArray[np.int32]  # (p,)
-    responses: list[Response]  # k
+    responses: list[Response]  # k, or fewer in a round of the group
     weights: WeightsId  # the weights that sampled the responses
     rounds: tuple[int, ...] = ()  # responses of each round; empty: there was one round
+    first: int = 0  # number of the first response among all responses to the prompt in this step
+
+
+def joined(rounds: Sequence[Group]) -> Group:
+    """Returns the group that has the responses of all rounds of one prompt, which are given in their order.
+
+    Its weights are the oldest that sampled a round: an engine that is replaced between rounds may have newer ones.
+    """
+    responses = [response for each in rounds for response in each.responses]
+    return rounds[0]._replace(
+        responses=responses,
+        weights=min(each.weights for each in rounds),
+        rounds=tuple(len(each.responses) for each in rounds),
+    )
 
 
 class Scores(NamedTuple):

@@ -1,8 +1,8 @@
 """Settings of the engines that generate responses: `rollout.*`."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from dps_ray.setting_types import Count, Settings
 
@@ -23,9 +23,33 @@ class EngineSettings(Settings):
     """CPU threads of an engine, when it runs on a CPU."""
 
 
+def _rounds(value: Any) -> Any:
+    sizes = value if isinstance(value, list | tuple) else []
+    if value is None or value == "adaptive" or (sizes and all(map(_is_count, sizes))):
+        return value
+    raise ValueError(
+        "write how many responses each round has, such as [2, 2, 4], or adaptive, or null for all at once"
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 class RolloutSettings(EngineSettings):
     group_size: Annotated[int, Field(ge=2)] = 8
-    """Responses to each prompt (k)."""
+    """Responses of a full group (k): the most that a prompt gets in a step."""
+    rounds: Annotated[list[int] | Literal["adaptive"] | None, BeforeValidator(_rounds)] = None
+    """Generate a group in rounds, and stop when its further responses are not worth their cost (`rollout.stop`). A list
+    has the responses of each round and sums to `rollout.group_size`, such as [2, 2, 4]. adaptive: the beliefs decide how
+    many responses each round has. null: all responses at once. Evaluations and probes always generate all at once."""
+    stop: Literal["mixed", "hopeless", "both"] = "mixed"
+    """When a group in rounds stops before it is full. mixed: once it has right and wrong responses. hopeless: once the
+    chance that it becomes mixed is below `rollout.least_chance`. both: in either case. It has no effect without
+    `rollout.rounds`."""
+    least_chance: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.02
+    """With `rollout.stop` hopeless or both: a group stops once its belief, updated by the responses so far, gives it a
+    smaller chance than this of becoming mixed."""
     max_response_length: Count = 1024
     """Maximum number of tokens in a response. Longer ones are truncated and counted."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
@@ -33,3 +57,25 @@ class RolloutSettings(EngineSettings):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Top-p used for sampling. Below 1 the engine's log-probabilities are over the likeliest tokens, and differ from the
     learner's, which are over all tokens."""
+
+    @model_validator(mode="after")
+    def _rounds_make_a_full_group(self) -> Self:
+        if not isinstance(self.rounds, list):
+            return self
+        if sum(self.rounds) != self.group_size:
+            raise ValueError(
+                f"rollout.rounds={self.rounds} has {sum(self.rounds)} responses in all and "
+                f"rollout.group_size={self.group_size}: write rounds that sum to {self.group_size}, such as "
+                f"{_example(self.group_size)}"
+            )
+        if self.rounds[0] < 2:
+            raise ValueError(
+                f"rollout.rounds={self.rounds} begins with a round of {self.rounds[0]} response, which cannot show "
+                f"whether a group is mixed: begin with 2 or more, such as {_example(self.group_size)}"
+            )
+        return self
+
+
+def _example(size: int) -> list[int]:
+    """Returns rounds that make a group of this size."""
+    return [2, 2, size - 4] if size > 4 else [2, size - 2] if size > 2 else [2]

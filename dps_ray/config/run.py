@@ -23,10 +23,10 @@ class LoopSettings(Settings):
     batch_size: Count = 64
     """Prompts in the batch of a step (B)."""
     filter_groups: bool = False
-    """Train on partial groups only, and roll out more prompts until there are B partial groups. With `method=uniform` this
-    is Dynamic Sampling (DAPO)."""
+    """Train on partial groups only, and roll out more prompts, as many as groups are missing, until there are B partial
+    groups. With `method=uniform` this is Dynamic Sampling (DAPO)."""
     max_gen_batches: Count = 10
-    """Maximum number of rollout batches in a step with `loop.filter_groups`. The step then trains on the groups it has."""
+    """With `loop.filter_groups`, a step tries at most this many times B prompts. It then trains on the groups it has."""
     max_staleness: Literal[0, 1] = 0
     """0: each batch is sampled with the newest weights; engines and learner take turns. 1: the next batch is sampled while
     the learner trains, with weights that are one step older (see `objective.importance_cap`)."""

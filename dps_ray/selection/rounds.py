@@ -9,6 +9,7 @@ counts alone, so prompts can be asked about together or one by one, in any order
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -60,7 +61,8 @@ class RoundRule:
     def first(self, prior: BetaRates) -> Counts:
         """Returns the responses of the first round of each prompt: int64 (n,), each 2 or more."""
         if self.sizes == "adaptive":
-            return self._plan(prior).next(0, np.zeros(len(prior.a), dtype=np.int64))
+            none = np.zeros(len(prior.a), dtype=np.int64)
+            return self._plan(prior).next(none, none)
         return np.full(len(prior.a), self.sizes[0], dtype=np.int64)
 
     def next(self, prior: BetaRates, successes: ArrayLike, responses: ArrayLike) -> Counts:
@@ -85,4 +87,12 @@ class RoundRule:
         return more
 
     def _plan(self, prior: BetaRates) -> adaptive_rounds.Plan:
-        return adaptive_rounds.plan(prior, self.group_size, ends_mixed=self.stop != "hopeless")
+        return _plan(prior.a.tobytes(), prior.b.tobytes(), self.group_size, self.stop != "hopeless")
+
+
+@lru_cache(maxsize=1)  # a batch asks again after each round
+def _plan(a: bytes, b: bytes, k: int, ends_mixed: bool) -> adaptive_rounds.Plan:
+    """Returns the best plans of prompts with these beliefs, float64 (n,) each."""
+    rates = np.frombuffer(a), np.frombuffer(b)
+    known = np.ones(len(rates[0]), dtype=np.bool_)
+    return adaptive_rounds.plan(BetaRates(*rates, known), k, ends_mixed=ends_mixed)

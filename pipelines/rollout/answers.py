@@ -90,7 +90,7 @@ def answer(
     for start in range(0, len(ids), at_once):
         began, chunk = time.monotonic(), ids[start : start + at_once]
         drawn = pool.drawn(chunk)
-        groups = roll_out(drawn, sampling, rollouts, verifiers, generated=generated)
+        groups = roll_out(drawn, sampling, rollouts, verifiers, generated=generated).answers
         seconds = (time.monotonic() - began) / len(chunk)
         yield [
             _answered(prompt, group)._replace(seconds=seconds)

@@ -26,10 +26,12 @@ class Batch:
     _selected: list[np.ndarray] = field(default_factory=list)
     _predicted: list[np.ndarray] = field(default_factory=list)  # (3,) for each entry of `scored`
 
-    def add(self, selection: Selection, answers: Sequence[ScoredGroup | DPSError], k: int) -> None:
-        """Adds the results of a selection, one for each of its prompts. `k`: responses to each prompt."""
+    def add(
+        self, selection: Selection, answers: Sequence[ScoredGroup | DPSError], generated: int
+    ) -> None:
+        """Adds the results of a selection, one for each of its prompts. `generated`: responses generated for them."""
         self._selected.append(selection.ids)
-        self.rollouts += k * len(answers)
+        self.rollouts += generated
         for row, answer in enumerate(answers):
             if isinstance(answer, DPSError):
                 self.errors.append(answer)

@@ -13,13 +13,14 @@ import numpy as np
 from actors.learner import Training
 from actors.requests import Sampling
 from dps_ray import Selection
+from dps_ray.beliefs.beta_rates import BetaRates
 from dps_ray.errors import DataError, DPSError, EngineError, RewardError, StaleError
 from dps_ray.failpoints import failpoint
-from dps_ray.groups import ScoredGroup
+from dps_ray.selection.rounds import RoundRule
 from pipelines.rollout.batch import Batch, observation_of
 from pipelines.rollout.pool import Drawn
 from pipelines.rollout.probe import Probe, drawn, probe_of
-from pipelines.rollout.roll_out import roll_out
+from pipelines.rollout.roll_out import InRounds, RolledOut, roll_out
 from pipelines.rollout.training_groups import TrainingGroup, to_trajectories, training_groups
 from pipelines.training.history import is_due
 from pipelines.training.run import Run
@@ -67,14 +68,14 @@ class Phases:
             ids = drawn(run.pool.ids, settings.prompts, seed=run.config.seed, step=step)
             found, refused = run.pool.draw(np.setdiff1d(ids, run.set_aside()))
             self._set_aside(step, refused)
-            answers = self._roll_out("probe", step, found)
+            answers = self._roll_out("probe", step, found).answers
         return probe_of(answers, run.config.rollout.group_size)
 
     def gather(self, step: int) -> Batch:
         """Selects prompts, rolls them out and scores the responses.
 
-        With `loop.filter_groups` this is repeated with other prompts until the batch has B partial groups (Dynamic
-        Sampling), the pool is used up, or `loop.max_gen_batches` is reached.
+        With `loop.filter_groups` this is repeated, with as many other prompts as groups are missing, until the batch has
+        B partial groups (Dynamic Sampling), the pool is used up, or `loop.max_gen_batches * B` prompts were tried.
 
         Raises:
             RewardError, EngineError: every group failed.
@@ -82,15 +83,16 @@ class Phases:
         """
         run, loop = self._run, self._run.config.loop
         batch = Batch()
-        for _ in range(loop.max_gen_batches if loop.filter_groups else 1):
+        most = loop.batch_size * (loop.max_gen_batches if loop.filter_groups else 1)
+        while (wanted := min(loop.batch_size - batch.partial, most - len(batch.tried))) > 0:
             with run.clock.timed("select"):
-                selection, found = self._draw(step, batch.tried)
+                selection, found = self._draw(step, wanted, batch.tried)
             if not found.requests:
                 break
             run.pool.expect(run.coordinator.likely_next())
-            answers = self._roll_out("generate", step, found)
-            batch.add(selection, answers, run.config.rollout.group_size)
-            if batch.partial >= loop.batch_size or self._left(batch.tried) == 0:
+            answers, generated = self._roll_out("generate", step, found, self._rounds(selection))
+            batch.add(selection, answers, generated)
+            if not loop.filter_groups:
                 break
         if not batch.scored and not batch.errors:
             raise DataError(
@@ -102,13 +104,13 @@ class Phases:
             raise kind(f"step {step}: all {len(batch.errors)} groups failed; {batch.errors[0]}")
         return batch
 
-    def _draw(self, step: int, tried: np.ndarray) -> tuple[Selection, Drawn]:
-        """Selects a batch of prompts that are not in `tried` and can be rolled out, or as many as are left. Those that
-        cannot be rolled out are set aside, and others take their places."""
+    def _draw(self, step: int, wanted: int, tried: np.ndarray) -> tuple[Selection, Drawn]:
+        """Selects `wanted` prompts that are not in `tried` and can be rolled out, or as many as are left. Those that cannot
+        be rolled out are set aside, and others take their places."""
         run, held = self._run, Drawn([], [])
         while True:
             run.coordinator.excluded = run.set_aside()
-            size = min(run.config.loop.batch_size, self._left(tried))
+            size = min(wanted, self._left(tried))
             selection = run.coordinator.select(size, tried)
             found, refused = run.pool.draw(np.setdiff1d(selection.ids, held.ids))
             held = held.joined(found)
@@ -191,7 +193,22 @@ class Phases:
         run.clock.worked("learner", "train", run.learner.version, [(trained.began, trained.ended)])
         return {**metrics, **trained.metrics}
 
-    def _roll_out(self, what: str, step: int, found: Drawn) -> list[ScoredGroup | DPSError]:
+    def _rounds(self, selection: Selection) -> InRounds | None:
+        """How the groups of a selection are generated in rounds, by what its method predicted; None: all at once."""
+        rollout = self._run.config.rollout
+        if rollout.rounds is None:
+            return None
+        rule = RoundRule(
+            tuple(rollout.rounds) if isinstance(rollout.rounds, list) else "adaptive",
+            rollout.stop,
+            rollout.least_chance,
+            rollout.group_size,
+        )
+        return InRounds(rule, BetaRates.of_predicted(selection.predicted, rollout.group_size))
+
+    def _roll_out(
+        self, what: str, step: int, found: Drawn, in_rounds: InRounds | None = None
+    ) -> RolledOut:
         """A scored group for each prompt, or the reason why there is none.
 
         Args:
@@ -205,6 +222,8 @@ class Phases:
             max_tokens=rollout.max_response_length,
             seed=f"{run.config.seed}/{'step' if what == 'generate' else what}-{step}",
         )
-        answers = roll_out(found, sampling, run.rollouts, run.verifiers, run.clock.timed)
+        rolled_out = roll_out(
+            found, sampling, run.rollouts, run.verifiers, run.clock.timed, in_rounds=in_rounds
+        )
         run.note_rollouts(what, step)
-        return answers
+        return rolled_out

@@ -47,7 +47,7 @@ def summary_of(run: Run, command: str) -> dict[str, Any]:
 def _saved(run: Run) -> dict[str, Any] | None:
     """What uniform sampling, alone or with Dynamic Sampling's refill, would have cost more; see `saved`."""
     config, progress = run.config, run.progress
-    if config.method == "uniform":
+    if config.method == "uniform" and config.rollout.rounds is None:
         return None
     seconds = sum(
         span.ended - span.began

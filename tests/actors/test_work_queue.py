@@ -2,12 +2,14 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actors.health import Quarantine
 from actors.requests import Request
 from actors.work_queue import Deal, WorkQueue
-from dps_ray.groups import Group
-from dps_ray.weights import START
+from dps_ray.groups import Group, Response
+from dps_ray.weights import START, WeightsId
 
 TOKENS = np.array([4, 5, 6], dtype=np.int32)
 
@@ -255,3 +257,156 @@ def test_whatever_engines_do_every_prompt_is_answered_once_or_set_aside(seed):
     aside = set(quarantine.ids.tolist())
     assert sorted(seen) == [prompt_id for prompt_id in range(count) if prompt_id not in aside]
     assert answered_ids(work) == [None if i in aside else i for i in range(count)]
+
+
+# --- rounds --------------------------------------------------------------------------------------
+
+
+def responses(count: int) -> list[Response]:
+    return [Response(TOKENS, np.zeros(3, np.float32), "", False)] * count
+
+
+def round_of(request: Request) -> Group:
+    """What an engine answers to this request."""
+    assert request.responses is not None
+    made = responses(request.responses)
+    return Group(request.prompt_id, TOKENS, made, START, request.first)
+
+
+def test_a_further_round_of_a_prompt_goes_to_an_engine_at_work_and_is_joined_to_the_first():
+    first = [request.round(0, 2) for request in requests(2)]
+    work = WorkQueue(first, Quarantine(3))
+    work.deal([0])
+    assert work.answered(0, round_of(first[0]))
+    second = first[0].round(2, 3)
+    work.add([second])
+    assert work.waiting == 1
+    (deal,) = work.deal([])
+    assert deal.more
+    assert deal.requests == [second]
+    assert work.answered(0, round_of(first[1]))
+    assert work.answered(0, round_of(second))
+    assert [len(group.responses) for group in work.groups()] == [5, 2]
+
+
+def test_many_further_rounds_are_spread_evenly_over_the_engines_at_work():
+    first = [request.round(0, 2) for request in requests(12)]
+    work = WorkQueue(first, Quarantine(3), engines=2, capacity=50)
+    for deal in work.deal([0, 1]):
+        for request in deal.requests[:5]:
+            work.answered(deal.engine, round_of(request))
+    work.add(first[i].round(2, 2) for i in [*range(5), *range(6, 11)])
+    assert {engine: len(found) for engine, found in ids(work.deal([])).items()} == {0: 5, 1: 5}
+
+
+def test_an_idle_engine_gets_its_part_of_further_rounds_and_no_more():
+    first = [request.round(0, 2) for request in requests(8)]
+    work = WorkQueue(first, Quarantine(3), engines=2)
+    for deal in work.deal([0, 1]):
+        for request in deal.requests:
+            work.answered(deal.engine, round_of(request))
+        work.put_back(deal.engine)
+    work.add(request.round(2, 2) for request in first)
+    assert [len(found) for found in ids(work.deal([0, 1])).values()] == [4, 4]
+
+
+def test_a_second_round_of_a_prompt_cannot_begin_before_the_first_is_answered():
+    work = queue(1)
+    with pytest.raises(AssertionError, match="0 has a round already"):
+        work.add(requests(1))
+    work.deal([0])
+    with pytest.raises(AssertionError, match="0 has a round already"):
+        work.add(requests(1))
+
+
+def test_a_late_answer_to_an_earlier_round_is_dropped():
+    (first,) = (request.round(0, 2) for request in requests(1))
+    work = WorkQueue([first], Quarantine(3))
+    work.deal([0])
+    assert work.answered(0, round_of(first))
+    work.add([first.round(2, 2)])
+    work.deal([0])
+    assert not work.answered(0, round_of(first))
+    assert work.answered(0, round_of(first.round(2, 2)))
+
+
+def test_a_group_has_the_oldest_weights_that_sampled_one_of_its_rounds():
+    (first,) = (request.round(0, 2) for request in requests(1))
+    work = WorkQueue([first], Quarantine(3))
+    work.deal([0])
+    work.answered(0, round_of(first)._replace(weights=WeightsId(1, 4)))
+    work.add([first.round(2, 2)])
+    work.deal([])
+    work.answered(0, round_of(first.round(2, 2))._replace(weights=WeightsId(1, 5)))
+    (group,) = work.groups()
+    assert group is not None
+    assert group.weights == WeightsId(1, 4)
+
+
+def test_a_prompt_set_aside_in_a_later_round_has_no_group():
+    first = [request.round(0, 2) for request in requests(2)]
+    work = WorkQueue(first, Quarantine(1))
+    (deal,) = work.deal([0])
+    answered = [work.answered(0, round_of(request)) for request in deal.requests]
+    assert answered == [True, True]
+    work.add([first[1].round(2, 2)])
+    work.deal([])
+    work.failed(0)
+    assert answered_ids(work) == [0, None]
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=4), min_size=1, max_size=30),
+    engines=st.integers(1, 4),
+    capacity=st.integers(1, 20),
+    limit=st.integers(1, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_whatever_engines_do_each_round_is_answered_once_and_in_order(
+    sizes, engines, capacity, limit, seed
+):
+    """`sizes`: by prompt, the responses of each of its rounds."""
+    chance = random.Random(seed)
+    quarantine = Quarantine(limit)
+    ends = [np.cumsum([0, *rounds]).tolist() for rounds in sizes]
+    first = [request.round(0, sizes[request.prompt_id][0]) for request in requests(len(sizes))]
+    work = WorkQueue(first, quarantine, engines=engines, capacity=capacity)
+    has: dict[int, list[Request]] = {}  # by engine
+    scoring: list[Request] = []  # rounds that are answered, and may be followed by others
+    seen: list[tuple[int, int]] = []
+    while work.waiting or has or scoring:
+        for deal in work.deal([engine for engine in range(engines) if engine not in has]):
+            assert deal.more == (deal.engine in has)
+            has.setdefault(deal.engine, []).extend(deal.requests)
+        held = [request.prompt_id for requests in has.values() for request in requests]
+        assert len(held) == len(set(held))
+        event = chance.random()
+        if scoring and (event < 0.4 or not has):
+            done = scoring.pop(chance.randrange(len(scoring)))
+            rounds, end = sizes[done.prompt_id], done.first + (done.responses or 0)
+            number = ends[done.prompt_id].index(end)
+            if number < len(rounds):
+                work.add([done.round(end, rounds[number])])
+            continue
+        engine = chance.choice(sorted(has))
+        if event > 0.97:
+            work.failed(engine)
+            del has[engine]
+        elif event > 0.94 or not has[engine]:
+            work.put_back(engine)
+            del has[engine]
+        else:
+            request = has[engine].pop(chance.randrange(len(has[engine])))
+            assert work.answered(engine, round_of(request))
+            seen.append((request.prompt_id, request.first))
+            scoring.append(request)
+    assert len(seen) == len(set(seen))
+    for prompt_id, group in enumerate(work.groups()):
+        starts = [at for found, at in seen if found == prompt_id]
+        assert starts == ends[prompt_id][: len(starts)]
+        if prompt_id in quarantine:
+            assert group is None
+        else:
+            assert starts == ends[prompt_id][:-1]
+            assert group is not None
+            assert len(group.responses) == ends[prompt_id][-1]

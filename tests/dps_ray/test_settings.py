@@ -194,6 +194,30 @@ def test_a_value_that_is_none_is_refused(override: str, message: str):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rollout.rounds=[2,2]"], "rollout.group_size=8: write rounds that sum to 8, such as [2, 2, 4]"),
+        (["rollout.rounds=[1,7]"], "begin with 2 or more, such as [2, 2, 4]"),
+        (["rollout.rounds=[0,8]"], "rollout.rounds=[0, 8]: write how many responses each round has"),
+        (["rollout.rounds=[]"], "rollout.rounds=[]: write how many responses each round has"),
+        (["rollout.rounds=fast"], "rollout.rounds='fast': write how many responses each round has"),
+        (["rollout.least_chance=1"], "rollout.least_chance=1: input should be less than 1"),
+    ],
+)  # fmt: skip
+def test_rounds_that_make_no_full_group_are_refused_with_what_to_write(overrides, message):
+    with pytest.raises(ConfigError) as error:
+        load(*overrides)
+    assert message in str(error.value)
+
+
+def test_rounds_are_a_list_or_adaptive():
+    assert load("rollout.rounds=[2,2,4]").rollout.rounds == [2, 2, 4]
+    assert load("rollout.rounds=[2]", "rollout.group_size=2").rollout.rounds == [2]
+    assert load("rollout.rounds=adaptive", "rollout.stop=both").rollout.rounds == "adaptive"
+    assert load().rollout.rounds is None
+
+
 def test_what_is_said_of_a_text_that_looks_like_a_list_can_be_pasted_into_a_shell():
     with pytest.raises(ConfigError, match=r"what begins with \[ is a list") as error:
         load("data.train=[2024] math.parquet")

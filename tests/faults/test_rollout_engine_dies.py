@@ -3,7 +3,7 @@ the current weights, as if none had died."""
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from dps_ray.config import settings
 from dps_ray.durable import Storage
 from dps_ray.errors import StaleError
 from dps_ray.failpoints import VARIABLE, fail_at
+from dps_ray.groups import Group
 from dps_ray.objective.trajectories import concatenate
 from dps_ray.weights import WeightsId
 
@@ -125,6 +126,45 @@ def assert_equal(groups, expected) -> None:
             np.testing.assert_allclose(response.logprobs, same.logprobs, atol=1e-5)
 
 
+class TwoRounds:
+    """Asks for two further responses to each prompt. As in a run, engines may be idle meanwhile.
+
+    Args:
+        together: ask once all first rounds are done, else for each prompt at once.
+        before: called before the first further request.
+    """
+
+    def __init__(self, together: bool = False, before: Callable[[], None] = lambda: None) -> None:
+        self.first = [request.round(0, 2) for request in PROMPTS]
+        self.seen: list[tuple[int, int]] = []
+        self._due: list[Request] = []
+        self._together, self._before = together, before
+
+    def generated(self, group: Group) -> None:
+        self.seen.append((group.prompt_id, group.first))
+        if group.first == 0:
+            self._due.append(PROMPTS[group.prompt_id].round(2, 2))
+
+    def take(self) -> list[Request]:
+        if not self._due or (self._together and len(self._due) < len(PROMPTS)):
+            return []
+        self._before()
+        self._before = lambda: None
+        due, self._due = self._due, []
+        return due
+
+    def calls(self) -> list[object]:
+        return []
+
+    def generate(self, rig: Rig) -> list[Group | None]:
+        groups = rig.rollouts.generate(self.first, SAMPLING, self.generated, self)
+        rig.quarantine.succeeded([group.prompt_id for group in groups if group is not None])
+        return groups
+
+    def assert_each_round_was_seen_once(self) -> None:
+        assert sorted(self.seen) == [(r.prompt_id, first) for r in PROMPTS for first in (0, 2)]
+
+
 def difference_to_learner(groups, learner) -> float:
     """Largest, between the engines' log-probabilities and the learner's."""
     sampled = concatenate(
@@ -199,6 +239,45 @@ def test_the_work_of_a_silent_engine_goes_to_the_other_and_it_is_replaced(rig, m
     rig.rollouts.wait_until_ready()
     assert silent.managed.incarnation == before + 1
     assert rig.records[-1]["why"] == "did not answer in time"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_group_in_rounds_has_the_responses_of_a_group_that_is_asked_for_at_once(rig, together):
+    rounds = TwoRounds(together)
+    assert_equal(rounds.generate(rig), rig.undisturbed)
+    rounds.assert_each_round_was_seen_once()
+
+
+def test_an_engine_that_dies_with_a_second_round_loses_no_round_and_doubles_none(rig):
+    before = rig.incarnations()
+    died, rounds = fail_at("engine.prompt", first=2), TwoRounds()
+    assert_equal(rounds.generate(rig), rig.undisturbed)
+    assert died.went_off
+    assert sum(rig.incarnations()) == sum(before) + 1
+    rounds.assert_each_round_was_seen_once()
+    assert rig.quarantine.failures == {}
+
+
+def test_engines_that_die_between_the_rounds_lose_none_and_double_none(rig):
+    def kill_both() -> None:
+        for engine in rig.rollouts.engines:
+            ray.kill(engine.actor)
+
+    before, rounds = rig.incarnations(), TwoRounds(together=True, before=kill_both)
+    assert_equal(rounds.generate(rig), rig.undisturbed)
+    assert rig.incarnations() == [before[0] + 1, before[1] + 1]
+    rounds.assert_each_round_was_seen_once()
+
+
+def test_a_prompt_whose_second_round_breaks_engines_is_set_aside_and_no_other(rig):
+    deaths = [fail_at("engine.prompt", prompt=3, first=2) for _ in range(2)]
+    groups = TwoRounds().generate(rig)
+    assert all(death.went_off for death in deaths)
+    assert groups[3] is None
+    rest = [i for i in range(len(PROMPTS)) if i != 3]
+    assert_equal([groups[i] for i in rest], [rig.undisturbed[i] for i in rest])
+    assert rig.quarantine.failures == {3: 2}
+    rig.quarantine.failures.clear()
 
 
 def test_a_prompt_that_breaks_engines_is_set_aside_and_its_neighbours_are_answered(rig):

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.calls import wait
 from actors.health import Quarantine
 from actors.managed_actor import RestartTracker
-from actors.verifier import Answer, Verifiers
+from actors.verifier import Answer, Scoring, Verifiers
 from cluster.placement import Placement, plan
 from dps_ray.config import settings
 from dps_ray.errors import EngineError, NonFiniteError, RewardError
@@ -48,10 +49,9 @@ class Run:
     def score(self, *texts: list[str], first: int = 0) -> list[Answer]:
         """The answers to groups with these responses, of prompts `first` and following."""
         groups = [group(first + i, responses) for i, responses in enumerate(texts)]
-        prompts = [Prompt(g.prompt_id, [], "sums", "3", {}, []) for g in groups]
         scoring = self.verifiers.scoring()
-        for prompt, each in zip(prompts, groups, strict=True):
-            scoring.add(prompt, each)
+        for each in groups:
+            scoring.add(prompt(each.prompt_id), each)
         return scoring.result()
 
     @property
@@ -86,9 +86,23 @@ def start(local_ray: None, tmp_path: Path) -> Iterator[Callable[..., Run]]:
         run.end()
 
 
-def group(prompt_id: int, texts: list[str]) -> Group:
+def prompt(prompt_id: int) -> Prompt:
+    return Prompt(prompt_id, [], "sums", "3", {}, [])
+
+
+def group(prompt_id: int, texts: list[str], first: int = 0) -> Group:
     tokens, logprobs = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
-    return Group(prompt_id, tokens, [Response(tokens, logprobs, t, False) for t in texts], START)
+    responses = [Response(tokens, logprobs, text, False) for text in texts]
+    return Group(prompt_id, tokens, responses, START, first)
+
+
+def scored_so_far(scoring: Scoring, count: int) -> list[tuple[int, list[float]] | str]:
+    """The next so many rounds that are scored: the rewards of their groups so far."""
+    found: list[tuple[int, list[float]] | str] = []
+    while len(found) < count:
+        wait(scoring.calls, 1, 0.5)
+        found += rewards([answer for _, answer in scoring.ready()])
+    return found
 
 
 def rewards(answers: list[Answer]) -> list[tuple[int, list[float]] | str]:
@@ -172,6 +186,55 @@ def test_verifiers_that_die_as_they_start_are_replaced(start, failpoints):
     assert all(each.went_off for each in armed)
     assert rewards(answers) == [(i, [1.0, 2.0]) for i in range(7)]
     assert run.recoveries.metrics()["recovery/restarts/verifier"] == 2
+
+
+# --- groups in rounds -----------------------------------------------------------------------------
+
+
+def test_rounds_are_scored_as_they_come_and_joined_to_one_group(shared):
+    groups = {500: ["a", "ab"], 501: ["ab", "ab"]}
+    scoring = shared.verifiers.scoring()
+    for prompt_id, texts in groups.items():
+        scoring.add(prompt(prompt_id), group(prompt_id, texts))
+    assert dict(scored_so_far(scoring, 2)) == {500: [1.0, 2.0], 501: [2.0, 2.0]}
+    assert scoring.ready() == []
+    scoring.add(prompt(501), group(501, ["a"], first=2))
+    assert scored_so_far(scoring, 1) == [(501, [2.0, 2.0, 1.0])]
+    answers = scoring.result()
+    assert rewards(answers) == [(500, [1.0, 2.0]), (501, [2.0, 2.0, 1.0])]
+    assert [len(each.group.responses) for each in answers] == [2, 3]
+    assert [each.group.first for each in answers] == [0, 0]
+
+
+def test_an_error_in_a_later_round_drops_the_group_and_counts_once(shared):
+    before, scoring = shared.failed_responses, shared.verifiers.scoring()
+    scoring.add(prompt(510), group(510, ["a", "ab"]))
+    assert scored_so_far(scoring, 1) == [(510, [1.0, 2.0])]
+    scoring.add(prompt(510), group(510, ["a", "leave:"], first=2))
+    assert scored_so_far(scoring, 1) == ["ResponseError"]
+    assert rewards(scoring.result()) == ["ResponseError"]
+    assert shared.failed_responses == before + 1
+    assert shared.quarantine.failures[510] == 1
+
+
+@pytest.mark.parametrize("action", ["die", "hang"])
+def test_a_verifier_that_is_lost_in_the_second_round_is_replaced_while_the_batch_goes_on(
+    start, failpoints, action
+):
+    lost = failpoints("verifier.score", action, responses=3)
+    run = start("timeouts.score=3")
+    scoring = run.verifiers.scoring()
+    for prompt_id in range(4):
+        scoring.add(prompt(prompt_id), group(prompt_id, ["a", "ab"]))
+    scored_so_far(scoring, 4)
+    for prompt_id in range(4):
+        scoring.add(prompt(prompt_id), group(prompt_id, ["a", "a", "a"], first=2))
+    # By `ready` alone, as while engines work.
+    assert sorted(scored_so_far(scoring, 4)) == [(i, [1.0, 2.0, 1.0, 1.0, 1.0]) for i in range(4)]
+    assert lost.went_off
+    assert rewards(scoring.result()) == [(i, [1.0, 2.0, 1.0, 1.0, 1.0]) for i in range(4)]
+    assert run.recoveries.metrics()["recovery/restarts/verifier"] == 1
+    assert run.failed_responses == 0
 
 
 def test_a_verifier_that_is_lost_too_often_is_named(start, failpoints):
