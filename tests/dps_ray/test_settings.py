@@ -221,7 +221,7 @@ def test_rounds_are_a_list_or_adaptive():
 def test_what_is_said_of_a_text_that_looks_like_a_list_can_be_pasted_into_a_shell():
     with pytest.raises(ConfigError, match=r"what begins with \[ is a list") as error:
         load("data.train=[2024] math.parquet")
-    (advice,) = re.findall(r"shell: ('.*') \(Training", str(error.value))
+    (advice,) = re.findall(r"shell: ('.*') \(Parquet", str(error.value))
     (override,) = shlex.split(advice)
     assert load(override).data.train == "[2024] math.parquet"
 
