@@ -21,8 +21,8 @@ class Group(NamedTuple):
     prompt_tokens: NDArray[np.int32]  # (p,)
     responses: list[Response]  # k, or fewer in a round of the group
     weights: WeightsId  # the weights that sampled the responses
-    rounds: tuple[int, ...] = ()  # responses of each round; empty: there was one round
     first: int = 0  # number of the first response among all responses to the prompt in this step
+    rounds: tuple[int, ...] = ()  # responses of each round; empty: there was one round
 
 
 def joined(rounds: Sequence[Group]) -> Group:
