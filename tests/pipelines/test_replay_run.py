@@ -32,3 +32,16 @@ def test_a_run_continued_from_a_checkpoint_trains_again_on_the_same_groups(
     last = steps[-1]
     partial = sum(m["tasksample/partial_solve_ratio"] * 12 for m in steps)
     assert last["rollout/rollouts_per_mixed_group"] == pytest.approx(4 * 48 / partial)
+
+
+def test_rounds_replay_and_the_belief_as_baseline_go_together_across_a_restart(
+    tmp_path, able_policy, chains
+):
+    everything = (*SETTINGS, "rollout.rounds=[2,2]", "objective.train_on=partial")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(whole, able_policy, chains, *everything) == 0
+    assert run(parts, able_policy, chains, *everything, "loop.steps=2") == 0
+    assert run(parts, able_policy, chains, *everything, "resources.beliefs.shards=3") == 0
+    assert_same_end(whole, parts)
+    sizes = [m["rollout/group_size_mean"] for m in read_metrics(whole) if "training/step" in m]
+    assert all(2 <= size < 4 for size in sizes)
