@@ -23,6 +23,7 @@ from dps_ray.beliefs.states import Observation
 from dps_ray.config import settings
 from dps_ray.durable import Storage
 from dps_ray.selection.population import Population
+from dps_ray.selection.proposals import Mix
 
 _WARM_UP, _TIMED = 60, 100  # steps
 
@@ -72,7 +73,8 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
         actors = [member.actor for member in coordinator.members]
         learner = DriftingLearner(0)
         ids = np.sort(coordinator.select(batch).ids)
-        replies = [shard.__ray_call__.remote(_remember, batch) for shard in actors]
+        size = Mix(np.ones(1), config.seed, 0.0).wanted(batch)
+        replies = [shard.__ray_call__.remote(_remember, size) for shard in actors]
         ray.get(replies)
         steps, empty = [], []
         for step in range(1, _WARM_UP + _TIMED + 1):
@@ -91,9 +93,9 @@ def _measure(shards: int, prompts: int, batch: int) -> ShardsRow:
     return ShardsRow(shards, prompts, float(np.median(steps)), float(np.median(empty)), ratio)
 
 
-def _remember(shard: Any, batch: int) -> None:
+def _remember(shard: Any, size: int) -> None:
     """Runs in the shard: keep a proposal, to send it back when called for nothing."""
-    shard.reply = shard.propose(BeliefVersion(1, 0, None), batch, [np.empty(0, dtype=np.int64)])
+    shard.reply = shard.propose(BeliefVersion(1, 0, None), size, [np.empty(0, dtype=np.int64)])
 
 
 def _reply(shard: Any, observation: Observation) -> Any:

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import torch
-from datasets import load_dataset  # type: ignore[import-not-found]
+from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 

@@ -14,13 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from dps_ray.hashing import as_ids
 
 UNSOLVED, PARTIAL, SOLVED = 0, 1, 2
+UNUSABLE = -1
+"""In the place of a state: the prompt was drawn and cannot be rolled out, such as one that is too long."""
 
 
 class Observation(NamedTuple):
     """What one step found out about prompts that it rolled out.
 
     ids:        int64 (n,), without duplicates; ascending where it travels to the belief shards
-    states:     int8 (n,), 0 unsolved, 1 partial, 2 solved
+    states:     int8 (n,), 0 unsolved, 1 partial, 2 solved; -1 for a prompt that cannot be used (`UNUSABLE`), which is no
+                observation of it
     successes:  int16 (n,), right responses in the group; None: not known
     responses:  int16 (n,), scored responses in the group; None: not known
     clusters:   int32 (n,), the cluster of each prompt; None where prompts have no clusters
@@ -45,6 +48,30 @@ class Observation(NamedTuple):
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Observation":
         """Returns the observation of these prompts only, in this order."""
         return Observation._make(None if column is None else column[rows] for column in self)
+
+    def split(self) -> "tuple[Observation, Observation]":
+        """Returns what was observed, and the prompts that cannot be used."""
+        unusable = np.asarray(self.states) == UNUSABLE
+        return self.take(~unusable), self.take(unusable)
+
+    def with_unusable(self, ids: ArrayLike) -> "Observation":
+        """Returns the observation, ascending by id, with prompts that cannot be used."""
+        more = as_ids(ids)
+        none = np.zeros(len(more), dtype=np.int16)
+        unknown = np.full(len(more), np.nan)
+        added = Observation(
+            more,
+            np.full(len(more), UNUSABLE, dtype=np.int8),
+            none,
+            none,
+            means=unknown,
+            deviations=unknown,
+        )
+        joined = Observation._make(
+            None if mine is None else np.concatenate([mine, others])
+            for mine, others in zip(self, added, strict=True)
+        )
+        return joined.take(np.argsort(joined.ids, kind="stable"))
 
 
 def observed(

@@ -24,6 +24,7 @@ from dps_ray.prompts.ids import Order
 from dps_ray.prompts.index import Progress, index_of
 from dps_ray.prompts.messages import message_texts
 from dps_ray.prompts.places import DataFile, Place, find
+from dps_ray.prompts.reading import common_texts
 
 T = TypeVar("T")
 Ids = NDArray[np.int64] | Sequence[int]
@@ -108,7 +109,7 @@ class PromptTable:
         progress: Progress | None = None,
         cache: Cache | None = None,
     ) -> "PromptTable":
-        """Opens a Parquet file, a folder of Parquet files, or a list of these, and checks every row once.
+        """Opens what `places.find` finds: a file, a folder, a pattern, a URI, or a list of these. Checks every row once.
 
         Args:
             id_column: a column of unique integers. None makes ids from the rows: each is a hash of
@@ -119,7 +120,7 @@ class PromptTable:
             cache: keeps what was found. The rows of files that it knows are not read again.
 
         Raises:
-            DataError: a file is missing, is not a Parquet file, or has no rows; a column is missing
+            DataError: a file is missing, cannot be read, or has no rows; a column is missing
                 or has the wrong type; a prompt is empty; an id occurs twice. The message names
                 file, row and column.
         """
@@ -175,6 +176,10 @@ class PromptTable:
         """Yields the texts of all prompts in file order, in batches of some thousands."""
         for file in self._files():
             yield from file.texts()
+
+    def common_texts(self, wanted: pa.StringArray) -> pa.StringArray:
+        """Those of the wanted texts that are texts of prompts."""
+        return common_texts(list(self._files()), wanted)
 
     def find(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The rows of these prompts, int64 (n,), and which of the ids are known, bool (n,). The row of an unknown id has
@@ -299,10 +304,7 @@ def overlap(train: PromptTable, test: PromptTable, cache: Cache | None = None) -
 
     def make() -> Entry:
         held_out = pa.concat_arrays(test.all_texts())
-        seen = pa.array([], pa.string())
-        for texts in train.all_texts():
-            common = texts.filter(pc.is_in(texts, held_out))
-            seen = pa.concat_arrays([seen, common]).unique()
+        seen = train.common_texts(held_out)
         return Entry({}, {"prompts": int(pc.sum(pc.is_in(held_out, seen)).as_py())})
 
     files = [*train.identities, ("and",), *test.identities]

@@ -1,25 +1,16 @@
 """Files of prompts in verl's schema: checks, random access to rows, writing.
 
-    data_source   string
-    prompt        list of {role, content}   or a string; `dps_ray.prompts.messages` describes the forms
-    reward_model  {style, ground_truth}     ground_truth of any type
-    extra_info    {split, index, ...}       optional
-    images        list of {bytes, path}     optional, one for each `<image>` in the contents
-    ability       string                    written, not read
+`dps_ray.prompts.schema` lists the columns, and `dps_ray.prompts.places` says where files may lie.
 
-An optional column of type null counts as absent; pandas and polars write such a column if no row has a value. All
-Arrow types of text, bytes and lists are accepted: see `dps_ray.prompts.arrow_types`.
-
-`dps_ray.prompts.places` says which files are found and where. They are decoded batch by batch, so memory is bounded by
-the batch, not the file. Reading one row of a Parquet file decodes its whole row group. Small row groups keep random
-reads fast: `write_prompts` makes groups of 1,024 rows, and a few dozen rows are enough with images. Large row groups,
-such as pandas writes, work but are slower.
+Files are decoded batch by batch, so memory is bounded by the batch, not the file. Reading one row of a Parquet file
+decodes its whole row group. Small row groups keep random reads fast: `write_prompts` makes groups of 1,024 rows, and
+a few dozen rows are enough with images. Large row groups, such as pandas writes, work but are slower.
 """
 
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,16 +29,13 @@ from dps_ray.prompts.messages import (
     FIELD,
     as_messages,
     holds_any,
-    is_prompt,
     marked_messages,
     message_texts,
     other_part,
 )
 from dps_ray.prompts.places import DataFile, local
 from dps_ray.prompts.readers import reader_of
-
-REQUIRED = ("data_source", "prompt", "reward_model")
-OPTIONAL = ("extra_info", "images")
+from dps_ray.prompts.schema import OPTIONAL, REQUIRED, check_schema, has_values
 
 _BATCH = 16_384  # rows decoded at a time
 _BATCH_WITH_IMAGES = 256
@@ -79,32 +67,31 @@ class PromptFile:
     ) -> None:
         self._file = local(file) if isinstance(file, Path) else file
         self.name = self._file.name
-        self._id_column = id_column
+        self.id_column = id_column
         self._reader = reader_of(self._file, cache)
         self._schema = self._reader.schema
         self._group_ends = self._reader.group_ends
-        self._check_schema(self._schema)
+        check_schema(self._schema, self.name, id_column)
 
     def __len__(self) -> int:
         return int(self._group_ends[-1]) if len(self._group_ends) else 0
 
-    def checked_keys(self) -> Iterator[Keys]:
-        """Checks every row and yields the rows' keys batch by batch."""
+    def checked_keys(self, groups: list[int] | None = None, first: int = 0) -> Iterator[Keys]:
+        """Checks every row, or those of some groups after the first `first` rows, and yields their keys in batches."""
         columns = ["data_source", "prompt", "reward_model.ground_truth"]
-        first = 0
-        for batch in self._batches(columns + ([self._id_column] if self._id_column else [])):
+        if self.id_column:
+            columns.append(self.id_column)
+        for batch in self._batches(columns, groups, first):
             sources, truths = self._checked_fields(batch, first)
             messages = self._checked_messages(batch["prompt"], first)
             contents = hashes_of(pc.binary_join_element_wise(sources, messages, truths, FIELD))
-            named = self._id_column is not None
-            yield Keys(
-                contents, self._checked_ids(batch[self._id_column], first) if named else None
-            )
+            column = self.id_column
+            yield Keys(contents, self._checked_ids(batch[column], first) if column else None)
             first += len(batch)
 
-    def texts(self) -> Iterator[pa.StringArray]:
-        """Yields the texts of all prompts, batch by batch."""
-        for batch in self._batches(["prompt"]):
+    def texts(self, groups: list[int] | None = None) -> Iterator[pa.StringArray]:
+        """Yields the texts of all prompts, or of those in some groups, batch by batch."""
+        for batch in self._batches(["prompt"], groups):
             yield message_texts(batch["prompt"])
 
     def values(self, column: str) -> Iterator[pa.DictionaryArray]:
@@ -161,9 +148,21 @@ class PromptFile:
         messages = as_messages(table["prompt"].combine_chunks())
         return table.set_column(table.column_names.index("prompt"), "prompt", messages)
 
+    def groups_of(self, rows: int) -> Iterator[tuple[list[int], int]]:
+        """Yields the file's groups in parts of about so many rows, each with the number of rows before it."""
+        starts = np.concatenate(([0], self._group_ends))[:-1]
+        parts = np.unique(starts // rows, return_index=True)[1].tolist()
+        for first, end in pairwise([*parts, len(starts)]):
+            yield list(range(first, end)), int(starts[first])
+
+    @property
+    def readable(self) -> DataFile:
+        """The file that the rows are read from: a copy in Parquet, where there is one."""
+        return self._reader.file
+
     def columns(self) -> list[str]:
         """The columns of this file that a `Prompt` is made from."""
-        return [*REQUIRED, *(name for name in OPTIONAL if self._has(name))]
+        return [*REQUIRED, *(name for name in OPTIONAL if has_values(self._schema, name))]
 
     @property
     def holds_strings(self) -> bool:
@@ -183,10 +182,9 @@ class PromptFile:
         return encoded(entry, self._file.read_beside)
 
     def _batches(
-        self, columns: Sequence[str], groups: list[int] | None = None
+        self, columns: Sequence[str], groups: list[int] | None = None, first: int = 0
     ) -> Iterator[pa.RecordBatch]:
         size = _BATCH_WITH_IMAGES if "images" in columns else _BATCH
-        first = 0
         try:
             for batch in self._reader.batches(size, columns, groups):
                 yield self._in_one_form(batch, first)
@@ -208,42 +206,6 @@ class PromptFile:
         except NotTextError as error:
             row = first + error.row
             raise DataError(f"{self.name}, row {row}, column {column!r}: {error}") from None
-
-    def _has(self, optional: str) -> bool:
-        schema = self._schema
-        return optional in schema.names and not pa.types.is_null(schema.field(optional).type)
-
-    def _check_schema(self, schema: pa.Schema) -> None:
-        required = [*REQUIRED, *([self._id_column] if self._id_column else [])]
-        for name in required:
-            if name not in schema.names:
-                raise DataError(
-                    f"{self.name} has no column {name!r} (it has: {', '.join(schema.names)}); "
-                    f"verl's schema needs {', '.join(required)}"
-                )
-        wants = [
-            ("data_source", pa.types.is_string, "strings"),
-            (
-                "prompt",
-                is_prompt,
-                "lists of {role: string, content: string}, contents that are lists of "
-                "{type: string, text: string}, or strings",
-            ),
-            ("reward_model", _has_ground_truth, "{style, ground_truth}"),
-            ("extra_info", pa.types.is_struct, "{split, index, ...}"),
-            ("images", pa.types.is_list, "lists"),
-        ]
-        if self._id_column:
-            wants.append(
-                (self._id_column, pa.types.is_integer, "64-bit integers, as id_column requires")
-            )
-        for name, holds, what in wants:
-            there = name in required or self._has(name)
-            if there and not holds(one_type(schema.field(name))):
-                raise DataError(
-                    f"{self.name}, column {name!r}: the type is {schema.field(name).type}; "
-                    f"make it {what}"
-                )
 
     def _checked_fields(self, batch: pa.RecordBatch, first: int) -> tuple[pa.Array, pa.Array]:
         sources = batch["data_source"]
@@ -280,7 +242,7 @@ class PromptFile:
         return marked_messages(messages)
 
     def _checked_ids(self, ids: pa.Array, first: int) -> NDArray[np.int64]:
-        column = self._id_column or ""
+        column = self.id_column or ""
         self._refuse(pc.is_null(ids), first, column, "is null; give every row an id of its own")
         try:
             checked: NDArray[np.int64] = pc.cast(ids, pa.int64()).to_numpy()
@@ -336,10 +298,6 @@ def _table(
         raise DataError(
             f"rows {first} to {last} for {path} have different types: {error}"
         ) from error
-
-
-def _has_ground_truth(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_struct(kind) and kind.get_field_index("ground_truth") >= 0)
 
 
 def _as_text(values: pa.Array) -> pa.Array:

@@ -11,6 +11,7 @@ from dps_ray.errors import DataError
 from dps_ray.prompts.cache import Entry
 from dps_ray.prompts.files import PromptFile
 from dps_ray.prompts.ids import Sorted, in_order, made_from
+from dps_ray.prompts.reading import checked_keys
 
 Progress = Callable[[int, int], None]
 
@@ -30,15 +31,14 @@ def index_of(
     total, done = sum(map(len, files)), 0
     contents = np.empty(total, dtype=np.int64)
     named = None if id_column is None else np.empty(total, dtype=np.int64)
-    for file in files:
-        for keys in file.checked_keys():
-            here = slice(done, done + len(keys.contents))
-            contents[here] = keys.contents
-            if named is not None and keys.ids is not None:
-                named[here] = keys.ids
-            done = here.stop
-            if progress is not None:
-                progress(done, total)
+    for keys in checked_keys(files):
+        here = slice(done, done + len(keys.contents))
+        contents[here] = keys.contents
+        if named is not None and keys.ids is not None:
+            named[here] = keys.ids
+        done = here.stop
+        if progress is not None:
+            progress(done, total)
     found = made_from(contents) if named is None else in_order(named)
     starts = np.cumsum([0, *map(len, files)])
     _check_unique(found, files, starts)

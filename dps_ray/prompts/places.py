@@ -36,6 +36,7 @@ _BLOCK = 4 << 20  # bytes read at a time to hash a whole file
 _AT_A_TIME = 16  # files of another machine that are looked at together
 _URI = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=:)//[^/@]*:[^/@]*@")
+_NATIVE = ("s3://", "gs://")  # Arrow's own file systems
 _WILDCARD = re.compile(r"[*?\[]")
 _KINDS: dict[str, Kind] = {".jsonl": "lines", ".json": "lines", ".arrow": "arrow"}
 _IN_FOLDERS = {".parquet": "Parquet", ".jsonl": "JSON lines"}
@@ -140,7 +141,7 @@ def _found(entry: str, source: int) -> list[DataFile]:
         root, path = _split(entry)
         folder = _Folder(root)
         paths = [path]
-        if _WILDCARD.search(path) and folder.about(path).type == fs.FileType.NotFound:
+        if _WILDCARD.search(path) and (root or not Path(path).exists()):
             paths = sorted(set(_matches(folder, *_before_wildcard(path))))
             if not paths:
                 raise DataError(f"no file matches {folder.name(path)}; name files that there are")
@@ -155,6 +156,8 @@ def _found(entry: str, source: int) -> list[DataFile]:
         if isinstance(error, DataError):
             raise
         shown = _CREDENTIALS.sub("//", entry)
+        if shown.startswith(_NATIVE):
+            shown = shown.partition("?")[0]
         raise DataError(f"{shown} cannot be read: {error}") from error
 
 
@@ -165,7 +168,7 @@ def _split(entry: str) -> tuple[str, str]:
         return "", entry
     if scheme[1] == "file":
         return "", entry[scheme.end() :]
-    if scheme[1] in ("s3", "gs"):
+    if entry.startswith(_NATIVE):
         rest, _, options = entry[scheme.end() :].partition("?")
         authority, _, key = rest.partition("/")
         path = posixpath.join(authority.rpartition("@")[2], key.rstrip("/"))
@@ -177,7 +180,7 @@ def _split(entry: str) -> tuple[str, str]:
 def _file_system(root: str) -> Any:
     if not root:
         return fs.LocalFileSystem()
-    if root.startswith(("s3://", "gs://")):
+    if root.startswith(_NATIVE):
         return fs.FileSystem.from_uri(root)[0]
     return fs.PyFileSystem(fs.FSSpecHandler(url_to_fs(root)[0]))
 

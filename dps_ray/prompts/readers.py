@@ -22,9 +22,11 @@ from dps_ray.prompts.places import DataFile
 class Reader(Protocol):
     """A file of rows.
 
+    file:       the file that is read, which may be a copy of the one asked for
     group_ends: int64 (groups,), the number of rows up to the end of each group
     """
 
+    file: DataFile
     schema: pa.Schema
     group_ends: NDArray[np.int64]
 
@@ -47,17 +49,19 @@ def reader_of(file: DataFile, cache: Cache | None) -> Reader:
         DataError: the file is empty or is not of its kind.
     """
     if file.kind == "parquet":
-        return ParquetReader(_parquet(file))
+        return ParquetReader(file, _parquet(file))
     if file.kind == "arrow" and file.is_local:
         return ArrowReader(file)
     copy = as_parquet(file, cache)
-    return ParquetReader(pq.ParquetFile(copy.path, memory_map=True), copy)
+    copied = file._replace(root="", path=str(copy.path), kind="parquet")
+    return ParquetReader(copied, pq.ParquetFile(copy.path, memory_map=True), copy)
 
 
 class ParquetReader:
     """Reads a Parquet file. `copy` is kept alive as long as the reader."""
 
-    def __init__(self, parquet: pq.ParquetFile, copy: object = None) -> None:
+    def __init__(self, file: DataFile, parquet: pq.ParquetFile, copy: object = None) -> None:
+        self.file = file
         self._parquet = parquet
         self._copy = copy
         self.schema: pa.Schema = parquet.schema_arrow
@@ -78,6 +82,7 @@ class ArrowReader:
     memory-mapped: values are read from disk when they are used."""
 
     def __init__(self, file: DataFile) -> None:
+        self.file = file
         mapped = pa.memory_map(file.path)
         try:
             if mapped.read_at(6, 0) == b"ARROW1":

@@ -15,15 +15,14 @@ def _by_name(reward: Any) -> Any:
 
 class DataSettings(Settings):
     train: Annotated[str | list[str], HOME] = "builtin:arithmetic"
-    """Parquet files, or a folder of them, with the training prompts in verl's schema; or JSON lines, or a folder that
-    `datasets` saved; on this machine or at `s3://`, `gs://`, `hf://datasets/`; or a list of these; or
-    `builtin:arithmetic`, `builtin:countdown`."""
+    """Parquet or JSON lines files with the training prompts in verl's schema: a path, a pattern such as `data/*.parquet`,
+    a folder, or a list of these, on this machine or at `s3://`, `gs://`, `hf://datasets/`; a folder of
+    `datasets.save_to_disk`; or `builtin:arithmetic`, `builtin:countdown`."""
     weights: Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=1)] | None = None
     """Share of each entry of the list `data.train` in every batch, in proportion to these numbers. Each entry then has
     beliefs of its own. null: all prompts are one pool."""
     test: Annotated[str | list[str] | None, HOME] = None
-    """Held-out prompts for evaluations: Parquet files, a folder, or a built-in task, as for `data.train`. null: no
-    evaluations."""
+    """Held-out prompts for evaluations: files, a folder, or a built-in task, as for `data.train`. null: no evaluations."""
     id_column: str | None = None
     """Column with unique int64 prompt ids. null: ids are derived from the content of the rows."""
     max_prompt_length: Count = 1024

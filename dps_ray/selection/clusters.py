@@ -54,14 +54,14 @@ class Clusters(NamedTuple):
     ranks:  int32 (n,), its number among the prompts of its cluster, over the whole pool, from 0
     sizes:  int64 (C,), how many prompts of the whole pool each cluster has
     numbering: hash of everything that decides labels and ranks, so that pools numbered alike are recognised; 0: not
-        known
+        known. With several sources a tuple, one for each
     moved:  where the prompts that come last are; None: there are no such prompts
     """
 
     labels: NDArray[np.int32]
     ranks: NDArray[np.int32]
     sizes: NDArray[np.int64]
-    numbering: int = 0
+    numbering: int | tuple[int, ...] = 0
     moved: Moved | None = None
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Clusters":

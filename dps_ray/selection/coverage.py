@@ -121,6 +121,12 @@ class CoverageLimits:
             order = np.argsort(resting)
             self._resting, self._seen_at = resting[order], seen_at[order]
 
+    def set_aside(self, whole: Observation) -> None:
+        """Passes on prompts that cannot be used, if the inner selector wants to know them."""
+        inner = getattr(self.inner, "set_aside", None)
+        if inner is not None:
+            inner(whole)
+
     def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
         """At how many steps each id was observed: int64 (n,)."""
         return self.inner.times_sampled(ids)

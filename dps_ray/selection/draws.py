@@ -77,3 +77,10 @@ def betas(a: Floats, b: Floats, ties: Hashes, key: int) -> Floats:
         drawn[left] = odds / (b[left] + odds)
         left, attempt = left[~accepted], attempt + 1
     return drawn
+
+
+def largest(score: NDArray[np.float64], size: int) -> NDArray[np.intp]:
+    """Where the `size` largest scores stand, ascending, with all that equal the least of them."""
+    if not 0 < size < len(score):
+        return np.arange(len(score) if size else 0)
+    return np.flatnonzero(score >= np.partition(score, len(score) - size)[len(score) - size])

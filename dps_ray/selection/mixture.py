@@ -90,11 +90,17 @@ class Mixture:
         Raises ValueError, when one of them cannot be right. With several sources, both need `sources`.
         """
         for source, (selector, seen) in enumerate(zip(self.selectors, self._seen, strict=True)):
-            own = self._of(source, mine)
+            own, unusable = self._of(source, mine).split()
+            others = None
+            if whole is not None:
+                others, unusable = self._of(source, whole).split()
             ids = as_ids(own.ids)
             new = ids[selector.times_sampled(ids) == 0]
-            selector.observe(own, None if whole is None else self._of(source, whole))
+            selector.observe(own, others)
             seen.append(new)
+            set_aside = getattr(selector, "set_aside", None)
+            if len(unusable.ids) and set_aside is not None:
+                set_aside(unusable)
 
     def _of(self, source: int, observation: Observation) -> Observation:
         """The observation of the prompts of one source."""

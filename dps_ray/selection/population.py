@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dps_ray import hashing
 from dps_ray.beliefs.states import Observation
-from dps_ray.hashing import as_ids, hash_key
+from dps_ray.hashing import as_ids
 from dps_ray.selection.clusters import Clusters, Moved, number_within
 
 _BLOCK = 1 << 22  # prompts that are assigned to shards at a time
@@ -67,7 +67,7 @@ class Population:
             self._sources = _checked_sources(sources, len(self), len(self.weights))
         self.clusters = clusters
         if clusters is not None and clusters.sizes.ndim == 2 and self._sources is None:
-            self.clusters = clusters._replace(sizes=clusters.sizes[0])
+            self.clusters = _of_source(clusters, 0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -151,8 +151,16 @@ class Population:
                 moved = clusters.moved
                 if moved is not None:
                     moved = moved.take(self.sources(self.rows(moved.ids)) == source)
-                clusters = clusters._replace(sizes=clusters.sizes[source], moved=moved)
+                clusters = _of_source(clusters._replace(moved=moved), source)
         return Portion(self.ids[rows], pool, clusters)
+
+
+def _of_source(clusters: Clusters, source: int) -> Clusters:
+    """The clusters with the sizes and the numbering of one source."""
+    numbering = clusters.numbering
+    if isinstance(numbering, tuple):
+        numbering = numbering[source]
+    return clusters._replace(sizes=clusters.sizes[source], numbering=numbering)
 
 
 def number_by_source(
@@ -177,7 +185,7 @@ def number_by_source(
         given.astype(np.int32),
         np.empty(len(known), np.int32),
         np.zeros((len(numbered), max(len(each.sizes) for each in numbered)), np.int64),
-        hash_key(*(each.numbering for each in numbered)),
+        tuple(each.numbering for each in numbered if isinstance(each.numbering, int)),
         Moved.joined(moved) if moved else None,
     )
     for source, (rows, each) in enumerate(zip(rows_of, numbered, strict=True)):

@@ -62,6 +62,9 @@ class Selector(Protocol):
         """
         ...
 
+    # A class may also have `set_aside(whole: Observation) -> None`. It is told, after `observe`, which prompts the step found
+    # unusable over all shards. They are in `exclude` from then on, so most selectors need not know.
+
     def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
         """At how many steps each id was observed: int64 (n,)."""
         ...

@@ -56,7 +56,7 @@ def replayed(folder: Path) -> Replay:
     """The run in this folder, up to its newest checkpoint.
 
     Raises:
-        DataError: it has none.
+        DataError: it has none, or it has several sources.
         CheckpointError: its observation log is damaged.
     """
     config = settings.load(folder / "config.yaml")
@@ -64,7 +64,13 @@ def replayed(folder: Path) -> Replay:
     names = manifests(storage)
     if not names:
         raise DataError(f"{folder} holds no checkpoint: it is no finished run")
-    observations = dict(committed(storage, load(storage, names[0])))
+    steps = committed(storage, load(storage, names[0]))
+    observations = {step: observation.split()[0] for step, observation in steps}
+    if any(observation.sources is not None for observation in observations.values()):
+        raise DataError(
+            f"{folder} is a run with data.weights, whose sources have beliefs of their own; compare runs without "
+            "data.weights"
+        )
     probes = read_probes(folder)
     ids = np.unique(np.concatenate([o.ids for o in (*observations.values(), *probes.values())]))
     clusters = _clusters(ids, [*observations.values(), *probes.values()], config.seed)

@@ -81,7 +81,8 @@ class RunLog:
         records = [
             {"step": step, "prompt_id": id_, "why": str(why)} for id_, why in reasons.items()
         ]
-        json_lines.append(self._folder / SET_ASIDE, records)
+        if records:
+            json_lines.append(self._folder / SET_ASIDE, records)
 
     def event(self, record: Mapping[str, Any]) -> None:
         """Appends something that happened beside the steps."""

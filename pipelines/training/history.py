@@ -110,6 +110,7 @@ class History:
         records = {} if manifest is None else records_of(run.storage, manifest)
         run.progress = Progress(**records.get("progress", {}))
         run.record.rewind(run.storage, manifest, run.pool.table)
+        run.refused = {}
         run.quarantine.failures = {int(i): n for i, n in records.get("quarantine", {}).items()}
         if run.config.resources.colocate:
             run.rollouts.wait_until_ready()

@@ -16,7 +16,7 @@ from pipelines.data.hub import check_model
 from pipelines.data.start_policy import ensure_start_policy
 from pipelines.monitoring.view import View
 from pipelines.rollout.pool import PromptPool
-from pipelines.rollout.processors import load_processors
+from pipelines.rollout.processors import Processors, load_processors
 from pipelines.training.pool_record import PoolRecord, changes, check_pool
 from pipelines.training.population import population_of_run
 
@@ -65,6 +65,30 @@ def prepare(
 def _prepare(config: Config, view: View, storage: Storage | None, base: Manifest | None) -> Inputs:
     """Everything except the reward function."""
     train, test = _data(config)
+    model = _model(config, view)
+    view.phase("reading prompts")
+    processors = load_processors(
+        model, config.model.chat_template, config.data.max_pixels, builtin.cache()
+    )
+    cache = Cache(builtin.cache() / "prompts", view.message)
+    pool = _training_pool(train, processors, config, view, cache)
+    held_out = None
+    if test is not None:
+        held_out = _test_pool(test, pool.table, processors, config, view, cache)
+    for line in _notes(pool, held_out, config):
+        view.message(line)
+    before = None
+    if storage is not None and base is not None:
+        before = check_pool(storage, base, pool.table, config.data.train, pool.ids)
+    population, record = population_of_run(pool, config, before, cache)
+    if before is not None:
+        for line in changes(before, record):
+            view.message(line)
+    return Inputs(model, pool, held_out, population, record)
+
+
+def _model(config: Config, view: View) -> str:
+    """Returns the folder or name of the model, which is checked. The built-in one is made first, unless it is cached."""
     model = config.model.path
     if model == "builtin:start-policy":
         view.phase("making the start policy")
@@ -78,46 +102,47 @@ def _prepare(config: Config, view: View, storage: Storage | None, base: Manifest
             )
         )
     check_model("model.path=", model)
-    view.phase("reading prompts")
-    tokenizer, images = load_processors(
-        model, config.model.chat_template, config.data.max_pixels, builtin.cache()
-    )
     if config.learner.lora is not None:
         from actors.lora import check_targets  # with torch, which takes seconds
 
         check_targets(model, config.learner)
-    cache = Cache(builtin.cache() / "prompts", view.message)
+    return model
 
+
+def _training_pool(
+    train: Any, processors: Processors, config: Config, view: View, cache: Cache
+) -> PromptPool:
     def checked(done: int, total: int) -> None:
         view.progress(done, total, "prompts checked")
 
     data = config.data
     table = PromptTable.open(train, data.id_column, checked, cache)
-    pool = PromptPool(table, tokenizer, images, config, view.progress, data.measure, cache)
+    pool = PromptPool(table, *processors, config, view.progress, data.measure, cache)
     if data.train_max_samples is not None:
         pool.keep(data.train_max_samples, config.seed)
     _check_pool(pool, config)
-    held_out = None
-    if test is not None:
-        test_table = PromptTable.open(test, data.id_column, cache=cache)
-        held_out = PromptPool(test_table, tokenizer, images, config, view.progress, cache=cache)
-        _check_not_empty(held_out, data.test, config)
-        common = overlap(table, test_table, cache)
-        if common:
-            raise DataError(
-                f"{common} prompts of data.test={data.test} occur in data.train as well; "
-                "take them out of one of the two, or accuracy on them would mean nothing"
-            )
-    for line in _notes(pool, held_out, config):
-        view.message(line)
-    before = None
-    if storage is not None and base is not None:
-        before = check_pool(storage, base, table, data.train, pool.ids)
-    population, record = population_of_run(pool, config, before, cache)
-    if before is not None:
-        for line in changes(before, record):
-            view.message(line)
-    return Inputs(model, pool, held_out, population, record)
+    return pool
+
+
+def _test_pool(
+    test: Any,
+    train: PromptTable,
+    processors: Processors,
+    config: Config,
+    view: View,
+    cache: Cache,
+) -> PromptPool:
+    """The held-out prompts, of which none is in the training pool. All are measured now."""
+    table = PromptTable.open(test, config.data.id_column, cache=cache)
+    pool = PromptPool(table, *processors, config, view.progress, cache=cache)
+    _check_not_empty(pool, config.data.test, config)
+    common = overlap(train, table, cache)
+    if common:
+        raise DataError(
+            f"{common} prompts of data.test={config.data.test} occur in data.train as well; "
+            "take them out of one of the two, or accuracy on them would mean nothing"
+        )
+    return pool
 
 
 def _notes(pool: PromptPool, held_out: PromptPool | None, config: Config) -> Iterator[str]:

@@ -70,11 +70,18 @@ class Phases:
         for _ in range(loop.max_gen_batches if loop.filter_groups else 1):
             with run.clock.timed("select"):
                 selection, found = self._draw(step, batch.tried)
+            if not found.requests:
+                break
             run.pool.expect(run.coordinator.likely_next())
             answers = self._roll_out("generate", step, found)
             batch.add(selection, answers, run.config.rollout.group_size)
             if batch.partial >= loop.batch_size or self._left(batch.tried) == 0:
                 break
+        if not batch.scored and not batch.errors:
+            raise DataError(
+                f"none of the {len(run.pool.ids)} prompts of data.train={run.config.data.train} can be used: all are "
+                f"longer than data.max_prompt_length={run.config.data.max_prompt_length}, or set aside"
+            )
         if not batch.scored:
             kind = RewardError if isinstance(batch.errors[0], RewardError) else EngineError
             raise kind(f"step {step}: all {len(batch.errors)} groups failed; {batch.errors[0]}")
@@ -87,11 +94,6 @@ class Phases:
         while True:
             run.coordinator.excluded = run.set_aside()
             size = min(run.config.loop.batch_size, self._left(tried))
-            if size == 0:
-                raise DataError(
-                    f"none of the {len(run.pool.ids)} prompts of data.train={run.config.data.train} can be used: all are "
-                    f"longer than data.max_prompt_length={run.config.data.max_prompt_length}, or set aside"
-                )
             selection = run.coordinator.select(size, tried)
             found, refused = run.pool.draw(np.setdiff1d(selection.ids, held.ids))
             held = held.joined(found)
@@ -101,30 +103,32 @@ class Phases:
 
     def _left(self, tried: np.ndarray) -> int:
         """How many prompts of the pool can still be selected in this step."""
-        return len(self._run.pool.ids) - len(np.union1d(tried, self._run.set_aside()))
+        population = self._run.coordinator.population
+        _, here = population.find(np.union1d(tried, self._run.set_aside()))
+        return len(population) - int(here.sum())
 
     def _set_aside(self, step: int, refused: Mapping[int, DPSError]) -> None:
         """Notes that these prompts are not to be drawn again."""
-        if not refused:
-            return
-        run = self._run
-        run.progress.set_aside += refused
-        run.log.set_aside(step, refused)
-        first, *others = refused.values()
-        more = f" (and {len(others)} more)" if others else ""
-        run.view.message(f"step {step}: a prompt is set aside: {first}{more}")
+        if refused:
+            self._run.refused |= refused
+            first, *others = refused.values()
+            more = f" (and {len(others)} more)" if others else ""
+            self._run.view.message(f"step {step}: a prompt is set aside: {first}{more}")
 
     def observe(self, step: int, batch: Batch) -> None:
-        """Updates the beliefs with every group that was scored, before any filter."""
+        """Updates the beliefs with every group that was scored, before any filter, and with the prompts set aside."""
         run = self._run
         observation = observation_of(batch.scored, run.config.selector.learns_from_rewards)
-        rows, _ = run.pool.table.find(observation.ids)
-        run.record.observe(observation.ids, run.pool.table.contents[rows])
-        run.coordinator.excluded = run.set_aside()
+        refused = run.refused
         with run.clock.timed("observe"):
             failpoint("driver.observe.before", step=step)
-            run.coordinator.observe(step, observation)
+            run.coordinator.excluded = run.set_aside()
+            run.coordinator.observe(step, observation.with_unusable(list(refused)))
             failpoint("driver.observe.after", step=step)
+        rows, _ = run.pool.table.find(observation.ids)
+        run.record.observe(observation.ids, run.pool.table.contents[rows], list(refused))
+        run.log.set_aside(step, refused)
+        run.refused = {}
 
     def begin_to_learn(self, step: int, batch: Batch) -> Learning:
         """Has the learner train on the groups that carry gradient, if there are any.

@@ -10,10 +10,10 @@ cluster, and numbers those in `last` so that they come after all others (`number
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dps_ray.durable import (
     Manifest,
@@ -25,30 +25,14 @@ from dps_ray.durable import (
     write_snapshot,
 )
 from dps_ray.errors import CheckpointError
-from dps_ray.hashing import hash_key, hash_rows
+from dps_ray.hashing import as_ids, hash_key, hash_rows
+from dps_ray.prompts.dataset import FileRecord, PromptTable
 from pipelines.training.checkpoint import check_data
 
 FILE = "pool.arrow"
 _POPULATION = 0x706F70756C6174  # makes these hashes independent of others
 _NAMED = 3  # files named in a message
 _NONE = np.empty(0, dtype=np.int64)
-
-File = tuple[str, int, str]  # path, rows, digest: a `FileRecord`
-
-
-class Table(Protocol):
-    """What is needed of a `PromptTable`."""
-
-    contents: NDArray[np.int64]
-
-    def __len__(self) -> int: ...
-
-    def find(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]: ...
-
-    def place(self, id_: int) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(eq=False)
@@ -61,20 +45,22 @@ class PoolRecord:
     cluster_names: the name of each cluster, by its number; empty for a method without clusters
     last: int64, the prompts that come after all others of their cluster: those observed before the pool changed
     known_ids, known_contents: int64 (n,), ascending by id: the prompts observed so far, and the hash of each one's content
+    aside: int64, the prompts that were drawn and cannot be used, as the beliefs were told
     """
 
-    files: tuple[File, ...]
+    files: tuple[FileRecord, ...]
     prompts: int
     population: str
     cluster_names: tuple[str, ...] = ()
     last: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     known_ids: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     known_contents: NDArray[np.int64] = field(default_factory=lambda: _NONE)
+    aside: NDArray[np.int64] = field(default_factory=lambda: _NONE)
 
     @classmethod
     def of(
         cls,
-        files: Sequence[File],
+        files: Sequence[FileRecord],
         ids: NDArray[np.int64],
         labels: NDArray[np.integer] | None = None,
         sources: NDArray[np.integer] | None = None,
@@ -88,19 +74,25 @@ class PoolRecord:
         """
         population = population_of(ids, labels, sources)
         found = cls(
-            tuple((path, int(rows), digest) for path, rows, digest in files),
+            tuple(files),
             len(ids),
             population,
             tuple(cluster_names),
         )
         if before is not None:
             same = before.population == population
-            found.last = before.last if same else before.known_ids
+            changed = np.union1d(before.known_ids, before.aside)
+            found.last = before.last if same else changed
             found.known_ids, found.known_contents = before.known_ids, before.known_contents
+            found.aside = before.aside
         return found
 
-    def observe(self, ids: NDArray[np.int64], contents: NDArray[np.int64]) -> None:
-        """Adds the prompts of a step, int64 ids (n,) without duplicates, and the hashes of their contents."""
+    def observe(
+        self, ids: NDArray[np.int64], contents: NDArray[np.int64], unusable: ArrayLike = ()
+    ) -> None:
+        """Adds the prompts of a step, int64 ids (n,) without duplicates, the hashes of their contents, and the ids of the
+        prompts that were found unusable."""
+        self.aside = np.union1d(self.aside, as_ids(unusable))
         places = np.searchsorted(self.known_ids, ids)
         known = np.zeros(len(ids), dtype=np.bool_)
         if len(self.known_ids):
@@ -110,18 +102,19 @@ class PoolRecord:
         self.known_ids = np.insert(self.known_ids, places[new], ids[new])
         self.known_contents = np.insert(self.known_contents, places[new], contents[new])
 
-    def rewind(self, storage: Storage, manifest: Manifest | None, table: Table) -> None:
+    def rewind(self, storage: Storage, manifest: Manifest | None, table: PromptTable) -> None:
         """Goes back to the prompts that the run had observed at a checkpoint; None is its beginning.
 
         Raises:
             CheckpointError: a file that says which they are is missing or altered.
         """
-        self.known_ids = self.known_contents = _NONE
+        self.known_ids = self.known_contents = self.aside = _NONE
         if manifest is None:
             return
         then = PoolRecord.load(storage, manifest)
         if then is not None:
             self.known_ids, self.known_contents = then.known_ids, then.known_contents
+            self.aside = then.aside
             return
         # Earlier versions wrote no record. Their log has the ids, and their data is unchanged.
         steps = [_NONE, *(observation.ids for _, observation in committed(storage, manifest))]
@@ -149,7 +142,7 @@ class PoolRecord:
         if stored is None:
             return None
         kept = read_snapshot(storage, stored)
-        kept["files"] = tuple((path, rows, digest) for path, rows, digest in kept["files"])
+        kept["files"] = tuple(FileRecord(*file) for file in kept["files"])
         kept["cluster_names"] = tuple(kept["cluster_names"])
         return cls(**kept)
 
@@ -185,7 +178,7 @@ def numbered_as(
 def check_pool(
     storage: Storage,
     manifest: Manifest,
-    table: Table,
+    table: PromptTable,
     source: Any,
     ids: NDArray[np.int64] | None = None,
 ) -> PoolRecord | None:
@@ -207,7 +200,7 @@ def check_pool(
 
 
 def check_known(
-    record: PoolRecord, table: Table, source: Any, ids: NDArray[np.int64] | None = None
+    record: PoolRecord, table: PromptTable, source: Any, ids: NDArray[np.int64] | None = None
 ) -> None:
     """As `check_pool`, of a record."""
     known = record.known_ids
@@ -275,7 +268,7 @@ def changes(before: PoolRecord, now: PoolRecord) -> list[str]:
     return [*lines, f"{kept}; the others count as never seen"]
 
 
-def _others(files: Sequence[File], than: Sequence[File]) -> list[File]:
+def _others(files: Sequence[FileRecord], than: Sequence[FileRecord]) -> list[FileRecord]:
     """The files whose contents are not among those of the others, as often as they occur."""
     left, found = Counter(digest for _, _, digest in than), []
     for file in files:
@@ -286,11 +279,11 @@ def _others(files: Sequence[File], than: Sequence[File]) -> list[File]:
     return found
 
 
-def _counted(files: Sequence[File]) -> str:
+def _counted(files: Sequence[FileRecord]) -> str:
     return f"{len(files)} file{'s' if len(files) > 1 else ''}"
 
 
-def _named(files: Sequence[File]) -> str:
+def _named(files: Sequence[FileRecord]) -> str:
     return _listed([f"{path} ({rows:,} prompts)" for path, rows, _ in files])
 
 

@@ -79,4 +79,7 @@ def _numbered(
     moved = None
     if "moved_ids" in array:
         moved = Moved(array["moved_ids"], array["moved_labels"], array["moved_ranks"])
-    return Clusters(array["labels"], array["ranks"], array["sizes"], kept.meta["numbering"], moved)
+    numbering = kept.meta["numbering"]
+    if isinstance(numbering, list):
+        numbering = tuple(numbering)
+    return Clusters(array["labels"], array["ranks"], array["sizes"], numbering, moved)

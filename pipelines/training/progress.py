@@ -16,7 +16,6 @@ class Progress:
     training_rollouts: int = 0
     trained_rollouts: int = 0  # of those, in groups that were sent to the learner
     distinct_prompts: int = 0
-    set_aside: list[int] = field(default_factory=list)  # prompts that were drawn and cannot be used
     effective: list[float] = field(default_factory=list)  # effective ratio of each step's batch
     uniform: list[float] = field(default_factory=list)  # and of each probe
     # step, mean, low, high of evaluations

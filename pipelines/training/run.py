@@ -15,6 +15,7 @@ from actors.verifier import Verifiers
 from cluster.placement import Placement
 from dps_ray.config import Config
 from dps_ray.durable import DEEPSPEED_TAG, Storage
+from dps_ray.errors import DPSError
 from pipelines.monitoring.run_log import RunLog
 from pipelines.monitoring.step_clock import StepClock
 from pipelines.monitoring.view import View
@@ -52,6 +53,8 @@ class Run:
     learner: Learner = field(init=False)
     """Set by `History.load_state`."""
     progress: Progress = field(default_factory=Progress)
+    refused: dict[int, DPSError] = field(default_factory=dict)
+    """Prompts that were drawn and cannot be used, and why, until the beliefs are told (`Phases.observe`)."""
     steps_lost: int = 0
     """Steps that were done again after the learner was lost."""
 
@@ -61,7 +64,8 @@ class Run:
         ids = self.quarantine.ids
         if self.test is not None:
             ids = np.setdiff1d(ids, self.test.ids)
-        return np.union1d(ids, np.array(self.progress.set_aside, dtype=np.int64))
+        unusable = np.array([*self.record.aside, *self.refused], dtype=np.int64)
+        return np.union1d(ids, unusable)
 
     def note_rollouts(self, what: str, step: int) -> None:
         """Records in the timeline when each engine worked, and on what: "generate", "probe" or "eval"."""
@@ -79,7 +83,7 @@ class Run:
             "recovery/quarantined_prompts": float(self.quarantine.count),
             **self.rollouts.metrics(),
             **self.pool.metrics(),
-            "data/prompts_set_aside": float(len(self.progress.set_aside)),
+            "data/prompts_set_aside": float(len(self.record.aside)),
             "coverage/distinct_prompts": float(self.progress.distinct_prompts),
             "perf/total_rollouts": float(self.progress.rollouts),
             "perf/total_tokens": float(self.progress.tokens),

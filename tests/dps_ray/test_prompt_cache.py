@@ -212,6 +212,51 @@ def test_a_folder_that_cannot_be_written_costs_one_message(tmp_path, told):
     assert "cannot be kept in" in told[0]
 
 
+def test_a_file_is_kept_and_written_again_when_it_is_damaged(cache):
+    key, written = key_of("copy", []), []
+
+    def write(path):
+        written.append(path)
+        path.write_bytes(b"copy of a file")
+
+    path = cache.kept_file(key, "a.bin", write)
+    assert cache.kept_file(key, "a.bin", write) == path
+    assert len(written) == 1
+    path.write_bytes(b"copy of a fine")
+    assert cache.kept_file(key, "a.bin", write).read_bytes() == b"copy of a file"
+    assert len(written) == 2
+
+
+def test_a_file_whose_writing_fails_is_not_kept(cache, told):
+    def fail(path):
+        path.write_bytes(b"half of it")
+        raise DataError("line 7 is bad")
+
+    with pytest.raises(DataError, match="line 7"):
+        cache.kept_file(key_of("copy", []), "a.bin", fail)
+    assert list(cache.folder.iterdir()) == []
+
+    def fill(path):
+        raise OSError(28, "No space left on device")
+
+    assert cache.kept_file(key_of("copy", []), "a.bin", fill) is None
+    assert list(cache.folder.iterdir()) == []
+    assert ["No space left" in message for message in told] == [True]
+
+
+def test_processes_that_keep_the_same_at_once_leave_one_whole_entry(cache, told):
+    key, other = key_of("copy", []), Cache(cache.folder, told.append)
+
+    def write_while_another_does(path):
+        other.kept_file(key, "a.bin", lambda at: at.write_bytes(b"same"))
+        path.write_bytes(b"same")
+
+    path = cache.kept_file(key, "a.bin", write_while_another_does)
+    assert path.read_bytes() == b"same"
+    assert folders(cache) == [cache.folder / key]
+    assert not told
+
+
 # --- tables ----------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,14 @@
 """The pool of prompts: what it reads, what it refuses, and how little of a file it touches."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dps_ray.errors import DataError
+from dps_ray.errors import DataError, ResourceError
+from dps_ray.prompts import reading
 from dps_ray.prompts.dataset import PromptTable, overlap
 from dps_ray.prompts.files import write_prompts
 
@@ -430,3 +433,76 @@ def test_a_column_that_makes_no_clusters_is_named(write, column, named):
     table = PromptTable.open(write([row("1+1=", half="a"), row("2+2=", half=None)]))
     with pytest.raises(DataError, match=named):
         table.labels(column)
+
+
+# --- several processes -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_processes(monkeypatch):
+    """Pools of any size are read by two processes, 1,000 rows at a time."""
+    monkeypatch.setattr("dps_ray.prompts.reading._ALONE", 0)
+    monkeypatch.setattr("dps_ray.prompts.reading._PART", 1000)
+    monkeypatch.setattr("dps_ray.prompts.reading._cores", lambda: 2)
+
+
+@pytest.mark.parametrize("id_column", [None, "id"])
+@pytest.mark.parametrize("row_group_size", [1, 300, 1000, 9000])
+def test_several_processes_find_the_same_as_one(
+    write, in_processes, monkeypatch, id_column, row_group_size
+):
+    count = 3500 if row_group_size > 1 else 40
+    data = [each | {"id": 3 * i} for i, each in enumerate([*rows(count - 5), *rows(5)])]
+    files = [
+        write(data[: count // 3], "a.parquet", row_group_size=row_group_size),
+        write(pa.Table.from_pylist(data).slice(0, 0), "empty.parquet"),
+        write(data[count // 3 :], "b.parquet", row_group_size=row_group_size),
+    ]
+    seen = []
+    several = PromptTable.open(files, id_column, lambda *at: seen.append(at))
+    test = PromptTable.open(write(rows(50, count - 25), "test.parquet"))
+    common = overlap(several, test)
+    monkeypatch.undo()
+    one = PromptTable.open(files, id_column)
+    for name in ("ids", "contents", "sorted_ids", "order"):
+        assert getattr(several, name).tolist() == getattr(one, name).tolist()
+    assert several.files == one.files
+    assert seen == sorted(set(seen))
+    assert seen[-1] == (count, count)
+    assert common == overlap(one, test) > 0
+
+
+@pytest.mark.parametrize("bad", [[3400], [1200, 3400, 0]], ids=str)
+def test_the_first_bad_row_is_named_whichever_process_finds_it(write, in_processes, bad):
+    data = rows(3500)
+    for place in bad:
+        data[place] = row("")
+    path = write(data, row_group_size=100)
+    with pytest.raises(DataError, match=rf"row {min(bad)}, column 'prompt': holds no text"):
+        PromptTable.open(path)
+
+
+def test_a_process_that_dies_is_an_error_that_names_the_file(write, in_processes, monkeypatch):
+    started = []
+
+    class Killed(reading._Process):
+        def __init__(self):
+            super().__init__()
+            started.append(self._process)
+            self._process.kill()
+
+    monkeypatch.setattr(reading, "_Process", Killed)
+    with pytest.raises(ResourceError, match=r"read .*prompts\.parquet ended with exit code -9"):
+        PromptTable.open(write(rows(3500), row_group_size=100))
+    assert [process.poll() for process in started] == [-9, -9]
+
+
+def test_json_lines_are_read_by_several_processes(write, in_processes, tmp_path):
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows(3500)))
+    lines = PromptTable.open(tmp_path / "train.jsonl")
+    assert lines.ids.tolist() == PromptTable.open(write(rows(3500))).ids.tolist()
+    (tmp_path / "train.jsonl").write_text(
+        "".join(json.dumps(each) + "\n" for each in [*rows(3499), row("")])
+    )
+    with pytest.raises(DataError, match=r"train\.jsonl, row 3499, column 'prompt'"):
+        PromptTable.open(tmp_path / "train.jsonl")

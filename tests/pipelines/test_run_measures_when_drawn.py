@@ -22,7 +22,7 @@ def set_aside(folder):
 
 def observed(folder):
     """The prompts of each step."""
-    return [observation.ids for _, observation in committed(*newest(folder))]
+    return [observation.split()[0].ids for _, observation in committed(*newest(folder))]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,15 @@ def test_a_resumed_run_with_another_number_of_shards_draws_and_sets_aside_the_sa
     assert run(folder, able_policy, chains, LIMIT, "resources.beliefs.shards=3") == 0
     assert_same_end(folder, whole)
     assert set_aside(folder) == set_aside(whole)
+
+
+def test_a_batch_is_smaller_where_too_few_prompts_can_be_used(tmp_path, able_policy, chains):
+    filters = ("method=uniform", "loop.filter_groups=true", "loop.max_gen_batches=3")
+    large = ("loop.batch_size=60", "loop.steps=1")
+    few = "data.max_prompt_length=5"
+    assert run(tmp_path, able_policy, chains, few, *large, *filters) == 0
+    [tried] = observed(tmp_path)
+    assert 0 < len(tried) == 120 - len(set_aside(tmp_path)) < 60
 
 
 def test_measuring_upfront_gives_the_same_run(whole, tmp_path, able_policy, chains):

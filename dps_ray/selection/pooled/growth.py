@@ -28,15 +28,20 @@ def translated(snapshot: Mapping[str, Any], clusters: Clusters) -> Mapping[str, 
     if 0 in (taken, clusters.numbering) or taken == clusters.numbering:
         return snapshot
     recent = np.asarray(snapshot["recent_prompts"])
+    aside = np.asarray(snapshot.get("aside_prompts", []), dtype=np.int64)
     labels = ranks = np.empty(0, dtype=np.int32)
-    if len(recent):
-        if clusters.moved is None:
-            raise ValueError(
-                f"the snapshot is of another pool, and prompt {recent[0]} was observed in it; give `number_within` the "
-                "ids of all prompts observed before as `last`"
-            )
+    away = np.empty(0, dtype=np.int64)
+    if clusters.moved is not None:
         rows = clusters.moved.rows(recent)
         labels, ranks = clusters.moved.labels[rows], clusters.moved.ranks[rows]
+        # Prompts that cannot be used stay away too, as far as they are still in the pool.
+        unusable = clusters.moved.take(np.isin(clusters.moved.ids, aside))
+        away = np.union1d(keys_of(labels, ranks), keys_of(unusable.labels, unusable.ranks))
+    elif len(recent):
+        raise ValueError(
+            f"the snapshot is of another pool, and prompt {recent[0]} was observed in it; give `number_within` the ids of "
+            "all prompts observed before as `last`"
+        )
     return {
         **snapshot,
         "numbering": clusters.numbering,
@@ -45,5 +50,5 @@ def translated(snapshot: Mapping[str, Any], clusters: Clusters) -> Mapping[str, 
         "waiting_heads": clusters.starts,
         "waiting_laps": of_clusters(snapshot["waiting_laps"], len(clusters.sizes)),
         "waiting_behind": np.empty(0, dtype=np.int64),
-        "waiting_away": np.sort(keys_of(labels, ranks)),
+        "waiting_away": away,
     }

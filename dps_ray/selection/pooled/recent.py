@@ -35,6 +35,20 @@ class Recent(NamedTuple):
         small = nothing.astype(np.int32)
         return cls(nothing, small, small, nothing, nothing, nothing, np.empty((width, 0)))
 
+    @classmethod
+    def tried(
+        cls,
+        ids: NDArray[np.int64],
+        labels: NDArray[np.int32],
+        ranks: NDArray[np.int32],
+        step: int,
+        lap: NDArray[np.int64],
+        parameters: Floats,
+    ) -> "Recent":
+        """Returns prompts that waited until this step, in which they were tried."""
+        once = np.ones(len(ids), dtype=np.int64)
+        return cls(ids, labels, ranks, step * once, once, lap, parameters)
+
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the row of each id: int64 (n,), -1 if it has none."""
         if not len(self.ids):

@@ -19,7 +19,7 @@ from dps_ray.hashing import as_ids, hash_key
 from dps_ray.selection.choice import Selection, check_size, merge
 from dps_ray.selection.clusters import Clusters, number_within
 from dps_ray.selection.coverage import REST, ROUND
-from dps_ray.selection.draws import log_weights, tempered
+from dps_ray.selection.draws import largest, log_weights, tempered
 from dps_ray.selection.outcomes import checked
 from dps_ray.selection.pool.index import PromptIndex
 from dps_ray.selection.pooled.growth import translated
@@ -145,6 +145,9 @@ class PooledStore:
         self._mine = np.empty(0, dtype=np.int64)  # positions of the recent, -1 of another shard's
         self._times = np.zeros(len(known), dtype=np.int32)
         self._seen = 0  # prompts ever observed
+        self._aside = np.empty(
+            0, dtype=np.int64
+        )  # ids of all shards that cannot be used, ascending
 
     def __len__(self) -> int:
         return len(self._index)
@@ -171,7 +174,7 @@ class PooledStore:
             laps=self.max_uses is not None,
         )
         score = np.concatenate([self._scores(rows), waiting_score])
-        best = _largest(score, size)
+        best = largest(score, size)
         rows, waiting = rows[best[best < len(rows)]], waiting[best[best >= len(rows)] - len(rows)]
         positions = np.concatenate([self._mine[rows], waiting])
         predicted = [
@@ -239,17 +242,21 @@ class PooledStore:
         self._times[seen.positions] += 1
         lap = self._waiting.take(keys_of(labels[first], ranks[first]))
         recent = self._recent.tried_again(rows[again], self.step, numbers)
-        one = np.ones(len(first), dtype=np.int64)
-        new = Recent(
-            whole.ids[first],
-            labels[first],
-            ranks[first],
-            self.step * one,
-            one,
-            lap,
-            new_numbers,
+        new = Recent.tried(
+            whole.ids[first], labels[first], ranks[first], self.step, lap, new_numbers
         )
         self._forget_the_oldest(recent.joined(new))
+
+    def set_aside(self, whole: Observation) -> None:
+        """Takes prompts that cannot be used out of their clusters, in which they would otherwise be the next for ever.
+
+        whole: those of all shards, with clusters and ranks.
+        """
+        known = clustered(whole, self._index, self._waiting)
+        assert known.clusters is not None
+        assert known.ranks is not None
+        self._waiting.take_for_good(keys_of(known.clusters, known.ranks))
+        self._aside = np.union1d(self._aside, known.ids)
 
     def _forget_the_oldest(self, recent: Recent) -> None:
         """Keeps these recent prompts, except those tried too long ago, which wait again."""
@@ -304,6 +311,7 @@ class PooledStore:
             **{f"waiting_{name}": value for name, value in self._waiting.snapshot().items()},
             **{f"dynamics_{name}": value for name, value in self._dynamics.snapshot().items()},
             **self._recent.snapshot(),
+            "aside_prompts": self._aside.copy(),
             "seen_ids": self._index.ids(seen),
             "seen_times": self._times[seen],
         }
@@ -333,16 +341,10 @@ class PooledStore:
             {name[len(prefix) :]: snapshot[name] for name in snapshot if name.startswith(prefix)}
         )
         self._recent = Recent.restore(snapshot)
+        self._aside = np.array(snapshot.get("aside_prompts", self._aside))
         positions, here = self._index.find(self._recent.ids)
         self._mine = np.where(here, positions, -1)
         self._times[seen], self._seen = snapshot["seen_times"], len(seen)
         self._waiting.load_state(
             **{name: snapshot[f"waiting_{name}"] for name in self._waiting.snapshot()}
         )
-
-
-def _largest(score: NDArray[np.float64], size: int) -> NDArray[np.intp]:
-    """Where the `size` largest scores stand, ascending, with all that equal the least of them."""
-    if not 0 < size < len(score):
-        return np.arange(len(score) if size else 0)
-    return np.flatnonzero(score >= np.partition(score, len(score) - size)[len(score) - size])

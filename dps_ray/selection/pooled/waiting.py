@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dps_ray.selection.clusters import Clusters
 from dps_ray.selection.pool.index import Positions
+from dps_ray.selection.pooled.state_dynamics import of_clusters
 
 Keys = NDArray[np.int64]
 Labels = NDArray[np.integer]
@@ -101,6 +102,10 @@ class Waiting:
         self._note_skipped()
         return waited_in
 
+    def take_for_good(self, keys: Keys) -> None:
+        """Takes these prompts out, as far as they wait. They are never put back."""
+        self.take(np.setdiff1d(keys, self._away))
+
     def put_back(self, keys: Keys) -> None:
         """Returns these prompts to their places in the rings."""
         self._away = np.setdiff1d(self._away, keys, assume_unique=True)
@@ -128,8 +133,9 @@ class Waiting:
         }
 
     def load_state(self, heads: Keys, laps: Keys, behind: Keys, away: Keys) -> None:
-        """Goes on from a snapshot."""
-        self._heads, self.laps = np.array(heads), np.array(laps)
+        """Goes on from a snapshot, which may be of a pool with fewer clusters."""
+        clusters = len(self.sizes)
+        self._heads, self.laps = of_clusters(heads, clusters), of_clusters(laps, clusters)
         self._behind, self._away = np.array(behind), np.array(away)
         self.counts = self.sizes - np.bincount(self._away >> _RANK_BITS, minlength=len(self.sizes))
         self._note_skipped()
