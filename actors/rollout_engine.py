@@ -190,7 +190,7 @@ class RolloutEngine:
                 "learner would train on"
             )
         responses = self._responses(output)
-        return Group(request.prompt_id, request.tokens, responses, weights, request.first)
+        return Group(request.prompt_id, request.tokens, responses, weights, first=request.first)
 
     def _responses(self, output: Any) -> list[Response]:
         texts = self._tokenizer.batch_decode(

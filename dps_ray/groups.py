@@ -21,6 +21,7 @@ class Group(NamedTuple):
     prompt_tokens: NDArray[np.int32]  # (p,)
     responses: list[Response]  # k, or fewer in a round of the group
     weights: WeightsId  # the weights that sampled the responses
+    rounds: tuple[int, ...] = ()  # responses of each round; empty: there was one round
     first: int = 0  # number of the first response among all responses to the prompt in this step
 
 
@@ -29,8 +30,13 @@ def joined(rounds: Sequence[Group]) -> Group:
 
     Its weights are the oldest that sampled a round: an engine that is replaced between rounds may have newer ones.
     """
-    responses = [response for each in rounds for response in each.responses]
-    return rounds[0]._replace(responses=responses, weights=min(each.weights for each in rounds))
+    if len(rounds) == 1:
+        return rounds[0]
+    return rounds[0]._replace(
+        responses=[response for each in rounds for response in each.responses],
+        weights=min(each.weights for each in rounds),
+        rounds=tuple(len(each.responses) for each in rounds),
+    )
 
 
 class Scores(NamedTuple):

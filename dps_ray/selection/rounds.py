@@ -28,12 +28,11 @@ class RoundRule:
 
     sizes:        responses of each round, with the sum `group_size`; "adaptive": as `adaptive_rounds` finds best
     stop:         mixed: once there are right and wrong responses. hopeless: once the chance that the rest of a full group makes
-                  it mixed is below `least_chance`; mixed groups go on. both: either.
+                  it mixed is below `least_chance`; mixed groups go on (adaptive: if that is worth its cost). both: either.
     least_chance: in [0, 1)
     group_size:   responses of a full group
 
-    Raises ValueError for sizes with another sum, a first round of one response, and adaptive rounds that would go on with a
-    mixed group.
+    Raises ValueError for sizes with another sum, and for a first round of one response.
     """
 
     sizes: tuple[int, ...] | Literal["adaptive"]
@@ -47,16 +46,13 @@ class RoundRule:
         if not 0 <= self.least_chance < 1:
             raise ValueError(f"least_chance is {self.least_chance}: write a number in [0, 1)")
         if self.sizes == "adaptive":
-            if self.stop == "hopeless":
-                raise ValueError(
-                    "adaptive rounds stop when the group is mixed: write stop=mixed or stop=both, or the sizes of the rounds"
-                )
-        elif not self.sizes or min(self.sizes) < 1 or sum(self.sizes) != self.group_size:
+            return
+        if not self.sizes or min(self.sizes) < 1 or sum(self.sizes) != self.group_size:
             raise ValueError(
                 f"rounds {list(self.sizes)} have {sum(self.sizes)} responses, and a group has {self.group_size}: "
                 "write positive sizes with that sum"
             )
-        elif self.sizes[0] < 2:
+        if self.sizes[0] < 2:
             raise ValueError(
                 f"the first of the rounds {list(self.sizes)} is a single response, which is never mixed: "
                 "begin with 2 or more"
@@ -65,7 +61,7 @@ class RoundRule:
     def first(self, prior: BetaRates) -> Counts:
         """Returns the responses of the first round of each prompt: int64 (n,), each 2 or more."""
         if self.sizes == "adaptive":
-            return _plan(prior.a.tobytes(), prior.b.tobytes(), self.group_size).first.copy()
+            return self._plan(prior).next(0, np.zeros(len(prior.a), dtype=np.int64))
         return np.full(len(prior.a), self.sizes[0], dtype=np.int64)
 
     def next(self, prior: BetaRates, successes: ArrayLike, responses: ArrayLike) -> Counts:
@@ -76,8 +72,7 @@ class RoundRule:
         right = np.asarray(successes, dtype=np.int64)
         scored = np.asarray(responses, dtype=np.int64)
         if self.sizes == "adaptive":
-            plan = _plan(prior.a.tobytes(), prior.b.tobytes(), self.group_size)
-            more = plan.next(right, scored)
+            more = self._plan(prior).next(right, scored)
         else:
             ends = np.cumsum(self.sizes)
             following = np.searchsorted(ends, scored, side="right")
@@ -90,9 +85,14 @@ class RoundRule:
             more[prior.chance_mixed(left, right, scored) < self.least_chance] = 0
         return more
 
+    def _plan(self, prior: BetaRates) -> adaptive_rounds.Plan:
+        mixed = self.stop != "hopeless"
+        return _plan(prior.a.tobytes(), prior.b.tobytes(), self.group_size, mixed)
+
 
 @lru_cache(maxsize=1)  # a batch asks again after each round
-def _plan(a: bytes, b: bytes, k: int) -> adaptive_rounds.Plan:
+def _plan(a: bytes, b: bytes, k: int, ends_mixed: bool) -> adaptive_rounds.Plan:
     """Returns the best plans of prompts with these beliefs, float64 (n,) each."""
     rates = np.frombuffer(a), np.frombuffer(b)
-    return adaptive_rounds.plan(BetaRates(*rates, np.ones(len(rates[0]), dtype=np.bool_)), k)
+    prior = BetaRates(*rates, np.ones(len(rates[0]), dtype=np.bool_))
+    return adaptive_rounds.plan(prior, k, ends_mixed)

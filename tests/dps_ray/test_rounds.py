@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dps_ray.beliefs.beta_rates import BetaRates
+from dps_ray.beliefs.states import states_of
 from dps_ray.selection import adaptive_rounds
 from dps_ray.selection.adaptive_rounds import ROUND, signal
 from dps_ray.selection.rounds import RoundRule
@@ -56,6 +57,17 @@ def test_rounds_stop_once_the_group_is_mixed():
     assert walk(rule, prior, [1, 1, 1, 1, 1, 1, 1, 1]) == [2, 2, 4]
 
 
+@pytest.mark.parametrize("sizes", [(2, 2, 2, 2), (2, 2, 4), (4, 4), (3, 5)])
+def test_a_group_that_stops_when_mixed_has_the_state_of_the_full_group(sizes):
+    """So a method that learns from states learns the same with these rounds as without."""
+    rule, prior = RoundRule(sizes, "mixed", 0.0, 8), rates((1, 1))
+    for responses in product((0, 1), repeat=8):
+        scored = sum(walk(rule, prior, responses))
+        right = np.array([sum(responses[:scored]), sum(responses)])
+        part, full = states_of(right, np.array([scored, 8]))
+        assert part == full
+
+
 def test_rounds_that_stop_when_hopeless_go_on_with_mixed_groups():
     rule = RoundRule((2, 2, 4), "hopeless", 0.2, 8)
     prior = rates((0.1, 1))  # 4 wrong: 4 more are mixed with chance .066
@@ -103,7 +115,6 @@ def test_a_prompt_is_answered_alike_alone_and_among_others(sizes, stop):
         ((8, 0), "mixed", 0.02, 8, "positive sizes"),
         ((1, 7), "mixed", 0.02, 8, "begin with 2"),
         ((8,), "mixed", 1.0, 8, "least_chance"),
-        ("adaptive", "hopeless", 0.02, 8, "stop=mixed"),
         ("adaptive", "mixed", 0.02, 1, "2 or more"),
     ],
 )
@@ -121,25 +132,33 @@ def compositions(total, least=1):
             yield (size, *rest)
 
 
+# How adaptive rounds may stop, and the fixed plans that may do no more than they.
+PLANS = {
+    "mixed": [("mixed", 0.0), ("both", 0.1), ("both", 0.4)],
+    "hopeless": [("mixed", 0.0), ("both", 0.1), ("hopeless", 0.0), ("hopeless", 0.4)],
+}
+
+
 @pytest.mark.parametrize("row", range(len(BELIEFS)))
-def test_adaptive_rounds_are_no_worse_than_any_fixed_plan_by_their_own_belief(row):
+@pytest.mark.parametrize("stop", PLANS)
+def test_adaptive_rounds_are_no_worse_than_any_fixed_plan_by_their_own_belief(row, stop):
     prior, k = PRIORS.take(np.array([row])), 6
-    earned, responses, rounds, _ = expected(RoundRule("adaptive", "mixed", 0.0, k), prior)
+    earned, responses, rounds, _ = expected(RoundRule("adaptive", stop, 0.0, k), prior)
     best = earned / (responses + ROUND * (rounds - 1))
-    plan = adaptive_rounds.plan(prior, k)
+    plan = adaptive_rounds.plan(prior, k, ends_mixed=stop == "mixed")
     assert plan.signal[0] == pytest.approx(earned, rel=1e-9)
     assert plan.cost[0] == pytest.approx(responses + ROUND * (rounds - 1), rel=1e-9)
     for sizes in compositions(k, least=2):
-        for stop, least_chance in (("mixed", 0.0), ("both", 0.1), ("both", 0.4)):
-            earned, responses, rounds, _ = expected(RoundRule(sizes, stop, least_chance, k), prior)
+        for fixed in PLANS[stop]:
+            earned, responses, rounds, _ = expected(RoundRule(sizes, *fixed, k), prior)
             assert earned / (responses + ROUND * (rounds - 1)) <= best * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("row", range(len(BELIEFS)))
-def test_adaptive_rounds_are_the_best_of_all_plans(row):
-    """Every plan for groups of 4: a first round, and a round or none for each number of responses all alike."""
+@pytest.mark.parametrize("ends_mixed", [True, False])
+def test_adaptive_rounds_are_the_best_of_all_plans(row, ends_mixed):
+    """Every plan for groups of 4: a first round, and a further one or none for each outcome of it."""
     prior, k = PRIORS.take(np.array([row])), 4
-    found = adaptive_rounds.plan(prior, k)
     a, b = prior.a[0], prior.b[0]
 
     def outcomes(right, wrong, more):
@@ -158,7 +177,7 @@ def test_adaptive_rounds_are_the_best_of_all_plans(row):
         earned, cost = 0.0, float(more)
         for s, chance in enumerate(outcomes(right, wrong, more)):
             r, w = right + s, wrong + more - s
-            further = plan[r > 0, r + w] if 0 in (r, w) and r + w < k else 0
+            further = plan.get((r, w), 0)
             if further:
                 later, paid = follow(plan, r, w, further)
                 earned, cost = earned + chance * later, cost + chance * (paid + ROUND)
@@ -166,12 +185,18 @@ def test_adaptive_rounds_are_the_best_of_all_plans(row):
                 earned += chance * signal(r, r + w)
         return earned, cost
 
+    states = [
+        (right, n - right)
+        for n in (2, 3)
+        for right in range(n + 1)
+        if not ends_mixed or right in (0, n)
+    ]
     best = 0.0
-    states = [(side, n) for side in (False, True) for n in range(1, k)]
-    for first in range(2, k + 1):
-        for sizes in product(*[range(k - n + 1) for _, n in states]):
+    for sizes in product(*[range(k - r - w + 1) for r, w in states]):
+        for first in range(2, k + 1):
             earned, cost = follow(dict(zip(states, sizes, strict=True)), 0, 0, first)
             best = max(best, earned / cost)
+    found = adaptive_rounds.plan(prior, k, ends_mixed)
     assert found.signal[0] / found.cost[0] == pytest.approx(best, rel=1e-9)
 
 
@@ -183,6 +208,12 @@ def test_adaptive_rounds_follow_from_the_belief():
     uncertain = rates((0.1, 1))
     assert rule.next(uncertain, [0], [2])[0] == 0
     assert rule.next(likely, [0], [2])[0] > 0
+
+
+def test_a_mixed_group_goes_on_where_mixed_groups_are_rare():
+    rule = RoundRule("adaptive", "hopeless", 0.0, 8)
+    assert rule.next(rates((0.01, 0.01)), [1], [3])[0] > 0
+    assert rule.next(rates((5, 5)), [2], [4])[0] == 0
 
 
 def test_adaptive_rounds_end_with_a_full_group():
