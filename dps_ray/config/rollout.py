@@ -45,8 +45,8 @@ class RolloutSettings(EngineSettings):
     many responses each round has. null: all responses at once. Evaluations and probes always generate all at once."""
     stop: Literal["mixed", "hopeless", "both"] = "mixed"
     """When a group in rounds stops before it is full. mixed: once it has right and wrong responses. hopeless: once the
-    chance that it becomes mixed is below `rollout.least_chance`. both: in either case. It has no effect without
-    `rollout.rounds`."""
+    chance that it becomes mixed is below `rollout.least_chance`; mixed groups go on (with adaptive rounds, if that is worth
+    its cost). both: in either case. It has no effect without `rollout.rounds`."""
     least_chance: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.02
     """With `rollout.stop` hopeless or both: a group stops once its belief, updated by the responses so far, gives it a
     smaller chance than this of becoming mixed."""

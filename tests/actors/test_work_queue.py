@@ -270,7 +270,7 @@ def round_of(request: Request) -> Group:
     """What an engine answers to this request."""
     assert request.responses is not None
     made = responses(request.responses)
-    return Group(request.prompt_id, TOKENS, made, START, request.first)
+    return Group(request.prompt_id, TOKENS, made, START, first=request.first)
 
 
 def test_a_further_round_of_a_prompt_goes_to_an_engine_at_work_and_is_joined_to_the_first():
@@ -287,6 +287,7 @@ def test_a_further_round_of_a_prompt_goes_to_an_engine_at_work_and_is_joined_to_
     assert work.answered(0, round_of(first[1]))
     assert work.answered(0, round_of(second))
     assert [len(group.responses) for group in work.groups()] == [5, 2]
+    assert [group.rounds for group in work.groups()] == [(2, 3), ()]
 
 
 def test_many_further_rounds_are_spread_evenly_over_the_engines_at_work():

@@ -214,7 +214,7 @@ def test_rounds_that_make_no_full_group_are_refused_with_what_to_write(overrides
 def test_rounds_are_a_list_or_adaptive():
     assert load("rollout.rounds=[2,2,4]").rollout.rounds == [2, 2, 4]
     assert load("rollout.rounds=[2]", "rollout.group_size=2").rollout.rounds == [2]
-    assert load("rollout.rounds=adaptive", "rollout.stop=both").rollout.rounds == "adaptive"
+    assert load("rollout.rounds=adaptive", "rollout.stop=hopeless").rollout.rounds == "adaptive"
     assert load().rollout.rounds is None
 
 

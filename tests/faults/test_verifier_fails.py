@@ -93,7 +93,7 @@ def prompt(prompt_id: int) -> Prompt:
 def group(prompt_id: int, texts: list[str], first: int = 0) -> Group:
     tokens, logprobs = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
     responses = [Response(tokens, logprobs, text, False) for text in texts]
-    return Group(prompt_id, tokens, responses, START, first)
+    return Group(prompt_id, tokens, responses, START, first=first)
 
 
 def scored_so_far(scoring: Scoring, count: int) -> list[tuple[int, list[float]] | str]:
