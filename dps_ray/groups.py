@@ -30,6 +30,8 @@ def joined(rounds: Sequence[Group]) -> Group:
 
     Its weights are the oldest that sampled a round: an engine that is replaced between rounds may have newer ones.
     """
+    if len(rounds) == 1:
+        return rounds[0]
     responses = [response for each in rounds for response in each.responses]
     return rounds[0]._replace(
         responses=responses,

@@ -87,7 +87,8 @@ class RoundRule:
         return more
 
     def _plan(self, prior: BetaRates) -> adaptive_rounds.Plan:
-        return _plan(prior.a.tobytes(), prior.b.tobytes(), self.group_size, self.stop != "hopeless")
+        a, b = (np.asarray(each, dtype=np.float64).tobytes() for each in (prior.a, prior.b))
+        return _plan(a, b, self.group_size, self.stop != "hopeless")
 
 
 @lru_cache(maxsize=1)  # a batch asks again after each round

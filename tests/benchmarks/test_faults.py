@@ -43,21 +43,18 @@ def audited(request, tmp_path, tiny_policy, chains):
         Storage.at(tmp_path),
     )
     inputs = prepare(config, LineView(STEPS, console, time.monotonic))
-    ids, clusters, epoch = inputs.pool.ids, inputs.clusters, claim_epoch(storage)
+    ids, epoch = inputs.pool.ids, claim_epoch(storage)
     log = ObservationLog(storage, epoch)
     for step in range(1, STEPS + 1):
         rng = np.random.default_rng(step)
         rows = rng.choice(len(ids), SIZE, replace=False)
         right = rng.integers(9, size=SIZE)
-        seen, by_id = observed(ids[rows], right, np.full(SIZE, 8)), rows[np.argsort(ids[rows])]
-        if clusters is not None:
-            its = clusters.take(by_id)
-            seen = seen._replace(clusters=its.labels, ranks=its.ranks)
-        log.append(step, seen)
+        seen = observed(ids[rows], right, np.full(SIZE, 8))
+        log.append(step, inputs.population.describe(seen))
 
     def audit(*applied):
         files = []
-        held = list(parts(config, inputs.population(), len(applied)))
+        held = list(parts(config, inputs.population, len(applied)))
         for index, steps in enumerate(applied):
             selector = held[index].selector()
             for step in steps:

@@ -64,7 +64,7 @@ def cluster_selector(ids):
     [
         ("dps", lambda ids: CoverageLimits(BeliefStore(ids, seed=3, temperature=0.5), rest=2), []),
         ("dps_counts", lambda ids: RateHMM(ids, 3, decay=0.6, group_size=4), []),
-        ("dps_pooled", cluster_selector, ["numbering"]),
+        ("dps_pooled", cluster_selector, ["numbering", "aside_prompts"]),
     ],
 )
 def test_a_snapshot_that_an_earlier_version_took_is_gone_on_from(name, make, new):
