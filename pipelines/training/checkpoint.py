@@ -5,7 +5,8 @@
         learner/                            DeepSpeed's state: optimizer, and weights in training precision
         beliefs-00003-of-00016.arrow ...    the selector's state, a file a shard
         pool.arrow                          the pool's files, and the prompts observed; see `pool_record.py`
-        coordinator.json                    counters, and which prompts were set aside
+        replay.arrow                        groups that may train again, with `loop.replay`
+        coordinator.json                    counters, and how often prompts failed
         config.yaml                         what it was made with
     manifests/e0007.00000040.json           makes a checkpoint of them; written last
 
