@@ -4,20 +4,15 @@ Keys are made in processes, because hashing a row takes longer than decoding it 
 compared by Arrow alone, which releases the lock.
 """
 
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import Pipe
-from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dps_ray.errors import ResourceError
+from dps_ray.processes import Processes, cores
 from dps_ray.prompts.files import Keys, PromptFile
 from dps_ray.prompts.places import DataFile
 
@@ -25,7 +20,6 @@ T = TypeVar("T")
 
 _ALONE = 300_000  # rows that are read by this process alone: others take a second to start
 _PART = 65_536  # rows read at a time by one of several
-_MOST = 16  # processes or threads
 
 
 class Part(NamedTuple):
@@ -40,14 +34,6 @@ class Part(NamedTuple):
     groups: list[int] | None
     first: int
 
-    def keys(self, file: PromptFile) -> list[Keys]:
-        """The keys of these rows, batch by batch.
-
-        Raises:
-            DataError: a row is bad.
-        """
-        return list(file.checked_keys(self.groups, self.first))
-
 
 def checked_keys(files: Sequence[PromptFile]) -> Iterator[Keys]:
     """Checks the rows of all files and yields their keys in order, some rows at a time.
@@ -56,29 +42,34 @@ def checked_keys(files: Sequence[PromptFile]) -> Iterator[Keys]:
         DataError: a row is bad; the first of them is named.
         ResourceError: a process died.
     """
-    parts = _parts(files)
     if _is_small(files):
         for file in files:
             yield from file.checked_keys()
         return
-    processes = [_Process() for _ in range(min(_cores(), len(parts)))]
-    idle: SimpleQueue[_Process] = SimpleQueue()
-    for process in processes:
-        idle.put(process)
-
-    def keys_of(part: Part) -> list[Keys]:
-        process = idle.get()
-        try:
-            return process.keys_of(part)
-        finally:
-            idle.put(process)
-
+    parts = _parts(files)
+    processes = Processes(_keys_of, min(cores(), len(parts)), lambda part: f"read {part.file.name}")
     try:
-        for keys in _in_threads(keys_of, parts, len(processes)):
+        for keys in processes.map(parts):
             yield from keys
     finally:
-        for process in processes:
-            process.kill()
+        processes.close()
+
+
+_opened: dict[tuple[DataFile, str | None], PromptFile] = {}  # in a process of `checked_keys`
+
+
+def _keys_of(part: Part) -> list[Keys]:
+    """The keys of these rows, batch by batch.
+
+    Raises:
+        DataError: a row is bad.
+    """
+    key = part.file, part.id_column
+    if key not in _opened:
+        pa.set_cpu_count(1)  # there is a process for each core
+        _opened.clear()  # parts come in the order of files
+        _opened[key] = PromptFile(*key)
+    return list(_opened[key].checked_keys(part.groups, part.first))
 
 
 def common_texts(files: Sequence[PromptFile], wanted: pa.StringArray) -> pa.StringArray:
@@ -99,41 +90,7 @@ def common_texts(files: Sequence[PromptFile], wanted: pa.StringArray) -> pa.Stri
         return _distinct(found)
 
     parts = _parts(files)
-    return _distinct(_in_threads(common_in, parts, _cores()))
-
-
-class _Process:
-    """A process that makes keys: `python -m dps_ray.prompts.reading_process`."""
-
-    def __init__(self) -> None:
-        self._connection, theirs = Pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "dps_ray.prompts.reading_process", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl+C is for this process, which ends the others
-            )
-
-    def keys_of(self, part: Part) -> list[Keys]:
-        try:
-            self._connection.send(part)
-            answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise ResourceError(
-                f"a process that read {part.file.name} ended with exit code {self._process.wait()}; it may have run out "
-                "of memory"
-            ) from error
-        if isinstance(answer, BaseException):
-            raise answer
-        keys: list[Keys] = answer
-        return keys
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._connection.close()
+    return _distinct(_in_threads(common_in, parts, cores()))
 
 
 def _distinct(texts: Iterable[pa.StringArray]) -> pa.StringArray:
@@ -158,8 +115,4 @@ def _in_threads(do: Callable[[Part], T], parts: Sequence[Part], count: int) -> I
 
 
 def _is_small(files: Sequence[PromptFile]) -> bool:
-    return sum(map(len, files)) <= _ALONE or _cores() == 1
-
-
-def _cores() -> int:
-    return min(_MOST, len(os.sched_getaffinity(0)))
+    return sum(map(len, files)) <= _ALONE or cores() == 1

@@ -2,23 +2,20 @@
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from itertools import tee
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.images import load_image_inputs
 from dps_ray.config import Config
 from dps_ray.errors import DataError, DPSError
+from dps_ray.processes import Processes, cores
 from dps_ray.prompts.cache import Cache, Entry, key_of
 from dps_ray.prompts.dataset import Prompt, PromptTable
 from pipelines.rollout.encoding import Encoder
-from pipelines.rollout.processors import load_tokenizer
 
 Progress = Callable[[int, int, str], None]
 Lengths = NDArray[np.int32]
@@ -80,44 +77,28 @@ def _chunks(table: PromptTable, encoder: Encoder, config: Config) -> Iterator[Le
     size = _CHUNK_WITH_IMAGES if table.has_images else _CHUNK
     starts = range(0, len(table), size)
     chunks = (table.rows(table.ids[start : start + size]) for start in starts)
-    workers = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    if workers == 1 or len(table) < _WORTH_PROCESSES:
+    if cores() == 1 or len(table) < _WORTH_PROCESSES:
         yield from map(encoder.lengths, chunks)
         return
-    start = partial(_load, config.model.path, config.model.chat_template, config.data.max_pixels)
-    with ProcessPoolExecutor(workers, get_context("spawn"), start) as processes:
-        coming: deque[tuple[list[Prompt], Future[Lengths]]] = deque()
-        for chunk in chunks:
-            coming.append((chunk, processes.submit(_lengths, chunk)))
-            if len(coming) > 2 * workers:
-                yield _result(*coming.popleft(), encoder)
-        while coming:
-            yield _result(*coming.popleft(), encoder)
-
-
-def _result(chunk: Sequence[Prompt], coming: "Future[Lengths]", encoder: Encoder) -> Lengths:
+    # The table stays here, and with it the places of prompts.
+    elsewhere = Encoder(encoder.tokenizer, encoder.images, config.model.path, str)
+    processes = Processes(partial(_found, elsewhere), cores(), lambda _: "tokenized prompts")
+    coming, passed_on = tee(chunks)
     try:
-        return coming.result()
-    except DPSError:
-        return encoder.lengths(
-            chunk
-        )  # raises with the file and row, which the other process does not know
+        for chunk, found in zip(coming, processes.map(passed_on), strict=True):
+            # Raises with the file and row, which the other process does not know.
+            yield encoder.lengths(chunk) if isinstance(found, DPSError) else found
+    finally:
+        processes.close()
 
 
-_encoder: Encoder  # of this process, where `_load` was called
-
-
-def _load(model: str, chat_template: str | None, max_pixels: int | None) -> None:
-    global _encoder
+def _found(encoder: Encoder, chunk: Sequence[Prompt]) -> Lengths | DPSError:
+    """The lengths of prompts, or the error of one of them."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as many processes as cores are at work
-    tokenizer = load_tokenizer(model, chat_template)
-    _encoder = Encoder(tokenizer, load_image_inputs(model, max_pixels), model, str)
-
-
-def _lengths(chunk: Sequence[Prompt]) -> Lengths:
-    return _encoder.lengths(chunk)
+    try:
+        return encoder.lengths(chunk)
+    except DPSError as error:
+        return error
 
 
 def _digest(encoder: Encoder, config: Config) -> str:

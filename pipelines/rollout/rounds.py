@@ -59,6 +59,8 @@ class Rounds:
                 self._successes[row], self._responses[row] = answer.successes, len(answer.scores)
                 rows.append(row)
             self._unscored.discard(prompt_id)
+        if not rows:
+            return []
         # All prompts are asked about together: a rule may keep what it found out about this prior.
         sizes = self._rule.next(self._prior, self._successes, self._responses)
         return self._rounds([row for row in rows if sizes[row] > 0], sizes)

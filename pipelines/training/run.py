@@ -67,7 +67,7 @@ class Run:
         ids = self.quarantine.ids
         if self.test is not None:
             ids = np.setdiff1d(ids, self.test.ids)
-        unusable = np.array([*self.record.aside, *self.refused], dtype=np.int64)
+        unusable = np.union1d(self.record.aside, np.array([*self.refused], dtype=np.int64))
         return np.union1d(ids, unusable)
 
     def note_rollouts(self, what: str, step: int) -> None:

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dps_ray import processes
 from dps_ray.errors import DataError, ResourceError
-from dps_ray.prompts import reading
 from dps_ray.prompts.dataset import PromptTable, overlap
 from dps_ray.prompts.files import write_prompts
 
@@ -443,7 +443,7 @@ def in_processes(monkeypatch):
     """Pools of any size are read by two processes, 1,000 rows at a time."""
     monkeypatch.setattr("dps_ray.prompts.reading._ALONE", 0)
     monkeypatch.setattr("dps_ray.prompts.reading._PART", 1000)
-    monkeypatch.setattr("dps_ray.prompts.reading._cores", lambda: 2)
+    monkeypatch.setattr("dps_ray.prompts.reading.cores", lambda: 2)
 
 
 @pytest.mark.parametrize("id_column", [None, "id"])
@@ -485,13 +485,13 @@ def test_the_first_bad_row_is_named_whichever_process_finds_it(write, in_process
 def test_a_process_that_dies_is_an_error_that_names_the_file(write, in_processes, monkeypatch):
     started = []
 
-    class Killed(reading._Process):
-        def __init__(self):
-            super().__init__()
-            started.append(self._process)
-            self._process.kill()
+    class Killed(processes.Process):
+        def __init__(self, do):
+            super().__init__(do)
+            started.append(self.popen)
+            self.popen.kill()
 
-    monkeypatch.setattr(reading, "_Process", Killed)
+    monkeypatch.setattr(processes, "Process", Killed)
     with pytest.raises(ResourceError, match=r"read .*prompts\.parquet ended with exit code -9"):
         PromptTable.open(write(rows(3500), row_group_size=100))
     assert [process.poll() for process in started] == [-9, -9]
