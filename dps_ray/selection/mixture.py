@@ -63,7 +63,7 @@ class Mixture:
     """The selectors of one shard, one for each source; see `dps_ray.selection.selector.Selector`.
 
     Args:
-        selectors: by source, none of which has observed anything.
+        selectors: by source, new ones that have observed nothing.
     """
 
     def __init__(self, selectors: Sequence[Selector]) -> None:
@@ -108,7 +108,7 @@ class Mixture:
             return observation
         if observation.sources is None:
             raise ValueError(
-                f"the observation has no sources, and there are {len(self.selectors)}: say which prompt is of which"
+                f"the observation has no sources, and there are {len(self.selectors)}: give the source of each prompt"
             )
         return observation.take(observation.sources == source)._replace(sources=None)
 

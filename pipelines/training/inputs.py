@@ -132,7 +132,7 @@ def _test_pool(
     view: View,
     cache: Cache,
 ) -> PromptPool:
-    """The held-out prompts, of which none is in the training pool. All are measured now."""
+    """The held-out prompts, which must not be in the training pool. All are measured now."""
     table = PromptTable.open(test, config.data.id_column, cache=cache)
     pool = PromptPool(table, *processors, config, view.progress, cache=cache)
     _check_not_empty(pool, config.data.test, config)
