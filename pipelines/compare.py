@@ -99,10 +99,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--methods",
-        type=lambda text: text.split(","),
+        type=lambda text: [name for name in text.split(",") if name],
         default=METHODS,
         metavar="A,B",
-        help=f"methods to compare, from {', '.join(ENTRIES)} (default: all but greso)",
+        help=f"methods to compare, none if empty, from {', '.join(ENTRIES)} (default: all but greso)",
     )
     parser.add_argument(
         "--seeds",
