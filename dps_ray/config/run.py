@@ -23,8 +23,11 @@ class LoopSettings(Settings):
     batch_size: Count = 64
     """Prompts in the batch of a step (B)."""
     filter_groups: bool = False
-    """Train on partial groups only, and roll out more prompts, as many as groups are missing, until there are B partial
-    groups. With `method=uniform` this is Dynamic Sampling (DAPO)."""
+    """Train on partial groups only, and roll out more prompts until there are B partial groups (see `loop.refill`). With
+    `method=uniform` this is Dynamic Sampling (DAPO)."""
+    refill: Literal["missing", "batch"] = "missing"
+    """With `loop.filter_groups`, how many more prompts are rolled out at a time. missing: as many as partial groups are
+    missing. batch: B, as DAPO was published; beliefs observe all partial groups, and the first B train."""
     max_gen_batches: Count = 10
     """With `loop.filter_groups`, a step tries at most this many times B prompts. It then trains on the groups it has."""
     max_staleness: Literal[0, 1] = 0

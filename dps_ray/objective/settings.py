@@ -33,7 +33,7 @@ class ObjectiveSettings(Settings):
     normalize_by: Literal["useful_groups", "batch_size"] = "useful_groups"
     """What the loss is a mean over. useful_groups: the groups with nonzero advantages (DAPO with `loop.filter_groups`).
     batch_size: `loop.batch_size` groups, where the others add nothing (GRPO without a filter); a batch with fewer useful
-    groups then has a smaller gradient."""
+    groups then has a smaller gradient. If groups have several sizes, their responses are counted."""
     kl_coef: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of the KL divergence from the start policy (k3 estimator). 0: no reference model is loaded."""
     entropy_coef: Annotated[float, Field(ge=0.0)] = 0.0

@@ -1,6 +1,6 @@
 """The groups that one step rolled out, and the observation and metrics made from them."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,6 +63,10 @@ class Batch:
         """
         sampled = [scored.group.weights.version for scored in self.scored]
         return version - np.array(sampled, dtype=np.int64)
+
+    def sizes_without(self, ids: Container[int]) -> list[int]:
+        """Returns the sizes of the scored groups, without those of these prompts."""
+        return [len(each.scores) for each in self.scored if each.group.prompt_id not in ids]
 
     @property
     def predicted(self) -> NDArray[np.float64]:

@@ -34,11 +34,11 @@ def drawn(ids: NDArray[np.int64], size: int, *, seed: int, step: int) -> NDArray
     return rng.choice(ids, min(size, len(ids)), replace=False)
 
 
-def probe_of(answers: Sequence[ScoredGroup | DPSError], k: int) -> Probe:
-    """The probe made from the groups of its prompts. `k`: responses to each prompt."""
+def probe_of(answers: Sequence[ScoredGroup | DPSError], generated: int) -> Probe:
+    """The probe made from the groups of its prompts. `generated`: responses generated for them."""
     scored = [answer for answer in answers if isinstance(answer, ScoredGroup)]
     return Probe(
         found=observation_of(scored),
-        rollouts=len(answers) * k,
+        rollouts=generated,
         tokens=sum(len(r.tokens) for s in scored for r in s.group.responses),
     )

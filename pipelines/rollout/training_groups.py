@@ -95,15 +95,22 @@ def _advantages(
 
 
 def to_trajectories(
-    groups: Sequence[TrainingGroup], objective: ObjectiveSettings, batch_size: int
+    groups: Sequence[TrainingGroup],
+    objective: ObjectiveSettings,
+    batch_size: int,
+    others: Sequence[int] = (),
 ) -> Trajectories:
     """The groups' responses with their advantages, for the learner. Empty responses are left out.
 
-    The learner averages over the groups that it is given. The policy loss is linear in the advantages. With
-    `normalize_by=batch_size`, scaling the advantages by len(groups) / batch_size therefore gives the mean over
-    `batch_size` groups.
+    The learner averages over the responses that it is given. The policy loss is linear in the advantages, so with
+    `normalize_by=batch_size` they are scaled by `share_of_batch`.
+
+    Args:
+        others: sizes of the groups of the same batch that do not train.
     """
-    share = len(groups) / batch_size if objective.normalize_by == "batch_size" else 1.0
+    share = 1.0
+    if objective.normalize_by == "batch_size":
+        share = share_of_batch([len(group.advantages) for group in groups], others, batch_size)
     sequences, images = [], []
     for group in groups:
         scaled = share * group.advantages
@@ -112,3 +119,19 @@ def to_trajectories(
                 sequences.append((group.prompt_tokens, tokens, logprobs, float(advantage)))
                 images.append(group.images)
     return concatenate(sequences)._replace(images=pack_images(images))
+
+
+def share_of_batch(sizes: Sequence[int], others: Sequence[int], batch_size: int) -> float:
+    """Returns the share of responses that train in a batch of `batch_size` groups.
+
+    In verl, groups without advantages are part of the batch, and their responses count in the mean. Each group that is
+    missing from `sizes` counts as one of the mean size of `others`, or of `sizes` if there are no others. If all groups
+    have the same size, the share is len(sizes) / batch_size.
+
+    Args:
+        sizes: sizes of the groups that train, in responses.
+        others: sizes of groups of the same batch that do not train.
+    """
+    missing = max(batch_size - len(sizes), 0)
+    without = others or sizes
+    return sum(sizes) * len(without) / (sum(sizes) * len(without) + missing * sum(without))

@@ -184,7 +184,7 @@ class Rollout(NamedTuple):
     batch_size, group_size: B prompts, k responses to each
     max_gen_batches:        above 1 the batch is refilled with others until it has B partial groups, and only the first B of
                             those are trained on: Dynamic Sampling, when the selector is uniform
-    refill:                 batches: each refill is another B prompts. missing: as many as partial groups are missing; the
+    refill:                 batch: each refill is another B prompts. missing: as many as partial groups are missing; the
                             limit is then `max_gen_batches` x B prompts
     rest:                   steps for which a prompt is left alone once it was rolled out; fewer where the pool is too small
     rounds:                 divides groups into rounds; None: one round
@@ -193,7 +193,7 @@ class Rollout(NamedTuple):
     batch_size: int = 256
     group_size: int = 8
     max_gen_batches: int = 1
-    refill: Literal["batches", "missing"] = "batches"
+    refill: Literal["batch", "missing"] = "batch"
     rest: int = 0
     rounds: RoundRule | None = None
 

@@ -14,6 +14,7 @@ from actors.learner import Training
 from actors.requests import Sampling
 from dps_ray import Selection
 from dps_ray.beliefs.beta_rates import BetaRates
+from dps_ray.config import LoopSettings
 from dps_ray.errors import DataError, DPSError, EngineError, RewardError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.selection.rounds import RoundRule
@@ -49,6 +50,21 @@ class Learning(NamedTuple):
         return found
 
 
+def prompts_to_draw(loop: LoopSettings, partial: int, tried: int) -> int:
+    """Returns how many prompts a step rolls out next; 0: its batch is complete.
+
+    Args:
+        partial: partial groups that the step has so far.
+        tried: prompts that it has rolled out so far.
+    """
+    missing = loop.batch_size - partial
+    if missing <= 0 or (tried and not loop.filter_groups):
+        return 0
+    most = loop.batch_size * (loop.max_gen_batches if loop.filter_groups else 1)
+    size = missing if loop.refill == "missing" else loop.batch_size
+    return max(min(size, most - tried), 0)
+
+
 class Phases:
     """The phases of one run's steps."""
 
@@ -68,14 +84,14 @@ class Phases:
             ids = drawn(run.pool.ids, settings.prompts, seed=run.config.seed, step=step)
             found, refused = run.pool.draw(np.setdiff1d(ids, run.set_aside()))
             self._set_aside(step, refused)
-            answers = self._roll_out("probe", step, found).answers
-        return probe_of(answers, run.config.rollout.group_size)
+            answers, generated = self._roll_out("probe", step, found)
+        return probe_of(answers, generated)
 
     def gather(self, step: int) -> Batch:
         """Selects prompts, rolls them out and scores the responses.
 
-        With `loop.filter_groups` this is repeated, with as many other prompts as groups are missing, until the batch has
-        B partial groups (Dynamic Sampling), the pool is used up, or `loop.max_gen_batches * B` prompts were tried.
+        With `loop.filter_groups` this is repeated with other prompts until the batch has B partial groups (Dynamic
+        Sampling), the pool is used up, or `loop.max_gen_batches * B` prompts were tried.
 
         Raises:
             RewardError, EngineError: every group failed.
@@ -83,8 +99,7 @@ class Phases:
         """
         run, loop = self._run, self._run.config.loop
         batch = Batch()
-        most = loop.batch_size * (loop.max_gen_batches if loop.filter_groups else 1)
-        while (wanted := min(loop.batch_size - batch.partial, most - len(batch.tried))) > 0:
+        while wanted := prompts_to_draw(loop, batch.partial, len(batch.tried)):
             with run.clock.timed("select"):
                 selection, found = self._draw(step, wanted, batch.tried)
             if not found.requests:
@@ -92,8 +107,6 @@ class Phases:
             run.pool.expect(run.coordinator.likely_next())
             answers, generated = self._roll_out("generate", step, found, self._rounds(selection))
             batch.add(selection, answers, generated)
-            if not loop.filter_groups:
-                break
         if not batch.scored and not batch.errors:
             raise DataError(
                 f"none of the {len(run.pool.ids)} prompts of data.train={run.config.data.train} can be used: all are "
@@ -170,7 +183,8 @@ class Phases:
             again = run.replay.take(step, len(groups))
             run.replay.add(step, groups)
             both = [*groups, *(kept.group for kept in again)]
-            trajectories = to_trajectories(both, config.objective, loop.batch_size)
+            others = batch.sizes_without({group.prompt_id for group in groups})
+            trajectories = to_trajectories(both, config.objective, loop.batch_size, others)
             training = run.learner.train(trajectories, step)
         return Learning(staleness, training, groups, [step - kept.step for kept in again])
 

@@ -138,6 +138,23 @@ def test_dynamic_sampling_refills_until_the_batch_is_partial_and_charges_all_of_
         assert partial == 12 or (partial < 12 and rollouts == 4 * 48)
 
 
+def test_dynamic_sampling_as_published_refills_by_batches_and_observes_the_groups_left_over(
+    tmp_path, able_policy, chains
+):
+    sampling = ("method=uniform", "loop.filter_groups=true", "loop.refill=batch")
+    few = ("loop.max_gen_batches=4", "loop.steps=2")
+    assert run(tmp_path, able_policy, chains, *sampling, *few) == 0
+    steps = [m for m in read_metrics(tmp_path) if "critic/rewards/mean" in m]
+    charged = np.diff([0, *(m["perf/total_rollouts"] for m in steps)])
+    observed = dict(committed(*newest(tmp_path))).values()
+    for m, rollouts, found in zip(steps, charged, observed, strict=True):
+        assert rollouts in (2 * 48, 3 * 48, 4 * 48)
+        assert len(found.ids) == rollouts / 4
+        partial = (found.states == PARTIAL).sum()
+        assert m["batch/useful_groups"] == min(partial, 12)
+    assert any((found.states == PARTIAL).sum() > 12 for found in observed)
+
+
 REWARD = """
 calls = 0
 

@@ -100,7 +100,7 @@ def test_a_refill_by_missing_groups_fills_the_batch_for_fewer_rollouts():
             max_gen_batches=50,
             refill=refill,
         )
-        for refill in ("batches", "missing")
+        for refill in ("batch", "missing")
     )
     assert missing.effective == whole.effective == [1.0] * 20
     assert missing.rollouts[-1] < whole.rollouts[-1]

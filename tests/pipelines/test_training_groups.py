@@ -5,12 +5,13 @@ import pytest
 
 from dps_ray.beliefs.beta_rates import group_states
 from dps_ray.config import Config
-from dps_ray.errors import ConfigError
+from dps_ray.errors import ConfigError, EngineError
 from dps_ray.groups import Group, Response, ScoredGroup
 from dps_ray.objective.advantages import group_advantages
 from dps_ray.weights import START
 from pipelines.rollout.batch import Batch
-from pipelines.rollout.training_groups import to_trajectories, training_groups
+from pipelines.rollout.probe import probe_of
+from pipelines.rollout.training_groups import share_of_batch, to_trajectories, training_groups
 
 NOTHING = (np.nan, np.nan, np.nan)
 
@@ -137,6 +138,38 @@ def test_the_mean_over_the_batch_scales_by_the_groups_that_train():
         groups, config(objective={"normalize_by": "batch_size"}).objective, 8
     )
     np.testing.assert_allclose(over_batch.advantages, plain.advantages / 4)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "others", "batch_size", "share"),
+    [
+        ([8] * 3, [8] * 13, 16, 3 / 16),
+        ([8] * 3, [8] * 10, 16, 3 / 16),  # three groups failed
+        ([2, 2], [8, 8], 4, 4 / 20),  # all responses of the batch, as in verl
+        ([2, 2], [8], 4, 4 / 20),
+        ([2, 4], [], 4, 1 / 2),
+        ([2, 4, 8], [8, 8], 3, 1),  # Dynamic Sampling has filled its batch
+        ([2, 4, 8, 2], [8, 8], 3, 1),  # one of them trains again
+    ],
+)
+def test_the_mean_over_the_batch_counts_responses_where_groups_have_several_sizes(
+    sizes, others, batch_size, share
+):
+    assert share_of_batch(sizes, others, batch_size) == share
+
+
+def test_a_batch_knows_the_sizes_of_the_groups_that_do_not_train():
+    batch = Batch(scored=[scored(1, WRONG), scored(2, [1, 0]), scored(3, RIGHT * 2)])
+    assert batch.sizes_without({2}) == [4, 8]
+    groups = chosen(batch.scored)
+    over_batch = config(objective={"normalize_by": "batch_size"}).objective
+    found = to_trajectories(groups, over_batch, 3, batch.sizes_without({2}))
+    np.testing.assert_allclose(found.advantages, groups[0].advantages * 2 / 14)
+
+
+def test_a_probe_is_charged_what_was_generated():
+    found = probe_of([scored(1, MIXED), EngineError("lost"), scored(2, RIGHT)], generated=10)
+    assert (found.rollouts, found.partial) == (10, 0.5)
 
 
 def test_empty_responses_are_left_out_and_images_go_along():
