@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dps_ray.errors import ResourceError
-from pipelines.comparison.measures import Row
+from pipelines.comparison.rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +30,21 @@ class Style(NamedTuple):
 STYLES = {
     "uniform": Style("uniform", "#8a939b"),
     "history_resampling": Style("HR", "#6b5d4f", (0, (1, 1))),
+    "ds_published": Style("DS, published", "#7d4a06", (0, (4, 1, 1, 1)), width=2.0),
     "ds_4": Style("DS, cap 4", "#d9952b", (0, (4, 1.5))),
     "ds_10": Style("DS, cap 10", "#b8700f", width=2.0),
+    "ds_10_k4": Style("DS, k = 4", "#e0b455"),
+    "ds_10_rounds": Style("DS, rounds", "#c9a227", (0, (1, 1))),
     "dps": Style("DPS", "#1c5f9c", width=2.4),
     "dps_covered": Style("DPS, covered", "#6fa3d0", (0, (4, 1.5))),
     "dps_pooled": Style("DPS pooled", "#c22f2f", width=2.4),
     "dps_pooled_states": Style("DPS pooled, states", "#e08a84", (0, (4, 1.5))),
+    "dps_pooled_k4": Style("DPS pooled, k = 4", "#8f1d3f", width=2.0),
+    "dps_pooled_k2": Style("DPS pooled, k = 2", "#5a1230", (0, (1, 1))),
+    "dps_pooled_rounds": Style("DPS pooled, rounds", "#e4573d", (0, (4, 1, 1, 1))),
+    "dps_pooled_adaptive": Style("DPS pooled, adaptive", "#f08a24", width=2.4),
+    "dps_pooled_belief": Style("DPS pooled, belief", "#d94f8c", (0, (4, 1.5))),
+    "dps_pooled_replay": Style("DPS pooled, replay", "#a8574e", (0, (1, 1))),
     "mopps": Style("MoPPS", "#7a4f8a", (0, (4, 1, 1, 1))),
     "mapp": Style("MaPP", "#c0476b"),
     "variance_ema": Style("variance EMA", "#3b8a5c", (0, (4, 1.5))),
@@ -118,6 +127,10 @@ def styles_of(everything: Sequence[Row], rows: Sequence[Row]) -> dict[str, Style
     styles = {name: STYLES.get(name) or Style(name, next(colours)) for name in names}
     here = {row.method for row in rows}
     return {name: style for name, style in styles.items() if name in here}
+
+
+def label(method: str) -> str:
+    return STYLES[method].label if method in STYLES else method
 
 
 def seeds_of(rows: Sequence[Row]) -> list[int]:

@@ -21,8 +21,9 @@ from pipelines.comparison.drawing import (
     styles_of,
     thousands,
 )
-from pipelines.comparison.measures import Numbers
+from pipelines.comparison.equal_accuracy import SHARES, curve_of, seeds_by_method, strongest
 from pipelines.comparison.prediction_figures import calibration, confusion, prediction
+from pipelines.comparison.rows import Numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,6 +71,46 @@ def accuracy(numbers: Numbers) -> "Figure":
     panels[0][0].set(ylabel="accuracy on held-out prompts")
     percent(panels[0])
     legend(figure, names)
+    return figure
+
+
+def equal_accuracy(numbers: Numbers) -> "Figure | None":
+    """Rollouts to the accuracy of the strongest Dynamic Sampling: a bar a method, a dot a seed."""
+    reference = strongest(numbers.curves, [row.reference for row in numbers.equal_accuracy])
+    rows = [
+        row
+        for row in numbers.equal_accuracy
+        if row.reference == reference and row.cost == "rollouts"
+    ]
+    base = next((row.taken for row in rows if row.method == reference), None)
+    if reference is None or base is None or len(rows) < 2:
+        return None
+    names, seeds = styles_of(numbers.runs, numbers.runs), seeds_by_method(numbers.curves)
+    figure, panels = panels_of(1, 1, (10.5, 1.2 + 0.32 * len(rows)))
+    axes = panels[0][0]
+    for place, row in enumerate(rows):
+        style = names[row.method]
+        each = [curve_of([one], row.cost).cost_to(row.target) for one in seeds[row.method]]
+        reached = [taken for taken in each if taken is not None]
+        if row.taken is None:
+            curve = curve_of(seeds[row.method], row.cost)
+            words = f" not reached: {curve.accuracies[-1]:.1%} with {curve.end:,.0f}"
+            axes.barh(place, curve.end, color="none", edgecolor=style.colour, linestyle=":")
+            end = curve.end
+        else:
+            axes.barh(place, row.taken, color=style.colour, alpha=0.75)
+            error = "" if row.share_error is None else f" ± {100 * row.share_error:.0f}"
+            words, end = f" {row.taken / base:.0%}{error}", max([row.taken, *reached])
+        axes.scatter(reached, [place] * len(reached), s=14, color="#1c242c", zorder=3)
+        axes.text(end, place, words, va="center", fontsize=8)
+    for share in SHARES:
+        axes.axvline(share * base, color="#9aa3ab", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    axes.set_yticks(range(len(rows)), [names[row.method].label for row in rows])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel=f"rollouts to {names[reference].label}'s {rows[0].target:.1%}")
+    axes.xaxis.set_major_formatter(thousands)
+    axes.margins(x=0.12)
     return figure
 
 
@@ -166,6 +207,15 @@ _FIGURES: list[tuple[str, str, str, Callable[[Numbers], Any]]] = [
         "Mean over seeds, each seed faint. Probes and discarded groups are charged to all; seconds are those of "
         "steps and probes, without start-up and evaluations.",
         accuracy,
+    ),
+    (
+        "1-equal-accuracy",
+        "Rollouts to Dynamic Sampling's accuracy",
+        "Where a monotone fit to the mean accuracy over seeds reaches the accuracy in which the strongest Dynamic Sampling ends, as "
+        "a share of what that took itself, with its standard error; a dot is a seed. Dashed lines: "
+        + ", ".join(f"{share:.0%}" for share in SHARES)
+        + " of Dynamic Sampling's. Dotted bars: all rollouts of methods that do not reach it.",
+        equal_accuracy,
     ),
     (
         "2-effective-ratio",

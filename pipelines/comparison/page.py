@@ -1,20 +1,23 @@
 """The report of a comparison: CSV files, figures, a table in Markdown, and one page that needs no network."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from pipelines.comparison.drawing import STYLES
+from pipelines.comparison.drawing import label
+from pipelines.comparison.equal_accuracy import at_equal_accuracy, at_equal_rollouts, strongest
+from pipelines.comparison.equal_table import equal_table, markdown
 from pipelines.comparison.figures import draw
-from pipelines.comparison.measures import Numbers, measure
-from pipelines.comparison.plan import REFERENCE, Run
+from pipelines.comparison.measures import measure
+from pipelines.comparison.plan import Run, references
+from pipelines.comparison.rows import Numbers
 from pipelines.comparison.table import Line, Mean, table, write_table
 from pipelines.monitoring.run_log import read_summary
 
-PREDICTING = ("dps", "dps_pooled")  # the methods that the page is about
+PREDICTING = ("dps", "dps_pooled", "dps_pooled_adaptive")  # the methods that the page is about
 HEADER = (
     "method",
     "accuracy in the end",
@@ -23,6 +26,12 @@ HEADER = (
     "seconds",
     "effective ratio",
     "distinct prompts",
+    "responses a group",
+    "rollouts for a mixed group",
+    "rollouts for a group trained on",
+    "responses wasted",
+    "rollouts to DS's accuracy",
+    "tokens to DS's accuracy",
     "rollouts to DS's accuracy, of DS's",
     "select and observe, of step time",
 )
@@ -42,19 +51,27 @@ def build(runs: Sequence[Run], missing: Mapping[str, str], folder: Path, command
     numbers = Numbers()
     for run in _by_method(runs):
         numbers.add(measure(run.method, run.seed, run.config.folder))
-    lines = table(numbers.runs, numbers.curves)
+    dynamic = references(runs)
+    reference = strongest(numbers.curves, dynamic)
+    numbers.equal_accuracy = at_equal_accuracy(numbers.curves, dynamic)
+    numbers.equal_rollouts = at_equal_rollouts(numbers.curves, dynamic)
+    lines = table(numbers.runs, numbers.equal_accuracy, reference)
     numbers.write(folder)
     write_table(folder / "table.csv", lines)
-    rows = [cells(line) for line in lines]
-    (folder / "table.md").write_text(markdown(rows))
+    rows = [cells(line, reference) for line in lines]
+    equal = equal_table(numbers, reference)
+    (folder / "table.md").write_text(markdown([HEADER, *rows]))
+    (folder / "equal.md").write_text(markdown(equal))
     figures = draw(numbers, folder)
     page = folder / "comparison.html"
     page.write_text(
         _template().render(
             title=_title(runs),
-            words=words(lines),
+            words=words(lines, reference),
             header=HEADER,
             rows=rows,
+            reference=label(reference or "DS"),
+            equal=equal,
             figures=[figure._replace(svg=Markup(_inline(figure.svg))) for figure in figures],
             missing=missing,
             command=command,
@@ -64,11 +81,13 @@ def build(runs: Sequence[Run], missing: Mapping[str, str], folder: Path, command
     return page
 
 
-def cells(line: Line) -> list[str]:
-    """A row of the table under `HEADER`."""
+def cells(line: Line, reference: str | None) -> list[str]:
+    """A row of the table under `HEADER`. `reference`: the method whose accuracy is the others' target."""
     n = line.numbers
     share = "not reached" if line.share is None else f"{line.share:.0%}"
-    if line.method != REFERENCE:
+    if line.share_error is not None:
+        share += f" ± {100 * line.share_error:.0f}"
+    if line.method != reference:
         share += f" ({line.reached} of {line.seeds} seeds)"
     return [
         label(line.method),
@@ -78,12 +97,18 @@ def cells(line: Line) -> list[str]:
         _count(n["seconds"]),
         _share(n["effective"], 1),
         _count(n["distinct"]),
+        _count(n["group_size"], 1),
+        _count(n["per_mixed"], 1),
+        _count(n["per_trained"], 1),
+        _share(n["wasted"], 1),
+        _count(Mean(line.to_target, None)),
+        _count(Mean(line.tokens_to_target, None)),
         share,
         _share(n["choosing"], 2),
     ]
 
 
-def words(lines: Sequence[Line]) -> list[str]:
+def words(lines: Sequence[Line], reference: str | None) -> list[str]:
     """What the table says about the targets, a sentence each; nothing where it cannot be said."""
     by = {line.method: line for line in lines}
     known = [line for line in lines if line.numbers["accuracy"].mean is not None]
@@ -95,7 +120,7 @@ def words(lines: Sequence[Line]) -> list[str]:
         f"with {_count(best.numbers['rollouts'])} rollouts."
     ]
     for ours in (by[name] for name in PREDICTING if name in by):
-        said += _compared(ours, by.get("uniform"), by.get(REFERENCE))
+        said += _compared(ours, by.get("uniform"), by.get(reference or ""))
     return said
 
 
@@ -118,7 +143,7 @@ def _compared(ours: Line, uniform: Line | None, reference: Line | None) -> list[
         if ours.share is not None:
             reached = f"reaches that with {ours.share:.0%} of the rollouts it took"
         ends = _share(reference.numbers["accuracy"], 1)
-        said.append(f"{label(REFERENCE)} ends at {ends}; {name} {reached}.")
+        said.append(f"{label(reference.method)} ends at {ends}; {name} {reached}.")
     said.append(
         f"Selection and belief update of {name} take {_share(own['choosing'], 2)} of step time."
     )
@@ -131,15 +156,6 @@ def _in_errors(ahead: float, ours: Mean, theirs: Mean) -> str:
         return ""
     error = np.hypot(ours.error, theirs.error)
     return f", {abs(ahead) / error:.1f} standard errors of the difference"
-
-
-def markdown(rows: Iterable[Sequence[str]]) -> str:
-    lines = [HEADER, ["---"] + ["---:"] * (len(HEADER) - 1), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def label(method: str) -> str:
-    return STYLES[method].label if method in STYLES else method
 
 
 def _by_method(runs: Sequence[Run]) -> list[Run]:
@@ -156,9 +172,11 @@ def _share(value: Mean, digits: int) -> str:
     return f"{100 * value.mean:.{digits}f}%{error}"
 
 
-def _count(value: Mean) -> str:
-    error = "" if value.error is None else f" ± {value.error:,.0f}"
-    return f"{value.mean:,.0f}{error}"
+def _count(value: Mean, digits: int = 0) -> str:
+    if value.mean is None:
+        return "-"
+    error = "" if value.error is None else f" ± {value.error:,.{digits}f}"
+    return f"{value.mean:,.{digits}f}{error}"
 
 
 def _of(ours: Mapping[str, Mean], theirs: Mapping[str, Mean], name: str) -> float:
@@ -166,11 +184,19 @@ def _of(ours: Mapping[str, Mean], theirs: Mapping[str, Mean], name: str) -> floa
 
 
 def _title(runs: Sequence[Run]) -> str:
-    config, seeds = runs[0].config, len({run.seed for run in runs})
+    configs, seeds = [run.config for run in runs], len({run.seed for run in runs})
+    steps = _range([config.loop.steps for config in configs])
+    prompts = _range([config.loop.batch_size for config in configs])
+    responses = _range([config.rollout.group_size for config in configs])
     return (
-        f"{config.data.train}, {config.loop.steps} steps of {config.loop.batch_size} prompts x "
-        f"{config.rollout.group_size} responses, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+        f"{configs[0].data.train}, {steps} steps of {prompts} prompts x {responses} responses, {seeds} "
+        f"{'seed' if seeds == 1 else 'seeds'}"
     )
+
+
+def _range(values: Sequence[int]) -> str:
+    least, most = min(values), max(values)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _command(run: Run) -> str:

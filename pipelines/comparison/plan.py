@@ -10,8 +10,9 @@ from dps_ray.errors import ConfigError
 from dps_ray.selection.settings import SelectorSettings
 from pipelines.training.checkpoint import FREE
 
-# What all runs share, unless it is overridden for all of them. All train on partial groups alone, so that partial credit
-# gives no method more signal than another; only some refill their batch. None is judged by the best of its evaluations.
+# What all runs share, unless it is overridden. All train on partial groups alone, so that partial credit gives no method
+# more signal than another, but for the belief as baseline, which is there to learn from groups all alike. Only some refill
+# their batch. None is judged by the best of its evaluations.
 FAIR = (
     "loop.filter_groups=true",
     "loop.max_gen_batches=1",
@@ -20,23 +21,36 @@ FAIR = (
     "probe.prompts=64",
     "checkpoint.keep_best=false",
 )
+_ROUNDS = ("rollout.group_size=8", "rollout.rounds=[2,2,4]")
 ENTRIES: dict[str, tuple[str, ...]] = {
     "uniform": ("method=uniform",),
     "history_resampling": ("method=history_resampling",),
+    "ds_published": ("method=uniform", "loop.max_gen_batches=10", "loop.refill=batch"),
     "ds_4": ("method=uniform", "loop.max_gen_batches=4"),
     "ds_10": ("method=uniform", "loop.max_gen_batches=10"),
+    "ds_10_k4": ("method=uniform", "loop.max_gen_batches=10", "rollout.group_size=4"),
+    "ds_10_rounds": ("method=uniform", "loop.max_gen_batches=10", *_ROUNDS),
     "dps": ("method=dps",),
     "dps_covered": ("method=dps", "selector.rest=10"),
     "dps_pooled": ("method=dps_pooled",),
     "dps_pooled_states": ("method=dps_pooled", "selector.observation=states"),
+    "dps_pooled_k4": ("method=dps_pooled", "rollout.group_size=4"),
+    "dps_pooled_k2": ("method=dps_pooled", "rollout.group_size=2"),
+    "dps_pooled_rounds": ("method=dps_pooled", *_ROUNDS),
+    "dps_pooled_adaptive": ("method=dps_pooled", "rollout.rounds=adaptive"),
+    "dps_pooled_belief": (
+        "method=dps_pooled",
+        "rollout.group_size=4",
+        "objective.baseline=belief",
+        "loop.filter_groups=false",
+    ),
+    "dps_pooled_replay": ("method=dps_pooled", "loop.replay={steps: 4, share: 0.25}"),
     "mopps": ("method=mopps",),
     "mapp": ("method=mapp",),
     "variance_ema": ("method=variance_ema",),
     "recency": ("method=recency",),
     "greso": ("method=greso", "loop.max_gen_batches=10"),
 }
-REFERENCE = "ds_10"  # its accuracy is the target of the others
-
 _NOT_FOR_ALL = {"method": "--methods", "seed": "--seeds", "folder": "--out"}
 # What a run may be carried out with and still be the same run.
 _FREE = tuple(key for key in FREE if key not in ("eval", "probe"))
@@ -71,6 +85,7 @@ def plan(
     file: Path,
     *,
     rates: Mapping[str, str] | None = None,
+    steps: Mapping[str, str] | None = None,
     entries: Mapping[str, tuple[str, ...]] | None = None,
     overrides: Sequence[str] = (),
 ) -> list[Run]:
@@ -78,20 +93,22 @@ def plan(
     there can be compared at any time.
 
     rates:   learning rate by method, for those with one of their own.
+    steps:   likewise, the number of steps.
     entries: by name, beside `ENTRIES`: what they override.
     overrides: for all methods; one of a setting that only some methods have, such as selector.decay, is for those.
 
     Raises:
         ConfigError: a method is unknown, a setting is wrong, or is not for all methods.
     """
-    rates = rates or {}
+    rates, steps = rates or {}, steps or {}
     known = {**ENTRIES, **(entries or {})}
-    for what, names in (("--methods", methods), ("--lr", rates)):
+    for what, names in (("--methods", methods), ("--lr", rates), ("--steps", steps)):
         for name in names:
             if name not in known:
                 raise ConfigError(f"{what} {name}: write one of {', '.join(known)}")
-    if unused := set(rates) - set(methods):
-        raise ConfigError(f"--lr {min(unused)}: it is not among the methods to compare")
+    for what, names in (("--lr", rates), ("--steps", steps)):
+        if unused := set(names) - set(methods):
+            raise ConfigError(f"{what} {min(unused)}: it is not among the methods to compare")
     for override in overrides:
         key = override.partition("=")[0].strip()
         if key in _NOT_FOR_ALL:
@@ -100,17 +117,31 @@ def plan(
     runs = []
     for seed in dict.fromkeys(seeds):
         for name in dict.fromkeys(methods):
-            rate = (f"learner.lr={rates[name]}",) if name in rates else ()
+            given = (("learner.lr", rates), ("loop.steps", steps))
             own = (
+                *(f"{key}={values[name]}" for key, values in given if name in values),
                 f"seed={seed}",
                 f"folder={(out / run_name(name, seed)).absolute()}",
                 "checkpoint.storage=null",
                 "resume=auto",
             )
             shared = [o for o in overrides if _is_for(o, kinds[name], kinds.values())]
-            all_ = (*FAIR, *shared, *known[name], *rate, *own)
+            all_ = (*FAIR, *shared, *known[name], *own)
             runs.append(Run(name, seed, all_, settings.load(file, all_)))
     return runs
+
+
+def references(runs: Sequence[Run]) -> list[str]:
+    """The methods that are Dynamic Sampling: uniform selection that refills its batch. Their accuracy is the others' target."""
+    return list(
+        dict.fromkeys(
+            run.method
+            for run in runs
+            if run.config.method == "uniform"
+            and run.config.loop.filter_groups
+            and run.config.loop.max_gen_batches > 1
+        )
+    )
 
 
 def _settings_of(entry: Sequence[str], file: Path) -> type[SelectorSettings]:
@@ -159,8 +190,8 @@ def check_same(run: Run, recorded: Config) -> None:
             )
 
 
-def pairs(texts: Iterable[str]) -> dict[str, str]:
-    """`name=value` each, as a dict.
+def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
+    """`name=value` each, as a dict. `option`: where they were given.
 
     Raises:
         ConfigError: one is not written so.
@@ -168,7 +199,8 @@ def pairs(texts: Iterable[str]) -> dict[str, str]:
     found = {}
     for text in texts:
         name, separator, value = text.partition("=")
-        if not separator:
-            raise ConfigError(f"--lr {text}: write method=value, such as dps=3e-5")
+        if not (name and separator and value):
+            example = {"--lr": "dps=3e-5", "--steps": "dps=120"}[option]
+            raise ConfigError(f"{option} {text}: write method=value, such as {example}")
         found[name] = value
     return found

@@ -14,7 +14,8 @@ from pipelines.comparison.drawing import (
     smooth,
     styles_of,
 )
-from pipelines.comparison.measures import STATES, THIRDS, Numbers, brier
+from pipelines.comparison.measures import brier
+from pipelines.comparison.rows import STATES, THIRDS, Numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

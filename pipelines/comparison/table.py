@@ -3,16 +3,27 @@ Dynamic Sampling."""
 
 import csv
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.comparison.measures import Point, Total
-from pipelines.comparison.plan import REFERENCE
+from pipelines.comparison.rows import AtAccuracy, Total
 
-NUMBERS = ("accuracy", "rollouts", "tokens", "seconds", "effective", "distinct", "choosing")
+NUMBERS = (
+    "accuracy",
+    "rollouts",
+    "tokens",
+    "seconds",
+    "effective",
+    "distinct",
+    "choosing",
+    "group_size",
+    "per_mixed",
+    "per_trained",
+    "wasted",
+)
+TO_TARGET = ("to_target", "share", "share_error", "tokens_to_target", "tokens_share", "reached")
 
 
 class Mean(NamedTuple):
@@ -26,64 +37,49 @@ class Line(NamedTuple):
     """A method.
 
     numbers:   by the names in `NUMBERS`, which are those of `Total`
-    to_target: rollouts until the mean accuracy over seeds reached the target, linear between evaluations;
-        None where it did not
-    share:     that, as a share of the same of `ds_10`
+    to_target: rollouts until the mean curve reaches the accuracy of the strongest Dynamic Sampling; None where it does not
+    share:     that, as a share of what Dynamic Sampling took itself, with its standard error
+    tokens_to_target, tokens_share: likewise, in tokens
     reached:   how many seeds reached the target by themselves
     """
 
     method: str
     seeds: int
     numbers: dict[str, Mean]
-    to_target: float | None
-    share: float | None
-    reached: int
+    to_target: float | None = None
+    share: float | None = None
+    share_error: float | None = None
+    tokens_to_target: float | None = None
+    tokens_share: float | None = None
+    reached: int = 0
 
 
-def table(totals: Sequence[Total], curves: Sequence[Point]) -> list[Line]:
-    """A line a method. The target is the mean accuracy of `ds_10` in the end; without it nothing is reached."""
-    methods = list(dict.fromkeys(total.method for total in totals))
-    target = mean([t.accuracy for t in totals if t.method == REFERENCE]).mean
-    of = {m: [p for p in curves if p.method == m] for m in methods}
-    needed = {m: rollouts_to(target, mean_curve(of[m])) for m in methods}
-    base = needed.get(REFERENCE)
+def table(
+    totals: Sequence[Total], equal: Sequence[AtAccuracy], reference: str | None
+) -> list[Line]:
+    """A line a method.
+
+    Args:
+        equal: what methods took to the accuracy of the reference, and maybe of others.
+        reference: whose accuracy is the target; without it nothing is reached.
+    """
+    to_reference = {(row.method, row.cost): row for row in equal if row.reference == reference}
     lines = []
-    for method in methods:
+    for method in dict.fromkeys(total.method for total in totals):
         mine = [t for t in totals if t.method == method]
-        each = [[p for p in of[method] if p.seed == t.seed] for t in mine]
-        to_target = needed[method]
-        line = Line(
-            method,
-            seeds=len(mine),
-            numbers={name: mean([getattr(t, name) for t in mine]) for name in NUMBERS},
-            to_target=to_target,
-            share=to_target / base if to_target is not None and base else None,
-            reached=sum(rollouts_to(target, mean_curve(curve)) is not None for curve in each),
-        )
+        numbers = {name: mean([getattr(t, name) for t in mine]) for name in NUMBERS}
+        line = Line(method, len(mine), numbers)
+        if found := to_reference.get((method, "rollouts")):
+            line = line._replace(
+                to_target=found.taken,
+                share=found.share,
+                share_error=found.share_error,
+                reached=found.reached,
+            )
+        if found := to_reference.get((method, "tokens")):
+            line = line._replace(tokens_to_target=found.taken, tokens_share=found.share)
         lines.append(line)
     return lines
-
-
-def mean_curve(curve: Sequence[Point]) -> list[tuple[float, float]]:
-    """Rollouts and accuracy, means over the seeds, at each evaluated step."""
-    steps: dict[int, list[tuple[int, float]]] = {}
-    for point in curve:
-        if point.accuracy is not None:
-            steps.setdefault(point.step, []).append((point.rollouts, point.accuracy))
-    means = [np.mean(at, axis=0) for _, at in sorted(steps.items())]
-    return [(float(rollouts), float(accuracy)) for rollouts, accuracy in means]
-
-
-def rollouts_to(target: float | None, curve: Sequence[tuple[float, float]]) -> float | None:
-    """Rollouts at which (rollouts, accuracy) first reaches the target, linear in between; None if never."""
-    if target is None or not curve:
-        return None
-    if curve[0][1] >= target:
-        return curve[0][0]
-    for (x0, y0), (x1, y1) in pairwise(curve):
-        if y1 >= target:
-            return x0 + (x1 - x0) * (target - y0) / (y1 - y0)
-    return None
 
 
 def mean(values: Sequence[float | None]) -> Mean:
@@ -99,8 +95,8 @@ def write_table(path: Path, lines: Sequence[Line]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = [f"{name}{end}" for name in NUMBERS for end in ("", "_error")]
-        writer.writerow(["method", "seeds", *names, "to_target", "share", "reached"])
+        writer.writerow(["method", "seeds", *names, *TO_TARGET])
         for line in lines:
             numbers = [value for name in NUMBERS for value in line.numbers[name]]
-            row = [line.method, line.seeds, *numbers, line.to_target, line.share, line.reached]
+            row = [line.method, line.seeds, *numbers, *(getattr(line, name) for name in TO_TARGET)]
             writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])

@@ -18,14 +18,17 @@ from dps_ray.errors import ConfigError
 from dps_ray.selection import methods
 from dps_ray.selection.clusters import number_within
 from dps_ray.selection.selector import Context
-from pipelines.compare import main
-from pipelines.comparison.measures import Point, brier, calibration, confusions, measure
-from pipelines.comparison.page import build, words
-from pipelines.comparison.plan import entry, plan
+from pipelines.compare import METHODS, main
+from pipelines.comparison.drawing import STYLES
+from pipelines.comparison.equal_accuracy import at_equal_accuracy
+from pipelines.comparison.measures import brier, calibration, confusions, measure, points
+from pipelines.comparison.page import _title, build, words
+from pipelines.comparison.plan import ENTRIES, entry, pairs, plan, references
 from pipelines.comparison.replay import Forecast, replayed
 from pipelines.comparison.runner import Done, carry_out, seconds_left
-from pipelines.comparison.table import NUMBERS, Line, Mean, mean_curve, rollouts_to, table
+from pipelines.comparison.table import NUMBERS, Line, Mean, table
 from pipelines.monitoring.run_log import RunLog
+from pipelines.monitoring.timeline import Span
 
 ARITHMETIC = CONFIGS / "arithmetic.yaml"
 POOL, STEPS, BATCH, K, PROBE_EVERY = 60, 12, 10, 4, 4
@@ -84,6 +87,7 @@ def pretend(run):
                 "timing_s/step": 2.0,
                 "timing_s/select": 0.01,
                 "timing_s/observe": 0.01,
+                "batch/useful_groups": 2.0,
             }
         if step % PROBE_EVERY == 0:
             metrics |= {"val-core/all/acc/mean@4": rates.mean(), "timing_s/eval": 3.0}
@@ -108,7 +112,8 @@ def pretend(run):
     )
     counts = dict(zip(*np.unique(times, return_counts=True), strict=True))
     sampled = {str(t): int(n) for t, n in counts.items()}
-    log.summary({"steps": STEPS, "times_sampled": sampled, "command": f"do {run.name}"})
+    summary = {"steps": STEPS, "times_sampled": sampled, "gradient_share": 0.25}
+    log.summary({**summary, "command": f"do {run.name}"})
     return selector
 
 
@@ -147,6 +152,24 @@ def test_a_method_may_have_its_own_learning_rate_and_an_entry_its_own_settings(t
     assert runs[1].config.learner.betas == (0.9, 0.99)
 
 
+def test_a_method_may_have_its_own_number_of_steps(tmp_path):
+    name, overrides = entry("k4:method=dps_pooled,rollout.group_size=4,loop.steps=30")
+    (a, b, c) = planned(
+        tmp_path, "uniform", "dps", name, steps={"dps": "24"}, entries={name: overrides}
+    )
+    assert [run.config.loop.steps for run in (a, b, c)] == [STEPS, 24, 30]
+    assert _title([a, b, c]).endswith("12 to 30 steps of 10 prompts x 4 responses, 1 seed")
+
+
+def test_every_entry_is_a_run_that_can_be_and_has_a_style(tmp_path):
+    runs = plan(list(ENTRIES), (0,), tmp_path, ARITHMETIC)
+    assert references(runs) == ["ds_published", "ds_4", "ds_10", "ds_10_k4", "ds_10_rounds"]
+    assert ENTRIES.keys() == STYLES.keys()
+    assert set(METHODS) < ENTRIES.keys()
+    whole = {run.method for run in runs if run.config.loop.refill == "batch"}
+    assert whole == {"ds_published"}
+
+
 def test_a_setting_that_only_some_methods_have_is_for_those(tmp_path):
     names = ["uniform", "dps", "mopps"]
     shared = ["selector.decay=0.9", "selector.rest=2"]
@@ -162,6 +185,8 @@ def test_a_setting_that_only_some_methods_have_is_for_those(tmp_path):
     [
         ({"methods": ["dsp"]}, "--methods dsp: write one of uniform"),
         ({"methods": ["dps"], "rates": {"mopps": "1"}}, "--lr mopps: it is not among"),
+        ({"methods": ["dps"], "steps": {"mopps": "1"}}, "--steps mopps: it is not among"),
+        ({"methods": ["dps"], "steps": {"dps": "many"}}, "loop.steps"),
         ({"methods": ["dps"], "overrides": ["seed=3"]}, "use --seeds"),
         ({"methods": ["dps"], "overrides": ["loop.stesp=3"]}, "did you mean loop.steps"),
     ],
@@ -175,6 +200,12 @@ def test_an_entry_that_is_not_written_so_is_refused():
     for text in ("dps:method=dps", "mine", "mine:decay"):
         with pytest.raises(ConfigError, match="--entry"):
             entry(text)
+
+
+@pytest.mark.parametrize("text", ["dps", "dps=", "=120"])
+def test_steps_that_are_not_written_so_are_refused(text):
+    with pytest.raises(ConfigError, match=rf"--steps {text}: write method=value, such as dps=120"):
+        pairs("--steps", [text])
 
 
 def python(code):
@@ -348,42 +379,50 @@ def test_calibration_holds_each_bins_means_and_the_brier_score():
     assert constant == 0.25
 
 
-def test_rollouts_to_a_target_are_interpolated_between_evaluations():
-    curve = [(0, 0.2), (100, 0.4), (200, 0.3), (300, 0.5)]
-    assert rollouts_to(0.3, curve) == pytest.approx(50)
-    assert rollouts_to(0.45, curve) == pytest.approx(275)
-    assert rollouts_to(0.1, curve) == 0
-    assert rollouts_to(0.51, curve) is None
-
-
-def test_the_mean_curve_is_over_the_seeds_at_each_evaluation():
-    curve = [
-        Point("dps", seed, step, 100 * step, 0, 0.0, None, accuracy)
-        for seed, step, accuracy in (
-            (0, 0, 0.2),
-            (1, 0, 0.4),
-            (0, 1, None),
-            (0, 2, 0.5),
-            (1, 2, 0.7),
-        )
-    ]
-    assert mean_curve(curve) == [(0, pytest.approx(0.3)), (200, pytest.approx(0.6))]
-
-
 def test_the_table_measures_everyone_by_dynamic_samplings_accuracy(pretended):
     curves, totals = [], []
     for run, _ in pretended.values():
         numbers = measure(run.method, run.seed, run.config.folder)
         curves += numbers.curves
         totals += numbers.runs
-    lines = {line.method: line for line in table(totals, curves)}
-    assert lines["ds_10"].share == 1
+    equal = at_equal_accuracy(curves, ["ds_10"])
+    lines = {line.method: line for line in table(totals, equal, "ds_10")}
+    assert lines["ds_10"].share == lines["ds_10"].tokens_share == 1
     ends = [t.accuracy for t in totals if t.method == "dps"]
     mean, error = lines["dps"].numbers["accuracy"]
     assert mean == pytest.approx(np.mean(ends))
     assert error == pytest.approx(abs(ends[0] - ends[1]) / 2)
     behind = [t for t in totals if t.method != "ds_10"]
-    assert [line.share for line in table(behind, curves)] == [None, None]
+    nothing = table(behind, at_equal_accuracy(curves, []), None)
+    assert [(line.share, line.reached) for line in nothing] == [(None, 0), (None, 0)]
+
+
+def test_a_run_says_what_its_groups_cost_in_training(pretended):
+    run, _ = pretended["dps-s0"]
+    (total,) = measure("dps", 0, run.config.folder).runs
+    seen = replayed(run.config.folder).observations.values()
+    mixed = sum((found.states == PARTIAL).sum() for found in seen)
+    assert total.group_size == K
+    assert total.per_mixed == STEPS * BATCH * K / mixed
+    assert total.per_trained == STEPS * BATCH * K / (STEPS * 2)
+    assert total.wasted == 0.75
+
+
+def test_seconds_of_engines_are_those_of_batches_and_probes():
+    def span(name, step, seconds, pool="rollout/0"):
+        return Span(pool, name, step, 100.0, 100.0 + seconds)
+
+    spans = [
+        span("generate", 1, 2.0),
+        span("generate", 1, 3.0, "rollout/1"),
+        span("probe", 2, 1.0),
+        span("eval", 2, 7.0),
+        span("train", 2, 7.0, "learner"),
+    ]
+    records = [{"step": 0}, {"step": 1}, {"step": 2, "perf/total_rollouts": 8}]
+    found = points(("dps", 0), records, spans)
+    assert [point.engine_seconds for point in found] == [0, 5, 6]
+    assert [point.engine_seconds for point in points(("dps", 0), records)] == [None] * 3
 
 
 @pytest.mark.slow
@@ -393,15 +432,22 @@ def test_the_report_is_one_page_that_needs_no_network_with_csv_and_figures(prete
     assert "recency-s0 (exit code 1: &lt;no memory&gt;)" in page
     assert "do dps-s1" in page
     assert not re.search(r"""(src|href)=["']https?:""", page)
-    names = {"1-accuracy", "2-effective-ratio", "2-learned", "4-coverage"}
+    names = {"1-accuracy", "1-equal-accuracy", "2-effective-ratio", "2-learned", "4-coverage"}
     names |= {"3-prediction", "3-confusion", "3-calibration"}
     assert {path.stem for path in tmp_path.glob("*.png")} == names
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 8
     with (tmp_path / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(runs) * (STEPS + 1)
     assert rows[1]["accuracy"] == ""
     assert (tmp_path / "table.md").read_text().count("\n") == 2 + 3
+    assert "rollouts, of DS, cap 10" in (tmp_path / "equal.md").read_text()
+    with (tmp_path / "equal_accuracy.csv").open() as file:
+        assert [(row["method"], row["cost"]) for row in csv.DictReader(file)] == [
+            (method, cost)
+            for method in ("ds_10", "dps", "mopps")
+            for cost in ("rollouts", "tokens")
+        ]
 
 
 def test_a_report_of_methods_that_predict_nothing_has_no_figures_of_prediction(pretended, tmp_path):
@@ -425,7 +471,8 @@ def test_the_page_says_how_far_a_method_is_from_uniform_sampling_in_standard_err
             ended("uniform", 0.40, 0.3, None),
             ended("ds_10", 0.60, 0.3, 1.0),
             ended("dps_pooled", 0.48, 0.6, 0.45),
-        ]
+        ],
+        "ds_10",
     )
     assert (
         "DPS pooled ends 8.0 points above uniform sampling, 5.7 standard errors of the difference, "
