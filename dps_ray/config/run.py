@@ -115,5 +115,9 @@ class TimeoutSettings(EngineTimeouts):
 
 
 class ReportSettings(Settings):
+    compared_with: Annotated[str | None, HOME] = None
+    """Folder of other runs, with which the summary says what was saved at equal accuracy: the report of a comparison
+    (`runs/comparison/report`), from which uniform sampling and the strongest Dynamic Sampling are taken, or another run. They
+    should have the same start policy and held-out prompts. null: the savings are estimated from probes."""
     price_per_gpu_hour: Annotated[float, Field(gt=0.0)] | None = None
     """Price of a GPU for an hour, in any currency, with which the summary says what was saved. null: it says no price."""

@@ -5,13 +5,13 @@ included: what it took is where its fit reaches the accuracy in which it ended, 
 """
 
 from collections.abc import Sequence
-from statistics import fmean, median
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.comparison.rows import AtAccuracy, AtRollouts, Point
-from pipelines.monitoring.accuracy_curve import Curve, fitted
+from pipelines.monitoring.accuracy_curve import curve_of, mean_points
 
 COSTS = ("rollouts", "tokens")
 SHARES = (0.25, 0.3, 0.5)  # of Dynamic Sampling's rollouts
@@ -122,25 +122,6 @@ def jackknife(ours: Seeds, theirs: Seeds, cost: str) -> float | None:
 
 def _without_one(seeds: Seeds) -> list[Seeds]:
     return [[*seeds[:i], *seeds[i + 1 :]] for i in range(len(seeds))]
-
-
-def curve_of(seeds: Seeds, cost: str) -> Curve:
-    """The fit to the mean curve over seeds."""
-    return fitted(*zip(*mean_points(seeds, cost), strict=True))
-
-
-def mean_points(seeds: Seeds, cost: str = "rollouts") -> list[tuple[float, float]]:
-    """Cost and accuracy, means over the seeds, at each step at which all of them were evaluated."""
-    steps: dict[int, list[tuple[float, float]]] = {}
-    for points in seeds:
-        for point in points:
-            if point.accuracy is not None:
-                steps.setdefault(point.step, []).append((getattr(point, cost), point.accuracy))
-    return [
-        (fmean(x for x, _ in at), fmean(y for _, y in at))
-        for _, at in sorted(steps.items())
-        if len(at) == len(seeds)
-    ]
 
 
 def in_the_end(seeds: Seeds) -> float:

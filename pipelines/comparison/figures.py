@@ -21,9 +21,10 @@ from pipelines.comparison.drawing import (
     styles_of,
     thousands,
 )
-from pipelines.comparison.equal_accuracy import SHARES, curve_of, seeds_by_method, strongest
+from pipelines.comparison.equal_accuracy import SHARES, seeds_by_method, strongest
 from pipelines.comparison.prediction_figures import calibration, confusion, prediction
 from pipelines.comparison.rows import Numbers
+from pipelines.monitoring.accuracy_curve import curve_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +103,7 @@ def equal_accuracy(numbers: Numbers) -> "Figure | None":
             error = "" if row.share_error is None else f" ± {100 * row.share_error:.0f}"
             words, end = f" {row.taken / base:.0%}{error}", max([row.taken, *reached])
         axes.scatter(reached, [place] * len(reached), s=14, color="#1c242c", zorder=3)
-        axes.text(end, place, words, va="center", fontsize=8)
+        axes.text(end, place, words, va="center", fontsize=8, bbox={"color": "white", "pad": 0.5})
     for share in SHARES:
         axes.axvline(share * base, color="#9aa3ab", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     axes.set_yticks(range(len(rows)), [names[row.method].label for row in rows])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from statistics import fmean
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -69,6 +70,16 @@ def spending(records: Sequence[Mapping[str, float]], spans: Iterable[Span] = ())
     return found
 
 
+class Evaluated(Protocol):
+    """A point of a run, with what it had spent by then as attributes."""
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def accuracy(self) -> float | None: ...
+
+
 class Curve(NamedTuple):
     """A monotone fit of accuracy to cost, linear between its points.
 
@@ -110,3 +121,24 @@ def fitted(costs: ArrayLike, accuracies: ArrayLike) -> Curve:
     x, y = np.asarray(costs, dtype=np.float64), np.asarray(accuracies, dtype=np.float64)
     values, stretch = np.unique(isotonic_regression(y).x, return_inverse=True)
     return Curve(np.bincount(stretch, x) / np.bincount(stretch), values, float(x[-1]))
+
+
+def curve_of(seeds: Sequence[Sequence[Evaluated]], cost: str) -> Curve:
+    """The fit to the mean curve over seeds. `cost`: the attribute with what was spent, such as "rollouts"."""
+    return fitted(*zip(*mean_points(seeds, cost), strict=True))
+
+
+def mean_points(
+    seeds: Sequence[Sequence[Evaluated]], cost: str = "rollouts"
+) -> list[tuple[float, float]]:
+    """Cost and accuracy, means over the seeds, at each step at which all of them were evaluated."""
+    steps: dict[int, list[tuple[float, float]]] = {}
+    for points in seeds:
+        for point in points:
+            if point.accuracy is not None:
+                steps.setdefault(point.step, []).append((getattr(point, cost), point.accuracy))
+    return [
+        (fmean(x for x, _ in at), fmean(y for _, y in at))
+        for _, at in sorted(steps.items())
+        if len(at) == len(seeds)
+    ]

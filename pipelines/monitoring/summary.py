@@ -47,7 +47,9 @@ def details(summary: Mapping[str, Any]) -> list[str]:
         when = f"after step {best['step']:,}" if best["step"] else "before training"
         sentences.append(f"Accuracy was highest {when}, at {percent(best['accuracy'])}.")
     sentences.append(_gradient(summary))
-    if summary.get("saved"):
+    if compared := summary.get("compared"):
+        sentences += [_measured(each, compared["folder"]) for each in compared["methods"]]
+    elif summary.get("saved"):
         sentences.append(_savings(summary["rollouts_per_mixed_group"], summary["saved"]))
     sentences.append(
         f"{summary['distinct_prompts']:,} of the pool's {summary['pool']:,} prompts were rolled out in "
@@ -79,6 +81,28 @@ def _savings(price: float, saved: Mapping[str, Any]) -> str:
         f"{sentence}: for as many, {saved['rollouts']:,} more rollouts, about {saved['tokens']:,} tokens, "
         f"{duration(saved['engine_seconds'])} of engine time{money}."
     )
+
+
+def _measured(other: Mapping[str, Any], folder: str) -> str:
+    """What another method was measured to take to the same accuracy."""
+    seeds = f"{other['seeds']} {'seed' if other['seeds'] == 1 else 'seeds'}"
+    name = f"{other['against']} ({seeds} in {folder})"
+    if not other["reached"]:
+        return f"{name} did not reach this accuracy with {other['took']:,} rollouts."
+    rollouts, tokens = other["rollouts"], other["tokens"]
+    parts = [
+        f"{abs(rollouts):,} {_more(rollouts)} rollouts",
+        f"{abs(tokens):,} {_more(tokens)} tokens",
+    ]
+    if (seconds := other["engine_seconds"]) is not None:
+        parts.append(f"{duration(abs(seconds))} {_more(seconds, 'less')} engine time")
+    if (money := other["money"]) is not None:
+        parts.append(f"{abs(money):,.2f} {_more(money, 'less')} in GPU hours")
+    return f"{name} was measured to take {other['took']:,} rollouts to this accuracy: {', '.join(parts)}."
+
+
+def _more(amount: float, otherwise: str = "fewer") -> str:
+    return "more" if amount >= 0 else otherwise
 
 
 def _overlap(a: Mapping[str, float], b: Mapping[str, float]) -> bool:

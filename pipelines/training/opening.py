@@ -1,6 +1,7 @@
 """What is checked and found out about a run before its data is read and any process starts."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dps_ray.config import Config
@@ -8,6 +9,7 @@ from dps_ray.durable import Manifest, Storage
 from pipelines.command.command_line import permanent
 from pipelines.command.preflight import check_folder, check_machine, check_storage
 from pipelines.monitoring.loggers import check_installed
+from pipelines.monitoring.others import others_in
 from pipelines.monitoring.run_log import read_summary
 from pipelines.monitoring.view import View
 from pipelines.training.checkpoint import storage_of, to_resume
@@ -31,6 +33,7 @@ def open_run(config: Config, view: View) -> Opening:
 
     Raises:
         ConfigError, ResourceError: a folder, the machine or a logger is not as it must be.
+        DataError: the runs to compare with are damaged.
         CheckpointError: the checkpoint is missing, damaged, made with other settings, or would be overwritten.
     """
     config = config.model_copy(update={"folder": permanent(config.folder)})
@@ -39,6 +42,8 @@ def open_run(config: Config, view: View) -> Opening:
     if config.checkpoint.storage is not None:
         check_storage(config.checkpoint.storage)
     check_installed(config.loggers)
+    if config.report.compared_with is not None:
+        others_in(Path(config.report.compared_with))
     storage = storage_of(config)
     base = to_resume(config, storage, tell=view.message)
     summary = read_summary(config.folder)

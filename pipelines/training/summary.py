@@ -1,10 +1,14 @@
 """The closing account of a run, as `summary.json` holds it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dps_ray.config import Config
+from dps_ray.errors import DPSError
+from pipelines.monitoring.accuracy_curve import spending_of
 from pipelines.monitoring.metrics import ROLLOUTS_PER_MIXED_GROUP
+from pipelines.monitoring.others import others_in, savings
 from pipelines.monitoring.timeline import read_timeline
 from pipelines.training.checkpoint import model_folder
 from pipelines.training.run import Run
@@ -32,6 +36,7 @@ def summary_of(run: Run, command: str) -> dict[str, Any]:
         "uniform_effective_ratio": _mean(progress.uniform) if progress.uniform else None,
         "rollouts_per_mixed_group": progress.metrics().get(ROLLOUTS_PER_MIXED_GROUP),
         "saved": _saved(run),
+        "compared": _compared(run),
         "gradient_share": progress.trained_rollouts / max(progress.training_rollouts, 1),
         "distinct_prompts": progress.distinct_prompts,
         "pool": len(run.pool.ids),
@@ -42,6 +47,24 @@ def summary_of(run: Run, command: str) -> dict[str, Any]:
         "best": _best(run) if config.checkpoint.keep_best else None,
         "command": command,
     }
+
+
+def _compared(run: Run) -> dict[str, Any] | None:
+    """What was saved against the runs of `report.compared_with`; None without any, or without an accuracy."""
+    folder, ours = run.config.report.compared_with, spending_of(run.config.folder)[-1]
+    if folder is None or ours.accuracy is None:
+        return None
+    try:
+        others = others_in(Path(folder))
+    except (DPSError, OSError) as error:  # they were there when the run began
+        run.view.message(f"nothing is compared: {error}")
+        return None
+    return {"folder": folder, "methods": savings(ours, others, _price_per_engine_hour(run.config))}
+
+
+def _price_per_engine_hour(config: Config) -> float:
+    """0 if no price is known."""
+    return (config.report.price_per_gpu_hour or 0.0) * config.resources.rollout.gpus_per_engine
 
 
 def _saved(run: Run) -> dict[str, Any] | None:
@@ -61,8 +84,7 @@ def _saved(run: Run) -> dict[str, Any] | None:
         engine_seconds=seconds,
         uniform_ratio=_mean(progress.uniform),
         group_size=config.rollout.group_size,
-        price_per_engine_hour=(config.report.price_per_gpu_hour or 0.0)
-        * config.resources.rollout.gpus_per_engine,
+        price_per_engine_hour=_price_per_engine_hour(config),
     )
 
 

@@ -8,13 +8,12 @@ from pipelines.comparison.equal_accuracy import (
     at_equal_accuracy,
     at_equal_rollouts,
     jackknife,
-    mean_points,
     strongest,
 )
 from pipelines.comparison.equal_table import equal_table, markdown
 from pipelines.comparison.figures import equal_accuracy
 from pipelines.comparison.rows import Numbers, Point, Total
-from pipelines.monitoring.accuracy_curve import fitted
+from pipelines.monitoring.accuracy_curve import fitted, mean_points
 
 
 def test_a_curve_that_rises_is_kept_and_interpolated():
