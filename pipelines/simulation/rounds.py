@@ -6,12 +6,13 @@
 The arithmetic is exact: it sums over all outcomes of groups whose solve rate has this Beta distribution. In the simulation
 `dps_pooled` (from counts) chooses from 3,300 prompts until a number of responses were generated. A step has about as many
 responses with every rule as 16 groups of 8, so all rules take about as many steps; smaller groups mean more prompts a step.
+Dynamic Sampling takes as many steps, and as many responses as it needs.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -46,6 +47,14 @@ RULES = {
     "adaptive, up to 4": RoundRule("adaptive", "mixed", 0.0, 4),
     "k = 2": _fixed(2),
 }
+# Dynamic Sampling: how its groups are generated, and how its batch is refilled.
+SAMPLINGS: dict[str, tuple[RoundRule, Literal["batch", "missing"]]] = {
+    "DS, k = 8, refilled by whole batches": (_fixed(8), "batch"),
+    "DS, k = 8": (_fixed(8), "missing"),
+    "DS, 2, 2, 4: stop when mixed": (_fixed(2, 2, 4), "missing"),
+    "DS, k = 4": (_fixed(4), "missing"),
+}
+PUBLISHED = next(iter(SAMPLINGS))
 
 
 class Expected(NamedTuple):
@@ -93,15 +102,27 @@ def _beta_binomial(a: float, b: float, size: int) -> list[float]:
 
 def simulated(rule: RoundRule, batch_size: int, rollouts: int, seed: int) -> Outcome:
     """Returns a run of `dps_pooled` that ends once so many responses were generated."""
+    how = {"steps": rollouts // batch_size, "rollouts": rollouts}
+    return _run("pooled_counts", rule, batch_size, seed, **how)
+
+
+def sampled(
+    rule: RoundRule, batch_size: int, steps: int, seed: int, refill: Literal["batch", "missing"]
+) -> Outcome:
+    """Returns a run of Dynamic Sampling, which tries at most ten batches in a step."""
+    how = {"steps": steps, "max_gen_batches": 10, "refill": refill}
+    return _run("uniform", rule, batch_size, seed, **how)
+
+
+def _run(entry: str, rule: RoundRule, batch_size: int, seed: int, **how: Any) -> Outcome:
     return simulate(
-        ENTRIES["pooled_counts"].make(POOL, rule.group_size, seed),
-        steps=rollouts // batch_size,
-        rollouts=rollouts,
+        ENTRIES[entry].make(POOL, rule.group_size, seed),
         batch_size=batch_size,
         group_size=rule.group_size,
         rounds=None if rule.sizes == (rule.group_size,) else rule,
         seed=seed,
         constants=REAL._replace(rate=RATE),
+        **how,
     )
 
 
@@ -183,22 +204,40 @@ def _simulation(a: float, b: float, rollouts: int, seeds: int) -> Table:
         "rule",
         "prompts a step",
         "steps",
+        "rollouts",
         "rollouts for a mixed group",
+        "of published DS's",
         "accuracy",
-        title=f"Simulated: {POOL:,} prompts, {rollouts:,} rollouts, {seeds} seeds",
-        caption=f"rollouts for a mixed group: without the first {LATE:.0%} of the rollouts",
+        title=f"Simulated: {POOL:,} prompts, {rollouts:,} rollouts, {seeds} seeds; Dynamic Sampling (DS): {rollouts // STEP} steps",
+        caption=f"rollouts for a mixed group: without the first {LATE:.0%} of the rollouts, and of those that train",
     )
+
+    def size(rule: RoundRule) -> int:
+        return round(STEP / expected(rule, a, b).responses)
+
+    runs = {
+        name: [sampled(rule, size(rule), rollouts // STEP, seed, refill) for seed in range(seeds)]
+        for name, (rule, refill) in SAMPLINGS.items()
+    }
+    base = np.mean([_late_cost(outcome) for outcome in runs[PUBLISHED]])
     for name, rule in RULES.items():
-        batch_size = round(STEP / expected(rule, a, b).responses)
-        outcomes = [simulated(rule, batch_size, rollouts, seed) for seed in range(seeds)]
+        runs[name] = [simulated(rule, size(rule), rollouts, seed) for seed in range(seeds)]
+    rules = {name: rule for name, (rule, _) in SAMPLINGS.items()} | RULES
+    for name, outcomes in runs.items():
+        costs = [_late_cost(outcome) for outcome in outcomes]
+        ends = [o.rollouts[-1] if name in SAMPLINGS else rollouts for o in outcomes]
+        accuracies = [
+            float(np.interp(end, o.rollouts, o.accuracy))
+            for end, o in zip(ends, outcomes, strict=True)
+        ]
         table.add_row(
             name,
-            str(batch_size),
+            str(size(rules[name])),
             f"{np.mean([len(o.rollouts) for o in outcomes]):.0f}",
-            _spread([_late_cost(o) for o in outcomes], "{:.1f}"),
-            _spread(
-                [float(np.interp(rollouts, o.rollouts, o.accuracy)) for o in outcomes], "{:.3f}"
-            ),
+            f"{np.mean(ends):,.0f}",
+            _spread(costs, "{:.1f}"),
+            f"{np.mean(costs) / base:.0%}",
+            _spread(accuracies, "{:.3f}"),
         )
     return table
 

@@ -47,6 +47,7 @@ def refused(tmp_path, tiny_policy, chains, capsys):
         ("method=dps selector.candidates=0.5", "about 60 of 120 prompts to rank for a batch of 64"),
         ("data.id_column=uid", "uid"),
         ("resume=nowhere", "that is no checkpoint"),
+        ("report.compared_with=nowhere", "holds neither curves.csv nor metrics.jsonl: give the"),
     ],
 )
 def test_a_wrong_setting_is_named(refused, override, said):

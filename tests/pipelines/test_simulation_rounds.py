@@ -8,7 +8,15 @@ from dps_ray.selection.adaptive_rounds import ROUND, plan
 from dps_ray.selection.rounds import RoundRule
 from pipelines.simulation.entries import ENTRIES
 from pipelines.simulation.model import Student, World, simulate
-from pipelines.simulation.rounds import RULES, expected, main, simulated
+from pipelines.simulation.rounds import (
+    PUBLISHED,
+    RULES,
+    SAMPLINGS,
+    expected,
+    main,
+    sampled,
+    simulated,
+)
 from tests.dps_ray.test_rounds import BELIEFS, rates
 
 A = 0.354
@@ -68,6 +76,16 @@ def test_the_simulator_orders_rules_as_the_arithmetic_does():
         for name in ("k = 8", "4, 4: stop when mixed", "2, 2, 2, 2: stop when mixed", "k = 4")
     }
     assert list(costs) == sorted(costs, key=costs.__getitem__, reverse=True)
+
+
+def test_dynamic_sampling_pays_less_for_a_mixed_group_the_less_it_wastes():
+    costs = {
+        name: np.mean([late_cost(sampled(rule, 16, 25, seed, refill)) for seed in range(2)])
+        for name, (rule, refill) in SAMPLINGS.items()
+    }
+    assert list(costs) == sorted(costs, key=costs.__getitem__, reverse=True)
+    pooled = late_cost(simulated(RULES["k = 8"], 16, 5_000, 0))
+    assert pooled < 0.8 * costs[PUBLISHED]
 
 
 def run(**how):
@@ -134,6 +152,8 @@ def test_the_command_prints_the_arithmetic_and_the_simulation(capsys, monkeypatc
     assert "By arithmetic" in printed
     assert "Simulated" in printed
     assert printed.count("adaptive, up to 8") == 2
+    (published,) = [line for line in printed.splitlines() if PUBLISHED in line]
+    assert "100%" in published
 
 
 @pytest.mark.parametrize(
