@@ -1,6 +1,6 @@
 """The closing account of a run, as `summary.json` holds it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def summary_of(run: Run, command: str) -> dict[str, Any]:
         "uniform_effective_ratio": _mean(progress.uniform) if progress.uniform else None,
         "rollouts_per_mixed_group": progress.metrics().get(ROLLOUTS_PER_MIXED_GROUP),
         "saved": _saved(run),
-        "compared": _compared(run),
+        "compared": compared(config, run.view.message),
         "gradient_share": progress.trained_rollouts / max(progress.training_rollouts, 1),
         "distinct_prompts": progress.distinct_prompts,
         "pool": len(run.pool.ids),
@@ -49,17 +49,17 @@ def summary_of(run: Run, command: str) -> dict[str, Any]:
     }
 
 
-def _compared(run: Run) -> dict[str, Any] | None:
+def compared(config: Config, tell: Callable[[str], None]) -> dict[str, Any] | None:
     """What was saved against the runs of `report.compared_with`; None without any, or without an accuracy."""
-    folder, ours = run.config.report.compared_with, spending_of(run.config.folder)[-1]
-    if folder is None or ours.accuracy is None:
+    folder = config.report.compared_with
+    if folder is None or (ours := spending_of(config.folder)[-1]).accuracy is None:
         return None
     try:
         others = others_in(Path(folder))
     except (DPSError, OSError) as error:  # they were there when the run began
-        run.view.message(f"nothing is compared: {error}")
+        tell(f"nothing is compared: {error}")
         return None
-    return {"folder": folder, "methods": savings(ours, others, _price_per_engine_hour(run.config))}
+    return {"folder": folder, "methods": savings(ours, others, _price_per_engine_hour(config))}
 
 
 def _price_per_engine_hour(config: Config) -> float:

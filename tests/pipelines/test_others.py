@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DataError
 from pipelines.comparison.equal_accuracy import at_equal_accuracy
 from pipelines.comparison.rows import Numbers, Point
-from pipelines.monitoring.accuracy_curve import Spent
+from pipelines.monitoring.accuracy_curve import Spent, spending_of
 from pipelines.monitoring.others import Other, others_in, savings
 from pipelines.monitoring.summary import details
+from pipelines.training.summary import compared
 
 RECORDED = Path(__file__).parents[1] / "data" / "run"
 ACCURACIES = {
@@ -99,6 +101,25 @@ def test_a_run_may_be_compared_with_one_other_run(tmp_path):
     (points,) = other.seeds
     assert points[-1].rollouts == summary["rollouts"]
     assert points[-1].accuracy == pytest.approx(summary["accuracy_after"]["mean"])
+
+
+def test_a_run_compared_with_itself_saves_nothing(tmp_path):
+    config = Config(folder=RECORDED, report={"compared_with": str(RECORDED)})
+    found = compared(config, pytest.fail)
+    assert found["folder"] == str(RECORDED)
+    (method,) = found["methods"]
+    assert method["reached"]
+    assert method["took"] == method["rollouts"] + spending_of(RECORDED)[-1].rollouts
+    assert method["rollouts"] <= 0  # the fit may be there before
+    assert compared(Config(folder=RECORDED), pytest.fail) is None
+
+
+def test_a_comparison_that_is_gone_in_the_end_is_told_and_costs_nothing_else(tmp_path):
+    said = []
+    gone = Config(folder=RECORDED, report={"compared_with": str(tmp_path / "gone")})
+    assert compared(gone, said.append) is None
+    assert len(said) == 1
+    assert said[0].startswith(f"nothing is compared: report.compared_with={tmp_path}/gone")
 
 
 def test_a_folder_without_runs_to_compare_with_is_refused_with_what_to_give(tmp_path):
