@@ -33,7 +33,7 @@ class Evidence(NamedTuple):
 
     found:  the groups, with counts; an id may occur once at each age
     ages:   int32 (n,), how many steps before the end of the evidence each was observed, from 0
-    weight: w in [0, 1]
+    weight: w in (0, 1]
     """
 
     found: Observation

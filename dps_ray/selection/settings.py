@@ -79,9 +79,10 @@ class StartSettings(SelectorSettings):
 class BeliefSettings(StartSettings):
     """Of a method whose beliefs can begin with evidence: its selectors have `begin`."""
 
-    start_weight: Share = 0.5
-    """How much of its belief after `selector.start` a method begins with: 1 as if this run had observed it, 0 nothing. The
-    default halves it, because the policy changes with the first steps."""
+    start_weight: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """How much of its belief after `selector.start` a method begins with: 1 as if this run had observed it, near 0 almost
+    nothing. The default halves it, because the policy changes with the first steps: then a prompt's first group in this run
+    counts twice as much."""
     start_charged: bool = False
     """Count the responses in `selector.start` as rollouts of this run. For an evaluation that was made for the run, so that
     comparisons are fair."""

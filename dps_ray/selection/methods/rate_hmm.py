@@ -87,10 +87,10 @@ class RateHMM(ScoredSelector):
 
     def weaken(self, positions: Positions, weight: float) -> None:
         """See `ScoredSelector.weaken`. Rates of first visits count as many prompts as they do after many steps, at most."""
-        self._posterior = (1 - weight) * self._fresh + weight * self._posterior
         fresh = (1 - weight) * rates.initial_pool(_BINS).fresh + weight * self._pool.fresh
         fresh *= min(1.0, rates.MEMORY / fresh.sum())
         self._pool = Pool(weight * self._pool.moves, fresh)
+        self._posterior = (1 - weight) * rates.fresh_belief(self._pool) + weight * self._posterior
         self._predict()
 
     def _add(self, ids: NDArray[np.int64]) -> None:

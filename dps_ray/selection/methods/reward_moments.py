@@ -93,7 +93,7 @@ class RewardMoments(ScoredSelector):
     def scores(self) -> Floats:
         scores = np.empty(len(self))
         scores.fill(self._states(moments.nothing(1))[1, 0])
-        seen = self._known()
+        seen = self._ever_observed()
         scores[seen] = self._states(self._known(seen))[1]
         return np.round(scores, _DECIMALS)
 

@@ -97,7 +97,7 @@ class ScoredSelector(ABC):
         the number of steps since the evidence began."""
         raise ValueError(f"{type(self).__name__} has no belief that could begin with evidence")
 
-    def _known(self) -> Positions:
+    def _ever_observed(self) -> Positions:
         """Prompts that were observed, in this run or before it."""
         return np.flatnonzero(self._begun | (self._times > 0))
 
@@ -210,7 +210,7 @@ class ScoredSelector(ABC):
                 values = np.asarray(snapshot[f"begun_{name}"])
                 getattr(self, f"_{name}")[positions[here]] = values[here]
             self._begun[positions[here]] = True
-        self._rescore(self._known())
+        self._rescore(self._ever_observed())
 
 
 def _largest(values: Floats, rank: int) -> np.float64:

@@ -65,7 +65,8 @@ def weakened(states: Floats, weight: float) -> Floats:
     run can outweigh any number of prompts that were evaluated before it.
     """
     total = states.sum(axis=0)
-    return weight * MOST_BEGUN / np.maximum(total, MOST_BEGUN)
+    part: Floats = weight * MOST_BEGUN / np.maximum(total, MOST_BEGUN)
+    return part
 
 
 def of_clusters(counts: NDArray[np.generic], clusters: int) -> NDArray[Any]:

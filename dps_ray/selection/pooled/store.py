@@ -29,7 +29,7 @@ from dps_ray.selection.pooled.rate_dynamics import RateDynamics
 from dps_ray.selection.pooled.recent import Recent
 from dps_ray.selection.pooled.state_dynamics import Found, StateDynamics
 from dps_ray.selection.pooled.waiting import Waiting, keys_of
-from dps_ray.selection.pooled.whole_step import clustered
+from dps_ray.selection.pooled.whole_step import clustered, step_keys
 from dps_ray.selection.selector import Context, Selector, check_settings
 from dps_ray.selection.settings import BeliefSettings, ClusterSettings
 from dps_ray.setting_types import Share
@@ -257,9 +257,7 @@ class PooledStore:
         whole: those of all shards, with clusters and ranks.
         """
         known = clustered(whole, self._index, self._waiting)
-        assert known.clusters is not None
-        assert known.ranks is not None
-        self._waiting.take_for_good(keys_of(known.clusters, known.ranks))
+        self._waiting.take_for_good(step_keys(known))
         self._aside = np.union1d(self._aside, known.ids)
 
     def _forget_the_oldest(self, recent: Recent) -> None:
