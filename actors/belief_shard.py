@@ -29,6 +29,7 @@ from dps_ray.errors import CheckpointError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.hashing import shards
 from dps_ray.selection import methods
+from dps_ray.selection.evidence import Evidence
 from dps_ray.selection.mixture import Mixture
 from dps_ray.selection.population import Population
 from dps_ray.selection.selector import Context
@@ -79,6 +80,7 @@ class Part(NamedTuple):
     method:   see `Config.method`
     settings: of the method
     prompts:  by source; or a reference to them in Ray's object store
+    evidence: of the prompts of all shards, from before the run; or a reference to it; None: there is none
     """
 
     shard: int
@@ -86,6 +88,7 @@ class Part(NamedTuple):
     method: str
     settings: SelectorSettings
     prompts: "tuple[Prompts, ...] | ray.ObjectRef"
+    evidence: "Evidence | ray.ObjectRef | None" = None
 
     def stored(self) -> "Part":
         """Returns this part with its prompts in Ray's object store, where a shard and its replacements find them."""
@@ -98,8 +101,21 @@ class Part(NamedTuple):
             [methods.make(self.method, ids, self.settings, context) for ids, context in held]
         )
 
+    def begin(self, selector: Mixture) -> None:
+        """Has new selectors begin with the evidence, if there is any."""
+        held = self.evidence
+        if isinstance(held, ray.ObjectRef):
+            held = ray.get(held)
+        if held is not None:
+            selector.begin(held)
 
-def parts(config: Config, population: Population, count: int) -> Iterator[Part]:
+
+def parts(
+    config: Config,
+    population: Population,
+    count: int,
+    evidence: "Evidence | ray.ObjectRef | None" = None,
+) -> Iterator[Part]:
     """Yields the parts of a population for so many shards. Each is made when it is asked for."""
     for index, portions in enumerate(population.split(count)):
         prompts = tuple(
@@ -109,13 +125,17 @@ def parts(config: Config, population: Population, count: int) -> Iterator[Part]:
             )
             for ids, pool, clusters in portions
         )
-        yield Part(index, count, config.method, config.selector, prompts)
+        yield Part(index, count, config.method, config.selector, prompts, evidence)
 
 
-def make_selector(config: Config, population: Population) -> Mixture:
-    """Returns the selectors that `method` names, over a whole population."""
-    (whole,) = parts(config, population, 1)
-    return whole.selector()
+def make_selector(
+    config: Config, population: Population, evidence: Evidence | None = None
+) -> Mixture:
+    """Returns the selectors that `method` names, over a whole population, as a run begins."""
+    (whole,) = parts(config, population, 1, evidence)
+    selector = whole.selector()
+    whole.begin(selector)
+    return selector
 
 
 @ray.remote
@@ -211,7 +231,8 @@ class BeliefShard:
         self._epoch, self._step = at.epoch, at.step
 
     def _led_to(self, at: BeliefVersion) -> Mixture:
-        """Returns the selectors of this version, from a checkpoint and the log after that.
+        """Returns the selectors of this version, from a checkpoint, or the evidence from before the run, and the log after
+        that.
 
         Raises:
             CheckpointError: a file that leads to the version is missing or altered, or the checkpoint is of other
@@ -227,6 +248,8 @@ class BeliefShard:
             except ValueError as error:
                 raise CheckpointError(f"the run cannot go on from {at.base}: {error}") from error
             step = manifest.step
+        else:
+            self._part.begin(selector)
         for logged, observation in ObservationLog(self._storage, at.epoch).steps_after(step):
             if logged <= at.step:
                 self._observe(selector, observation)

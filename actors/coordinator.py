@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import ray
 from numpy.typing import NDArray
 
 from actors.belief_shard import BeliefShard, BeliefVersion, Part, Proposal, parts
@@ -24,6 +25,7 @@ from dps_ray.beliefs.states import Observation
 from dps_ray.config import Config
 from dps_ray.durable import ObservationLog, Storage, Stored
 from dps_ray.errors import StaleError
+from dps_ray.selection.evidence import Evidence
 from dps_ray.selection.population import Population
 from dps_ray.selection.proposals import Mix, Proposals
 
@@ -41,6 +43,7 @@ class Coordinator:
         population: the prompts to select from.
         recoveries: counts replacements of shards.
         place: returns the Ray options of a shard, by its index: where it runs, and with what.
+        evidence: from before the run, of prompts of the population; None: there is none.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Coordinator:
         population: Population,
         recoveries: RestartTracker,
         place: Callable[[int], dict[str, Any]],
+        evidence: Evidence | None = None,
     ):
         self.population = population
         self._count = config.resources.beliefs.shards
@@ -67,9 +71,14 @@ class Coordinator:
             stored = part.stored()
             return lambda incarnation: options.remote(stored, storage, logs)
 
+        shared = (
+            None
+            if evidence is None
+            else ray.put(evidence._replace(found=population.describe(evidence.found)))
+        )
         self.members = [
             ManagedActor("belief_shard", part.shard, start(part), recoveries)
-            for part in parts(config, population, self._count)
+            for part in parts(config, population, self._count, shared)
         ]
         self.excluded = _NONE  # int64 ids that are never selected
         # Of the selectors, summed over shards, at the last select.

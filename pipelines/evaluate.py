@@ -115,6 +115,9 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
                 {
                     "name": model.name,
                     "path": model.path,
+                    "answers": {
+                        p.benchmark.name: str(p.file.relative_to(config.folder)) for p in of_model
+                    },
                     "overlong_prompts": {p.benchmark.name: p.pool.skipped for p in of_model},
                     **result_of(columns),
                 }

@@ -69,7 +69,7 @@ class Config(Settings):
     method: Annotated[str, BeforeValidator(_method)] = "dps"
     """How prompts are chosen: predicted (`dps`, `dps_pooled`), uniformly without replacement (`uniform`), by one of the
     methods to compare with (`dps_ray/selection/methods/`: history_resampling, mopps, mapp, greso, variance_ema,
-    recency), or by a class of your own, as `path/to/file.py:Class` or `package.module:Class`."""
+    recency, offline_filter), or by a class of your own, as `path/to/file.py:Class` or `package.module:Class`."""
     seed: int = 0
     """Seed of ties, sampling, shuffling and data."""
     folder: Annotated[Path, HOME] = Path("runs/default")

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from dps_ray.beliefs.states import Observation
 from dps_ray.hashing import as_ids
 from dps_ray.selection.choice import Selection, merge
+from dps_ray.selection.evidence import Evidence
 from dps_ray.selection.pool.growing import GrowingArray
 from dps_ray.selection.selector import Selector
 
@@ -120,6 +121,11 @@ class CoverageLimits:
             seen_at = np.concatenate([self._seen_at[tired], np.full(len(seen), self._step)])
             order = np.argsort(resting)
             self._resting, self._seen_at = resting[order], seen_at[order]
+
+    def begin(self, evidence: Evidence) -> None:
+        """Begins with evidence, which is no use of a prompt; see `dps_ray.selection.evidence`."""
+        inner: Any = self.inner
+        inner.begin(evidence)
 
     def set_aside(self, whole: Observation) -> None:
         """Passes on prompts that cannot be used, if the inner selector wants to know them."""

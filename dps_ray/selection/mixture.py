@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dps_ray.beliefs.states import Observation
 from dps_ray.hashing import as_ids, hash_key
 from dps_ray.selection.choice import Selection
+from dps_ray.selection.evidence import Evidence
 from dps_ray.selection.pool.growing import GrowingArray
 from dps_ray.selection.selector import Selector
 
@@ -101,6 +102,19 @@ class Mixture:
             set_aside = getattr(selector, "set_aside", None)
             if len(unusable.ids) and set_aside is not None:
                 set_aside(unusable)
+
+    def begin(self, evidence: Evidence) -> None:
+        """Has every new selector begin with the evidence of its own source; see `dps_ray.selection.evidence`. With several
+        sources the evidence needs `sources`."""
+        selector: Any
+        for source, selector in enumerate(self.selectors):
+            found = evidence.found
+            own = evidence
+            if len(self.selectors) > 1:
+                assert found.sources is not None
+                own = evidence.take(found.sources == source)
+                own = own._replace(found=own.found._replace(sources=None))
+            selector.begin(own)
 
     def _of(self, source: int, observation: Observation) -> Observation:
         """The observation of the prompts of one source."""

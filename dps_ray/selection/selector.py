@@ -64,6 +64,10 @@ class Selector(Protocol):
 
     # A class may also have `set_aside(whole: Observation) -> None`. It is told, after `observe`, which prompts the step found
     # unusable over all shards. They are in `exclude` from then on, so most selectors need not know.
+    #
+    # A class whose settings derive from `BeliefSettings` has `begin(evidence: Evidence) -> None`. It is called on a new selector
+    # only, with what is known of the prompts of all shards, and changes beliefs but not `times_sampled`; see
+    # `dps_ray.selection.evidence`.
 
     def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
         """At how many steps each id was observed: int64 (n,)."""

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from dps_ray.beliefs.settings import StateSettings
 from dps_ray.plugins import load_object, spec_of
-from dps_ray.setting_types import Count, Natural, Settings, Share
+from dps_ray.selection.evidence import Evidence
+from dps_ray.setting_types import HOME, Count, Natural, Settings, Share
 
 
 class SelectorSettings(Settings):
@@ -53,6 +56,40 @@ class DrawSettings(SelectorSettings):
     temperature: Annotated[float, Field(gt=0.0)] | None = None
     """Prompts are drawn without replacement with weight score^(1 / temperature): small is greedy, large uniform.
     null: the best are taken."""
+
+
+class StartSettings(SelectorSettings):
+    """Of a method that can use what is known of the prompts before the run."""
+
+    start: Annotated[str | None, HOME] = None
+    """What is known before the first step: `results.json` of `pipelines.evaluate`, its folder, or a file in its
+    `prompts/`; or the folder of an earlier run. Prompts are matched by content. It is read once; checkpoints keep
+    it. null: nothing is known."""
+
+    @property
+    def charges_start(self) -> bool:
+        """Whether the responses in `start` count as rollouts of the run."""
+        return False
+
+    def kept(self, evidence: Evidence) -> NDArray[np.int64] | None:
+        """Returns the ids of the prompts that may be selected, ascending; None: all."""
+        return None
+
+
+class BeliefSettings(StartSettings):
+    """Of a method whose beliefs can begin with evidence: its selectors have `begin`."""
+
+    start_weight: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """How much of its belief after `selector.start` a method begins with: 1 as if this run had observed it, near 0 almost
+    nothing. The default halves it, because the policy changes with the first steps: then a prompt's first group in this run
+    counts twice as much."""
+    start_charged: bool = False
+    """Count the responses in `selector.start` as rollouts of this run. For an evaluation that was made for the run, so that
+    comparisons are fair."""
+
+    @property
+    def charges_start(self) -> bool:
+        return self.start_charged
 
 
 def _restored(spec: str, values: Mapping[str, Any]) -> SelectorSettings:

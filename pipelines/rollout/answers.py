@@ -38,6 +38,8 @@ class Answered(NamedTuple):
     reward:     mean score of the n responses; None if there are no accuracies
     prompt:     the prompt's last message, for a person to read; may be left empty
     response:   the first response, for a person to read; may be left empty
+    scores:     (n,), the score of each response; None if there are none, or an earlier version wrote the result
+    content:    hash of the prompt's content (`PromptTable.contents`); None if an earlier version wrote the result
     """
 
     prompt_id: int
@@ -50,6 +52,8 @@ class Answered(NamedTuple):
     reward: float | None = None
     prompt: str = ""
     response: str = ""
+    scores: tuple[float, ...] | None = None
+    content: int | None = None
 
     def without_texts(self) -> "Answered":
         """A copy without prompt and response, to save memory: a response may have some hundred thousand characters."""
@@ -92,9 +96,10 @@ def answer(
         drawn = pool.drawn(chunk)
         groups = roll_out(drawn, sampling, rollouts, verifiers, generated=generated).answers
         seconds = (time.monotonic() - began) / len(chunk)
+        contents = pool.table.contents[pool.table.find(chunk)[0]].tolist()
         yield [
-            _answered(prompt, group)._replace(seconds=seconds)
-            for prompt, group in zip(drawn.prompts, groups, strict=True)
+            _answered(prompt, group)._replace(seconds=seconds, content=content)
+            for prompt, group, content in zip(drawn.prompts, groups, contents, strict=True)
         ]
 
 
@@ -112,6 +117,7 @@ def _answered(prompt: Prompt, group: ScoredGroup | DPSError) -> Answered:
         reward=float(group.scores.mean()),
         prompt=text,
         response=responses[0].text,
+        scores=tuple(group.scores.tolist()),
     )
 
 

@@ -13,6 +13,7 @@ from dps_ray.selection.methods.partitions import PartitionedHMM
 from dps_ray.selection.pooled import PooledStore
 from dps_ray.selection.selector import Context, Selector
 from pipelines.simulation.model import TOPICS, World
+from pipelines.simulation.profiled import ProfiledSelector
 
 Make = Callable[[int, int, int], Selector]  # of prompts, group size, seed
 
@@ -45,6 +46,10 @@ def selector(method: str, **settings: Any) -> Make:
 
 def oracle(prompts: int, group_size: int, seed: int) -> Selector:
     return Oracle(np.arange(prompts), group_size, seed)
+
+
+def offline_filter(prompts: int, group_size: int, seed: int) -> Selector:
+    return ProfiledSelector(prompts, seed)
 
 
 def mapp_greedy(prompts: int, group_size: int, seed: int) -> Selector:
@@ -83,6 +88,7 @@ ENTRIES = {
     "ds_4": Entry(selector("uniform"), max_gen_batches=4),
     "ds_10": Entry(selector("uniform"), max_gen_batches=10),
     "ds": Entry(selector("uniform"), max_gen_batches=UNCAPPED),
+    "offline_filter": Entry(offline_filter),
     "recency": Entry(selector("recency")),
     "variance_ema": Entry(selector("variance_ema")),
     "mopps": Entry(selector("mopps")),

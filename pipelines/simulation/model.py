@@ -30,6 +30,7 @@ from dps_ray.selection.adaptive_rounds import NOISE
 from dps_ray.selection.methods import Oracle
 from dps_ray.selection.rounds import RoundRule
 from dps_ray.selection.selector import Selector
+from pipelines.simulation.profiled import ProfiledSelector
 
 # Of the 20 kinds of the arithmetic task: minus the logit of the chance that a demonstration of the start
 # policy is right.
@@ -219,6 +220,8 @@ def simulate(
     student = Student(World.of(prompts, seed, constants, hard=hard, easy=easy), constants)
     test = World.of(TEST_PROMPTS, seed, constants, hard=hard, easy=easy, test=True)
     outcome, total, trained = Outcome(), 0, 0
+    if isinstance(selector, ProfiledSelector):
+        total = selector.profile(student.success())
     resting: deque[NDArray[np.int64]] = deque(maxlen=how.rest)
     for step in range(steps):
         if isinstance(selector, Oracle):

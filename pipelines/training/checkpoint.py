@@ -6,6 +6,7 @@
         beliefs-00003-of-00016.arrow ...    the selector's state, a file a shard
         pool.arrow                          the pool's files, and the prompts observed; see `pool_record.py`
         replay.arrow                        groups that may train again, with `loop.replay`
+        start.arrow                         what was known before the run, with `selector.start`
         coordinator.json                    counters, and how often prompts failed
         config.yaml                         what it was made with
     manifests/e0007.00000040.json           makes a checkpoint of them; written last

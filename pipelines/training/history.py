@@ -79,6 +79,7 @@ class History:
                 run.coordinator.save(folder),
                 run.record.saving(run.storage, folder),
                 run.replay.saving(run.storage, folder),
+                *([] if run.start is None else [run.start.saving(run.storage, folder)]),
                 run.learner.save(run.storage, folder).result,
             ],
             {
@@ -111,6 +112,8 @@ class History:
         run, config = self._run, self._run.config
         records = {} if manifest is None else records_of(run.storage, manifest)
         run.progress = Progress(**records.get("progress", {}))
+        if manifest is None and run.start is not None:
+            run.progress.charge(run.start.rollouts, run.start.tokens)
         run.record.rewind(run.storage, manifest, run.pool.table)
         run.replay = Replay.load(config.loop.replay, config.seed, run.storage, manifest)
         run.refused = {}
@@ -123,6 +126,8 @@ class History:
         name, step = (None, -1) if manifest is None else (manifest.name, manifest.step)
         run.coordinator.rewind(BeliefVersion(run.checkpoints.epoch, run.progress.step, name))
         run.log.rewind(step)  # what was recorded after the checkpoint did not happen
+        if manifest is None and run.progress.rollouts:
+            run.log.step(0, run.progress.totals())
         run.clock.rewind(run.progress.step)
         run.view.rewind(run.progress.step)
         run.rollouts.wait_until_ready()

@@ -19,6 +19,7 @@ from pipelines.rollout.pool import PromptPool
 from pipelines.rollout.processors import Processors, load_processors
 from pipelines.training.pool_record import PoolRecord, changes, check_pool
 from pipelines.training.population import population_of_run
+from pipelines.training.start import Start, start_of
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Inputs:
     test: PromptPool | None
     population: Population
     record: PoolRecord
+    start: Start | None
+    """What is known of the prompts before the first step."""
 
 
 def prepare(
@@ -80,11 +83,17 @@ def _prepare(config: Config, view: View, storage: Storage | None, base: Manifest
     before = None
     if storage is not None and base is not None:
         before = check_pool(storage, base, pool.table, config.data.train, pool.ids)
-    population, record = population_of_run(pool, config, before, cache)
+    start = start_of(config, pool.table, pool.ids, model, storage, base, view.message)
+    evidence = None if start is None else start.evidence
+    population, record = population_of_run(pool, config, before, cache, evidence)
+    if len(population) < len(pool.ids):
+        view.message(
+            f"{config.method} keeps {len(population):,} of {len(pool.ids):,} prompts, for good"
+        )
     if before is not None:
         for line in changes(before, record):
             view.message(line)
-    return Inputs(model, pool, held_out, population, record)
+    return Inputs(model, pool, held_out, population, record, start)
 
 
 def _model(config: Config, view: View) -> str:

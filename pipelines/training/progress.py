@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipelines.monitoring.metrics import ROLLOUTS_PER_MIXED_GROUP
+from pipelines.monitoring.metrics import ROLLOUTS_PER_MIXED_GROUP, TOTAL_ROLLOUTS, TOTAL_TOKENS
 from pipelines.rollout.batch import Batch
 from pipelines.rollout.probe import Probe
 
@@ -12,7 +12,8 @@ class Progress:
     step: int = 0  # the last one completed
     evaluated: int = -1  # the step after which accuracy was last measured
     seconds: float = 0.0  # spent in completed steps, probes and evaluations
-    rollouts: int = 0  # responses generated for training and probes: what selection is charged
+    # Responses generated for training and probes, and before the run for selection: what selection is charged.
+    rollouts: int = 0
     tokens: int = 0  # generated for the same
     training_rollouts: int = 0
     trained_rollouts: int = 0  # of those, in groups that were sent to the learner
@@ -53,6 +54,16 @@ class Progress:
             self.rollouts += probe.rollouts
             self.tokens += probe.tokens
             self.uniform.append(probe.partial)
+
+    def charge(self, rollouts: int, tokens: int) -> None:
+        """Counts responses that were generated before the run, to select its prompts."""
+        self.rollouts += rollouts
+        self.tokens += tokens
+        self.mixed_rollouts += rollouts
+
+    def totals(self) -> dict[str, float]:
+        """What was generated so far."""
+        return {TOTAL_ROLLOUTS: float(self.rollouts), TOTAL_TOKENS: float(self.tokens)}
 
     def metrics(self) -> dict[str, float]:
         """What a partial group has cost so far; empty before the first."""

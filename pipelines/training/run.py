@@ -13,6 +13,7 @@ from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts
 from actors.verifier import Verifiers
 from cluster.placement import Placement
+from dps_ray.beliefs.states import Observation
 from dps_ray.config import Config
 from dps_ray.durable import DEEPSPEED_TAG, Storage
 from dps_ray.errors import DPSError
@@ -27,6 +28,7 @@ from pipelines.training.opening import Opening
 from pipelines.training.pool_record import PoolRecord
 from pipelines.training.progress import Progress
 from pipelines.training.replay import Replay
+from pipelines.training.start import Start
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Run:
     """Folder of the start policy."""
     pool: PromptPool
     record: PoolRecord
+    start: Start | None
+    """What was known before the first step."""
     test: PromptPool | None
     storage: Storage
     checkpoints: Checkpoints
@@ -70,6 +74,13 @@ class Run:
         unusable = np.union1d(self.record.aside, np.array([*self.refused], dtype=np.int64))
         return np.union1d(ids, unusable)
 
+    def described(self, found: Observation) -> Observation:
+        """The observation of prompts of the whole pool with clusters and sources, as far as the method selects from them."""
+        population = self.coordinator.population
+        if len(population) < len(self.pool.ids) and population.count > 1:
+            found = found.take(population.find(found.ids)[1])
+        return population.describe(found)
+
     def note_rollouts(self, what: str, step: int) -> None:
         """Records in the timeline when each engine worked, and on what: "generate", "probe" or "eval"."""
         for index, spans in self.rollouts.worked().items():
@@ -88,8 +99,7 @@ class Run:
             **self.pool.metrics(),
             "data/prompts_set_aside": float(len(self.record.aside)),
             "coverage/distinct_prompts": float(self.progress.distinct_prompts),
-            "perf/total_rollouts": float(self.progress.rollouts),
-            "perf/total_tokens": float(self.progress.tokens),
+            **self.progress.totals(),
             **self.progress.metrics(),
         }
 
@@ -135,7 +145,12 @@ def start_run(
         return learner
 
     coordinator = Coordinator(
-        config, opening.storage, inputs.population, restarts, placement.beliefs
+        config,
+        opening.storage,
+        inputs.population,
+        restarts,
+        placement.beliefs,
+        None if inputs.start is None else inputs.start.of_beliefs(config, inputs.population),
     )
     at_the_end(coordinator.stop)
     rollouts = Rollouts(config, model, transfer, restarts, quarantine, placement.rollout)
@@ -147,6 +162,7 @@ def start_run(
         model,
         pool=inputs.pool,
         record=inputs.record,
+        start=inputs.start,
         test=inputs.test,
         storage=opening.storage,
         checkpoints=checkpoints,

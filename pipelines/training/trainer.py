@@ -300,7 +300,7 @@ class Trainer:
         trained = sum(len(group.advantages) for group in learning.groups)
         run.progress.add(step, batch, probe, trained, run.clock.seconds)
         if probe is not None:
-            run.log.probe(step, run.coordinator.population.describe(probe.found))
+            run.log.probe(step, run.described(probe.found))
             metrics = {**metrics, "probe/partial_solve_ratio": probe.partial}
         if batch.errors:
             run.view.message(f"step {step}: {len(batch.errors)} groups dropped; {batch.errors[0]}")

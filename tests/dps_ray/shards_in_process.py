@@ -21,6 +21,7 @@ SOURCES = np.random.default_rng(4).integers(len(WEIGHTS), size=len(IDS)).astype(
 
 # Every method that a configuration can name, and every kind of ranking.
 METHODS = {name: [f"method={name}"] for name in BUILT_IN}
+METHODS["offline_filter"].append("selector.start=evaluations")
 VARIANTS = METHODS | {
     "dps, counts": ["method=dps", "selector.observation=counts"],
     "dps, rewards": ["method=dps", "selector.observation=rewards", "states.rule=variation"],
@@ -69,13 +70,19 @@ def failed(ids, step):
 class Shards:
     found_of = staticmethod(found_of)
 
-    def __init__(self, config, population, count, selectors=None):
+    def __init__(self, config, population, count, selectors=None, evidence=None):
         self.config, self.population, self.count = config, population, count
         self.mix = Mix(population.weights, config.seed, config.selector.fresh_share)
         self.step = 0
         self.mixtures: list[Mixture] = selectors or [
             part.selector() for part in parts(config, population, count)
         ]
+        if evidence is not None:
+            evidence = evidence._replace(found=population.describe(evidence.found))
+            for part, mixture in zip(
+                parts(config, population, count, evidence), self.mixtures, strict=True
+            ):
+                part.begin(mixture)
 
     def proposed(self, size, excluded=NONE):
         wanted = self.mix.wanted(size)

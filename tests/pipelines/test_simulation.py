@@ -7,6 +7,7 @@ import pytest
 
 from dps_ray import BeliefStore
 from dps_ray.beliefs.states import Observation
+from dps_ray.errors import ConfigError
 from dps_ray.selection.methods.partitions import PartitionedHMM
 from pipelines.simulate import main
 from pipelines.simulation.entries import ABLATIONS, ENTRIES
@@ -50,6 +51,19 @@ def test_dynamic_sampling_pays_for_the_groups_it_discards_and_trains_on_full_bat
     assert dynamic.effective == [1.0] * STEPS
     assert max(dynamic.rolled_out) < 1
     assert np.diff(run("ds_4").rollouts).max() <= 4 * BATCH * K
+
+
+def test_the_offline_filter_pays_for_its_evaluation_and_never_goes_back_to_what_it_dropped():
+    filtered, uniform = run("offline_filter"), run("uniform")
+    assert filtered.rollouts[-1] == uniform.rollouts[-1] + 4 * POOL
+    assert filtered.distinct < 0.4 * POOL
+    assert uniform.distinct == POOL
+    assert np.mean(filtered.rolled_out[:5]) > 1.2 * np.mean(uniform.rolled_out[:5])
+
+
+def test_an_offline_filter_that_keeps_too_few_prompts_says_so():
+    with pytest.raises(ConfigError, match="simulate a larger pool"):
+        run("offline_filter", batch_size=600)
 
 
 def test_a_batch_used_again_teaches_less_and_a_rested_one_more_again():

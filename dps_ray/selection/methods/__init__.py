@@ -7,6 +7,7 @@
 | `MaPP` | samples by P(the group is mixed) under the Beta; `greedy`: the largest | counts |
 | `GRESO` | uniform by epochs, skips by the streak of groups without variance | states of all shards |
 | `VarianceEMA` (control) | largest running mean of 4p(1 - p) | counts |
+| `OfflineFilter` | uniform among the prompts that the start policy solved sometimes | an evaluation before the run |
 | `Recency` (control) | last partial first, then never seen, then the oldest | states |
 | `RateHMM` (`dps` with `selector.observation=counts`) | largest P(the group is mixed), the rate a moving one | counts of all shards |
 | `RewardMoments` (`dps` with `selector.observation=rewards`) | largest P(the rewards of the group vary) | scores |
@@ -28,6 +29,7 @@ from dps_ray.selection.methods.greso import GRESO
 from dps_ray.selection.methods.history_resampling import HistoryResampling
 from dps_ray.selection.methods.mapp import MaPP
 from dps_ray.selection.methods.mopps import MoPPS
+from dps_ray.selection.methods.offline_filter import OfflineFilter
 from dps_ray.selection.methods.oracle import Oracle
 from dps_ray.selection.methods.rate_hmm import RateHMM
 from dps_ray.selection.methods.recency import Recency
@@ -44,6 +46,7 @@ __all__ = [
     "HistoryResampling",
     "MaPP",
     "MoPPS",
+    "OfflineFilter",
     "Oracle",
     "RateHMM",
     "Recency",
@@ -65,6 +68,7 @@ BUILT_IN: dict[str, Any] = {
     "greso": GRESO,
     "variance_ema": VarianceEMA,
     "recency": Recency,
+    "offline_filter": OfflineFilter,
 }
 _PROTOCOL = (
     "make",

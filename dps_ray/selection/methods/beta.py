@@ -10,7 +10,7 @@ from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
 from dps_ray.selection.pool.index import Positions
 from dps_ray.selection.selector import Context, Selector
-from dps_ray.selection.settings import SelectorSettings
+from dps_ray.selection.settings import BeliefSettings
 from dps_ray.setting_types import Share
 
 
@@ -25,7 +25,7 @@ class BetaSelector(ScoredSelector):
         group_size: k, responses to a prompt, for what is predicted of it.
     """
 
-    class Settings(SelectorSettings):
+    class Settings(BeliefSettings):
         beta_decay: Share = 0.5
         """Weight of the past in the Beta's counts; 1 never forgets."""
 
@@ -57,6 +57,10 @@ class BetaSelector(ScoredSelector):
         ):
             kept = self.decay * parameter[seen.positions]
             parameter[seen.positions] = kept + (1 - self.decay) + count
+
+    def weaken(self, positions: Positions, weight: float) -> None:
+        for parameter in (self._a, self._b):
+            parameter[positions] = (1 - weight) + weight * parameter[positions]
 
     def parameters(self, ids: ArrayLike) -> NDArray[np.float64]:
         """a and b of each id: float64 (n, 2)."""

@@ -26,7 +26,7 @@ from dps_ray.selection.pool.ranking import (
 )
 from dps_ray.selection.pool.rows import Rows
 from dps_ray.selection.selector import Context, Selector
-from dps_ray.selection.settings import DrawSettings
+from dps_ray.selection.settings import BeliefSettings, DrawSettings
 from dps_ray.setting_types import Share
 
 _TEMPERED = 0x74656D70  # keeps this draw apart from that of candidates
@@ -56,7 +56,7 @@ class BeliefStore(PoolBeliefs):
         ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice.
     """
 
-    class Settings(DrawSettings):
+    class Settings(DrawSettings, BeliefSettings):
         decay: Share = 0.7
         """Weight of the past in the transition counts (lambda); 1 never forgets, 0 keeps one step."""
         prior: Literal["uniform", "progress", "stability", "local"] = "uniform"

@@ -29,7 +29,7 @@ class MoPPS(BetaSelector):
     def scores(self) -> Floats:
         key = hash_key(self.seed, self.step)
         drawn = uniforms(self._ties, hash_key(key, 0, 1))
-        seen = np.flatnonzero(self._times)
+        seen = self._ever_observed()
         drawn[seen] = betas(self._a[seen], self._b[seen], self._ties[seen], key)
         drawn -= TARGET
         np.abs(drawn, out=drawn)

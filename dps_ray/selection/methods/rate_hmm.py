@@ -85,6 +85,14 @@ class RateHMM(ScoredSelector):
         self._posterior[:, rows] = filtered
         self._predict()
 
+    def weaken(self, positions: Positions, weight: float) -> None:
+        """See `ScoredSelector.weaken`. Rates of first visits count as many prompts as they do after many steps, at most."""
+        fresh = (1 - weight) * rates.initial_pool(_BINS).fresh + weight * self._pool.fresh
+        fresh *= min(1.0, rates.MEMORY / fresh.sum())
+        self._pool = Pool(weight * self._pool.moves, fresh)
+        self._posterior = (1 - weight) * rates.fresh_belief(self._pool) + weight * self._posterior
+        self._predict()
+
     def _add(self, ids: NDArray[np.int64]) -> None:
         """Gives these, ascending and never seen, a row each, with what was believed of them."""
         at = self._rows(ids)
@@ -118,7 +126,7 @@ class RateHMM(ScoredSelector):
 
     def _predicted(self, positions: Positions) -> Floats:
         belief = self._fresh.repeat(len(positions), axis=1)
-        seen = np.flatnonzero(self._times[positions])
+        seen = np.flatnonzero(self._begun[positions] | (self._times[positions] > 0))
         belief[:, seen] = self._coming[:, self._rows(self._index.ids(positions[seen]))]
         return np.ascontiguousarray(rates.group_states(self._grid, belief, self.group_size).T)
 
@@ -135,7 +143,6 @@ class RateHMM(ScoredSelector):
         self._pool = Pool(*(np.array(snapshot[name]) for name in Pool._fields))
         self._visited = np.array(snapshot["visited"])
         self._posterior = np.array(snapshot["posterior"])
-        self._places = np.full(len(self._visited), -1, dtype=np.int64)
-        mine = np.flatnonzero(self._times)
-        self._places[self._rows(self._index.ids(mine))] = mine
+        positions, here = self._index.find(self._visited)
+        self._places = np.where(here, positions, -1)
         self._predict()

@@ -85,10 +85,15 @@ class RewardMoments(ScoredSelector):
         self._weight[mine], self._mean[mine], self._freedom[mine], self._squares[mine] = learned
         self._at[mine] = self.step
 
+    def weaken(self, positions: Positions, weight: float) -> None:
+        for sums in (self._weight, self._freedom, self._squares):
+            sums[positions] *= weight
+        self._at[positions] -= self.step
+
     def scores(self) -> Floats:
         scores = np.empty(len(self))
         scores.fill(self._states(moments.nothing(1))[1, 0])
-        seen = np.flatnonzero(self._times)
+        seen = self._ever_observed()
         scores[seen] = self._states(self._known(seen))[1]
         return np.round(scores, _DECIMALS)
 

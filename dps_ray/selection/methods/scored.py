@@ -16,6 +16,7 @@ from dps_ray.beliefs.states import Observation
 from dps_ray.hashing import hash_key
 from dps_ray.selection.choice import Selection, check_size
 from dps_ray.selection.draws import tempered
+from dps_ray.selection.evidence import Evidence, held_by
 from dps_ray.selection.outcomes import Outcomes, checked
 from dps_ray.selection.pool.index import Positions, PromptIndex
 from dps_ray.selection.pool.ranking import keys
@@ -65,6 +66,8 @@ class ScoredSelector(ABC):
         self._index = PromptIndex(ids, self.seed)
         self._ties = self._index.ties(np.arange(len(self)))
         self._times = np.zeros(len(self), dtype=np.int32)
+        self._begun = np.zeros(len(self), dtype=np.bool_)  # of which there was evidence
+        self._has_begun = False  # with evidence, in this shard or another
 
     def __len__(self) -> int:
         return len(self._index)
@@ -88,6 +91,15 @@ class ScoredSelector(ABC):
     def _predicted(self, positions: Positions) -> Floats:
         """P(unsolved), P(partial), P(solved) of these prompts: float64 (n, 3); NaN: predicts nothing."""
         return np.full((len(positions), 3), np.nan)
+
+    def weaken(self, positions: Positions, weight: float) -> None:
+        """Mixes what is believed of these prompts, with this weight, with what is believed of one never seen. `self.step` is
+        the number of steps since the evidence began."""
+        raise ValueError(f"{type(self).__name__} has no belief that could begin with evidence")
+
+    def _ever_observed(self) -> Positions:
+        """Prompts that were observed, in this run or before it."""
+        return np.flatnonzero(self._begun | (self._times > 0))
 
     # --- the protocol -----------------------------------------------------------------------------
 
@@ -141,6 +153,20 @@ class ScoredSelector(ABC):
         self._times[seen.positions] += 1
         self._rescore(seen.positions)
 
+    def begin(self, evidence: Evidence) -> None:
+        """Begins with what is known before the first step; see `dps_ray.selection.evidence`."""
+        needs_counts = type(self).__name__ if self.learns_from_counts else None
+        for found in evidence.steps():
+            seen = checked(self._index, held_by(self._index, found), found, needs_counts)
+            self._check(seen)
+            self.step += 1
+            self.learn(seen)
+            self._begun[seen.positions] = True
+        begun = np.flatnonzero(self._begun)
+        self.weaken(begun, evidence.weight)
+        self.step, self._has_begun = 0, True
+        self._rescore(begun)
+
     def times_sampled(self, ids: ArrayLike) -> NDArray[np.int64]:
         """At how many steps each id was observed: int64 (n,)."""
         return self._times[self._index.positions(ids)].astype(np.int64)
@@ -152,11 +178,17 @@ class ScoredSelector(ABC):
     def snapshot(self) -> dict[str, Any]:
         """The whole state: settings, and what is known of the prompts ever observed."""
         seen = np.flatnonzero(self._times)
+        begun = np.flatnonzero(self._begun & (self._times == 0))
+        groups = {"seen": seen, "begun": begun} if self._has_begun else {"seen": seen}
         return {
             **{name: getattr(self, name) for name in (*self.saved_settings, *self.saved_for_all)},
             **({} if self.temperature is None else {"temperature": self.temperature}),
-            "seen_ids": self._index.ids(seen),
-            **{f"seen_{name}": getattr(self, f"_{name}")[seen] for name in self.saved_by_prompt},
+            **{f"{group}_ids": self._index.ids(of) for group, of in groups.items()},
+            **{
+                f"{group}_{name}": getattr(self, f"_{name}")[of]
+                for group, of in groups.items()
+                for name in self.saved_by_prompt
+            },
         }
 
     def load_state(self, snapshot: Mapping[str, Any]) -> None:
@@ -170,7 +202,15 @@ class ScoredSelector(ABC):
             setattr(self, name, snapshot[name])
         for name in self.saved_by_prompt:
             getattr(self, f"_{name}")[seen] = snapshot[f"seen_{name}"]
-        self._rescore(seen)
+        self._has_begun = "begun_ids" in snapshot
+        if self._has_begun:
+            # These were not observed by this run, so they may be gone from the pool.
+            positions, here = self._index.find(np.asarray(snapshot["begun_ids"]))
+            for name in self.saved_by_prompt:
+                values = np.asarray(snapshot[f"begun_{name}"])
+                getattr(self, f"_{name}")[positions[here]] = values[here]
+            self._begun[positions[here]] = True
+        self._rescore(self._ever_observed())
 
 
 def _largest(values: Floats, rank: int) -> np.float64:

@@ -5,8 +5,9 @@ from numpy.typing import ArrayLike
 
 from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
+from dps_ray.selection.pool.index import Positions
 from dps_ray.selection.selector import Context, Selector
-from dps_ray.selection.settings import DrawSettings
+from dps_ray.selection.settings import BeliefSettings, DrawSettings
 from dps_ray.setting_types import Share
 
 UNSEEN = 2 / 3
@@ -29,7 +30,7 @@ class VarianceEMA(ScoredSelector):
     place.
     """
 
-    class Settings(DrawSettings):
+    class Settings(DrawSettings, BeliefSettings):
         variance_decay: Share = 0.7
         """Weight of the past in the running mean of the reward's variance."""
 
@@ -62,6 +63,10 @@ class VarianceEMA(ScoredSelector):
         unbiased = ((self.group_size - 1) * size) / (self.group_size * np.maximum(size - 1, 1))
         past = self.keep * self._variance[seen.positions]
         self._variance[seen.positions] = past + (1 - self.keep) * 4 * rate * (1 - rate) * unbiased
+
+    def weaken(self, positions: Positions, weight: float) -> None:
+        past = weight * self._variance[positions]
+        self._variance[positions] = past + (1 - weight) * UNSEEN
 
     def scores(self) -> Floats:
         return self._variance

@@ -25,6 +25,7 @@ from dps_ray.beliefs import hmm, settling
 from dps_ray.beliefs.hmm import Beliefs, Floats
 from dps_ray.beliefs.priors import initial_belief, prior_counts
 from dps_ray.beliefs.states import Observation, check_states
+from dps_ray.selection.evidence import Evidence, held_by
 from dps_ray.selection.pool.growing import GrowingArray
 from dps_ray.selection.pool.index import Positions, PromptIndex
 from dps_ray.selection.pool.lazy_order import LazyOrder
@@ -106,7 +107,7 @@ class PoolBeliefs:
         """Gives each of these prompts a moving row."""
         idle = positions[self._slots[positions] == 0]
         times = self._times[idle]
-        self._seen.append(idle[times == 0])
+        self._seen.append(positions[self._times[positions] == 0])
         self._idle_order.discard(keys(times, idle))
         self._moving.append(Content.of(self._shared, keys(times, idle)))
         if len(self._resting):
@@ -117,8 +118,8 @@ class PoolBeliefs:
             self._moving.append(content)
 
     def _never_seen(self, first: int, end: int) -> Positions:
-        """Positions in this range of prompts never observed: their keys too."""
-        return first + np.flatnonzero(self._times[first:end] == 0)
+        """Positions in this range of prompts never observed, without those that have a row: their keys too."""
+        return first + np.flatnonzero((self._times[first:end] == 0) & (self._slots[first:end] == 0))
 
     def _let_idle(self) -> None:
         """Takes their rows from moving prompts that are within the tolerance of idle ones."""
@@ -139,6 +140,32 @@ class PoolBeliefs:
         self._resting_order.add(content.ranks)
         self._moving.remove(rows)
         self._resting.append(content)
+
+    def begin(self, evidence: Evidence) -> None:
+        """Begins with what is known before the first step; see `dps_ray.selection.evidence`. Each prompt of which something
+        is known gets a row, until that is forgotten."""
+        other = PoolBeliefs(
+            self.index,
+            self._decay,
+            self._prior,
+            self._initial,
+            self.index.seed,
+            self._tolerance,
+            self._entropy_weight,
+        )
+        for found in evidence.steps():
+            other.observe(held_by(self.index, found))
+        for table in (other._moving, other._resting):
+            positions = positions_of(keys_of(table.ranks))
+            numbers, weight = table.content(np.arange(len(table))).numbers, evidence.weight
+            numbers[:9] *= weight
+            numbers[9:12] = (1 - weight) * self._initial[:, None] + weight * numbers[9:12]
+            alpha = numbers[:9].reshape(3, 3, -1) + self._prior[:, :, None]
+            numbers[12:] = hmm.predict(alpha, numbers[9:12])
+            score = scores(numbers[12:], self._entropy_weight)
+            self._idle_order.discard(positions)
+            seen_at = table.seen_at - other._step
+            self._moving.append(Content(numbers, ranks(score, positions), seen_at))
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -228,11 +255,16 @@ class PoolBeliefs:
         self._seen.append(seen)
         self._times[seen] = snapshot["seen_times"]
         for name, table in (("moving", self._moving), ("resting", self._resting)):
-            positions = self.index.distinct_positions(snapshot[f"{name}_ids"])
+            # Those that were not observed by this run may be gone from the pool.
+            positions, here = self.index.find(np.asarray(snapshot[f"{name}_ids"]))
+            positions = positions[here]
+            self._idle_order.discard(positions[self._times[positions] == 0])
             content = Content(
-                numbers=snapshot[f"{name}_numbers"],
-                ranks=ranks(snapshot[f"{name}_scores"], keys(self._times[positions], positions)),
-                seen_at=snapshot[f"{name}_seen_at"],
+                numbers=snapshot[f"{name}_numbers"][:, here],
+                ranks=ranks(
+                    snapshot[f"{name}_scores"][here], keys(self._times[positions], positions)
+                ),
+                seen_at=snapshot[f"{name}_seen_at"][here],
             )
             table.append(content)
         self._resting_order.add(self._resting.ranks)

@@ -23,7 +23,7 @@ _LEAST_REFILL = 1024
 class LazyOrder:
     """An ordered set of distinct keys of one sortable dtype: add, discard, smallest.
 
-    A key that was discarded never comes back.
+    A key that was discarded never comes back, except one of the range that was discarded once and is added again.
 
     Args:
         dtype: of the keys.
@@ -56,8 +56,10 @@ class LazyOrder:
         return self._front.nbytes + self._bag.nbytes + self._gone.nbytes
 
     def add(self, keys: NDArray[Any]) -> None:
-        """Puts in keys that were never in the set."""
+        """Puts in keys that were never in the set, or that were discarded while the range still held them."""
         self._count += len(keys)
+        if self._head < self._tail:  # `remaining` knows of these again
+            keys = keys[(keys < self._head) | (keys >= self._tail)]
         near = self._belongs_in_front(keys)
         if near.any():
             added = np.sort(keys[near])
@@ -111,7 +113,7 @@ class LazyOrder:
 
     def _spill(self) -> None:
         """Keeps the front short where many small keys arrive: its larger half goes to the bag."""
-        if len(self._front) > 2 * self._refill_size + _LEAST_REFILL:
+        if self._head == self._tail and len(self._front) > 2 * self._refill_size + _LEAST_REFILL:
             kept, spilled = np.split(self._front, [self._refill_size])
             self._front, self._limit = kept.copy(), kept[-1]
             self._bag.append(spilled)

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from dps_ray.beliefs import rates
 from dps_ray.beliefs.hmm import Floats
 from dps_ray.selection.pooled.shrinkage import shrunk, towards_the_pool
-from dps_ray.selection.pooled.state_dynamics import FIRST_PRIOR, Found, Labels, kept, of_clusters
+from dps_ray.selection.pooled.state_dynamics import (
+    FIRST_PRIOR,
+    Found,
+    Labels,
+    kept,
+    of_clusters,
+    weakened,
+)
 
 _BINS = 15
 
@@ -90,6 +97,14 @@ class RateDynamics:
 
     def _likelihood(self, found: Found) -> Floats:
         return rates.likelihood(self._grid, found.successes, found.responses)
+
+    def weaken(self, weight: float) -> None:
+        """Keeps this part of what evidence showed, as a run begins."""
+        part = weakened(self._first_states, weight)
+        self._first *= part
+        self._first_states *= part
+        self._pool = self._pool._replace(moves=weight * self._pool.moves)
+        self._refresh()
 
     def _refresh(self) -> None:
         """Computes transitions and beliefs from the counts."""

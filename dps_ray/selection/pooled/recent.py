@@ -63,6 +63,13 @@ class Recent(NamedTuple):
         """Returns how often each was used up: int64 (n,)."""
         return self.lap + self.uses // max_uses
 
+    def rest(self, step: int, usual: int, pool: int) -> int:
+        """Returns the steps of rest that leave half of so many prompts, `usual` at most."""
+        age = np.minimum(step - self.seen_at, usual)
+        # In the last step, the last two, and so on:
+        tried = np.bincount(age, minlength=usual + 1)[:usual].cumsum()
+        return int(np.count_nonzero(2 * tried <= pool))
+
     def tried_again(self, rows: NDArray[np.integer], step: int, parameters: Floats) -> "Recent":
         """After a step in which these rows were tried, after which all have these parameters."""
         seen_at, uses = self.seen_at.copy(), self.uses.copy()

@@ -33,6 +33,7 @@ Labels = NDArray[np.integer]
 # Counts of the pool before anything is seen: a third of a prompt for each state; of each from-state three
 # moves, nine in ten of them to itself.
 FIRST_PRIOR = np.full(3, 1 / 3)
+MOST_BEGUN = 100.0  # prompts; see `weakened`
 MOVES_PRIOR = 3 * (0.85 * np.eye(3) + 0.05)
 
 
@@ -55,6 +56,17 @@ def kept(cluster_decay: float, first_labels: Labels, clusters: int) -> Floats:
     """Returns the share of its counts of first visits that each cluster keeps over a step with these visits: (C,)."""
     visited = np.bincount(first_labels, minlength=clusters) > 0
     return np.where(visited, cluster_decay, cluster_decay**0.25)
+
+
+def weakened(states: Floats, weight: float) -> Floats:
+    """Returns the share of its counts of first visits that each cluster begins a run with: (C,).
+
+    states: (3, C), the counts of evidence. A cluster begins with `MOST_BEGUN` prompts at most, so that the first steps of the
+    run can outweigh any number of prompts that were evaluated before it.
+    """
+    total = states.sum(axis=0)
+    part: Floats = weight * MOST_BEGUN / np.maximum(total, MOST_BEGUN)
+    return part
 
 
 def of_clusters(counts: NDArray[np.generic], clusters: int) -> NDArray[Any]:
@@ -139,6 +151,12 @@ class StateDynamics:
             self._joined(evidence, posterior, labels),
             self._joined(nothing.reshape(3, 3, -1), start, first_labels),
         )
+
+    def weaken(self, weight: float) -> None:
+        """Keeps this part of what evidence showed, as a run begins."""
+        self._first *= weakened(self._first, weight)
+        self._moves *= weight
+        self._refresh()
 
     def _refresh(self) -> None:
         """Computes transitions and beliefs from the counts."""

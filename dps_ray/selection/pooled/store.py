@@ -20,6 +20,7 @@ from dps_ray.selection.choice import Selection, check_size, merge
 from dps_ray.selection.clusters import Clusters, number_within
 from dps_ray.selection.coverage import REST, ROUND
 from dps_ray.selection.draws import largest, log_weights, tempered
+from dps_ray.selection.evidence import Evidence, held_by
 from dps_ray.selection.outcomes import checked
 from dps_ray.selection.pool.index import PromptIndex
 from dps_ray.selection.pooled.growth import translated
@@ -28,9 +29,9 @@ from dps_ray.selection.pooled.rate_dynamics import RateDynamics
 from dps_ray.selection.pooled.recent import Recent
 from dps_ray.selection.pooled.state_dynamics import Found, StateDynamics
 from dps_ray.selection.pooled.waiting import Waiting, keys_of
-from dps_ray.selection.pooled.whole_step import clustered
+from dps_ray.selection.pooled.whole_step import clustered, step_keys
 from dps_ray.selection.selector import Context, Selector, check_settings
-from dps_ray.selection.settings import ClusterSettings
+from dps_ray.selection.settings import BeliefSettings, ClusterSettings
 from dps_ray.setting_types import Share
 
 _USUAL_REST = 20  # steps, unless it is set
@@ -61,7 +62,7 @@ class PooledStore:
             not one cluster for each.
     """
 
-    class Settings(ClusterSettings):
+    class Settings(ClusterSettings, BeliefSettings):
         cluster_decay: Share = 0.9
         """Weight of the past in the counts of a cluster; its fourth root in a step that tried none of its waiting
         prompts."""
@@ -110,7 +111,7 @@ class PooledStore:
         rest: int | None = None,
         max_uses: int | None = None,
     ) -> None:
-        self.seed, self.step = int(seed), 0
+        self.seed = int(seed)
         self.observation, self.group_size = observation, int(group_size)
         self.cluster_decay, self.decay = float(cluster_decay), float(decay)
         self.strength = float(strength)
@@ -135,19 +136,21 @@ class PooledStore:
         by_position = np.empty(len(known), dtype=np.int64)
         by_position[self._index.positions(known)] = np.arange(len(known))
         self._clusters = clusters.take(by_position)
-        self._waiting = Waiting(self._clusters)
         self._dynamics: StateDynamics | RateDynamics = (
             RateDynamics(len(clusters.sizes), self.cluster_decay, self.group_size)
             if observation == "counts"
             else StateDynamics(len(clusters.sizes), self.cluster_decay, self.decay, self.strength)
         )
+        self._aside = np.empty(0, dtype=np.int64)  # ids of all shards that cannot be used
+        self._let_all_wait()
+
+    def _let_all_wait(self) -> None:
+        """Makes every prompt one that was never tried."""
+        self.step = self._seen = 0  # steps, and prompts ever observed
+        self._waiting = Waiting(self._clusters)
         self._recent = Recent.none(self._dynamics.width)
         self._mine = np.empty(0, dtype=np.int64)  # positions of the recent, -1 of another shard's
-        self._times = np.zeros(len(known), dtype=np.int32)
-        self._seen = 0  # prompts ever observed
-        self._aside = np.empty(
-            0, dtype=np.int64
-        )  # ids of all shards that cannot be used, ascending
+        self._times = np.zeros(len(self), dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -201,16 +204,10 @@ class PooledStore:
         )
         if self.max_uses is not None:
             score -= ROUND * recent.rounds(self.max_uses)
-        return score - REST * np.maximum(self._rest() - (self.step - recent.seen_at), 0)
-
-    def _rest(self) -> int:
-        """Steps of rest at present."""
-        if self.rest is not None:
-            return self.rest
-        age = np.minimum(self.step - self._recent.seen_at, _USUAL_REST)
-        # In the last step, the last two, and so on:
-        tried = np.bincount(age, minlength=_USUAL_REST + 1)[:_USUAL_REST].cumsum()
-        return int(np.count_nonzero(2 * tried <= self._waiting.sizes.sum()))
+        rest = self.rest
+        if rest is None:
+            rest = self._recent.rest(self.step, _USUAL_REST, int(self._waiting.sizes.sum()))
+        return score - REST * np.maximum(rest - (self.step - recent.seen_at), 0)
 
     # --- learning ---------------------------------------------------------------------------------
 
@@ -247,15 +244,20 @@ class PooledStore:
         )
         self._forget_the_oldest(recent.joined(new))
 
+    def begin(self, evidence: Evidence) -> None:
+        """Has the clusters begin with evidence, while all prompts wait; see `dps_ray.selection.evidence`."""
+        for found in evidence.steps():
+            self.observe(held_by(self._index, found), found)
+        self._dynamics.weaken(evidence.weight)
+        self._let_all_wait()
+
     def set_aside(self, whole: Observation) -> None:
         """Takes prompts that cannot be used out of their clusters, in which they would otherwise be the next for ever.
 
         whole: those of all shards, with clusters and ranks.
         """
         known = clustered(whole, self._index, self._waiting)
-        assert known.clusters is not None
-        assert known.ranks is not None
-        self._waiting.take_for_good(keys_of(known.clusters, known.ranks))
+        self._waiting.take_for_good(step_keys(known))
         self._aside = np.union1d(self._aside, known.ids)
 
     def _forget_the_oldest(self, recent: Recent) -> None:
@@ -263,9 +265,7 @@ class PooledStore:
         positions, here = self._index.find(recent.ids)
         keys = keys_of(recent.labels, recent.ranks)
         old = recent.seen_at <= self.step - max(_RECENT, self.rest or 0)
-        if (
-            self.max_uses is not None
-        ):  # a prompt that was used up again must not wait in the same lap
+        if self.max_uses is not None:  # one that was used up again must not wait in the same lap
             old &= recent.rounds(self.max_uses) <= self._waiting.laps_of(keys)
         self._waiting.put_back(keys[old])
         self._recent = recent.take(~old)

@@ -4,7 +4,7 @@ import numpy as np
 
 from dps_ray.beliefs.states import Observation
 from dps_ray.selection.pool.index import PromptIndex
-from dps_ray.selection.pooled.waiting import Waiting
+from dps_ray.selection.pooled.waiting import Keys, Waiting, keys_of
 
 
 def clustered(whole: Observation, index: PromptIndex, waiting: Waiting) -> Observation:
@@ -31,3 +31,10 @@ def clustered(whole: Observation, index: PromptIndex, waiting: Waiting) -> Obser
             f"prompt {whole.ids[row]} is number {ranks[row]} of cluster {labels[row]}: there is none"
         )
     return whole
+
+
+def step_keys(whole: Observation) -> Keys:
+    """Returns the keys of the prompts of a step, which has clusters and ranks."""
+    assert whole.clusters is not None
+    assert whole.ranks is not None
+    return keys_of(whole.clusters, whole.ranks)
