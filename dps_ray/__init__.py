@@ -8,6 +8,7 @@ store.observe(Observation(batch.ids, states))  # what became of them; one step f
 from typing import TYPE_CHECKING, Any
 
 from dps_ray.beliefs.states import PARTIAL, SOLVED, UNSOLVED, Observation
+from dps_ray.sampler.prompt_sampler import PromptSampler
 from dps_ray.selection.choice import Selection, merge
 from dps_ray.selection.methods.dps import BeliefStore
 from dps_ray.selection.methods.uniform import UniformSelector
@@ -23,6 +24,7 @@ __all__ = [
     "BeliefStore",
     "Config",
     "Observation",
+    "PromptSampler",
     "Selection",
     "Selector",
     "UniformSelector",
