@@ -4,14 +4,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from dps_ray.paths import expanded
+from dps_ray.plain_settings import Count, Limits, Natural, Share
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0.0)]
+__all__ = [
+    "HOME",
+    "TEMPLATE",
+    "Count",
+    "Natural",
+    "NullableSettings",
+    "Seconds",
+    "Settings",
+    "Share",
+    "each_text",
+]
+
+Seconds = Annotated[float, Limits(gt=0.0)]
 
 
 def each_text(change: Callable[[str], str]) -> BeforeValidator:

@@ -16,16 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from dps_ray.beliefs.settings import StateSettings
 from dps_ray.beliefs.states import PARTIAL
-from dps_ray.errors import CheckpointError, ConfigError, SamplerError
+from dps_ray.errors import ConfigError, SamplerError
 from dps_ray.sampler.keys import KeyTable
 from dps_ray.sampler.measures import Measures
 from dps_ray.sampler.open_step import OpenStep, scored_responses
 from dps_ray.sampler.pool import Kind, Pool, kinds_of
+from dps_ray.sampler.pool_selector import PoolSelector, Recipe
 from dps_ray.sampler.saved import Saved
-from dps_ray.selection import methods
-from dps_ray.selection.mixture import Mixture, observed_in
-from dps_ray.selection.selector import Context
-from dps_ray.selection.settings import ClusterSettings
+from dps_ray.selection.mixture import observed_in
 
 
 class Resumed(NamedTuple):
@@ -95,42 +93,20 @@ class PromptSampler:
         threshold: float = 1.0,
         **settings: Any,
     ) -> None:
-        if group_size < 2:
-            raise ConfigError(f"group_size={group_size}: a group needs 2 responses or more")
         if batch is not None and batch < 1:
             raise ConfigError(f"batch={batch}: write 1 or more, or None")
-        keys = list(keys) if not isinstance(keys, (Sequence, np.ndarray)) else keys
+        keys = keys if isinstance(keys, (Sequence, np.ndarray)) else list(keys)
+        self._recipe = Recipe.of(method, settings, seed, group_size, states)
         self._table = KeyTable(keys)
         self._kinds = kinds_of(self._table, keys, kinds)
-        self._group_size, self._seed, self._method = int(group_size), int(seed), method
         self._batch, self._threshold = batch, float(threshold)
-        if isinstance(states, StateSettings):
-            self._states = states
-        else:
-            self._states = StateSettings(
-                **({"rule": states} if isinstance(states, str) else states or {})
-            )
-        self._settings = methods.load(method).Settings(**settings)
-        try:
-            self._settings.check(self._states)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        self._pool = Pool.of(self._table, self._kinds)
-        self._selector = self._made(self._pool)
+        self._selector = PoolSelector(self._recipe, Pool.of(self._table, self._kinds))
         self._lock = threading.RLock()
         self._in_flight: dict[int, float] = {}  # P(partial) when it was taken, by id, oldest first
         self._open = OpenStep()
         self._measures = Measures()
         self._largest_take = self._most_in_flight = 0
         self._has_warned = False
-
-    def _made(self, pool: Pool) -> Mixture:
-        """A new selector over a pool, as a belief shard holds it."""
-        clusters = None
-        if isinstance(self._settings, ClusterSettings):
-            clusters = pool.clusters(self._seed)
-        context = Context(self._seed, len(pool.ids), self._group_size, self._states, clusters)
-        return Mixture([methods.make(self._method, pool.ids, self._settings, context)])
 
     def __len__(self) -> int:
         """How many prompts the pool has."""
@@ -158,7 +134,7 @@ class PromptSampler:
                 self._close()
             busy = self._busy()
             free = min(n, len(self) - len(busy))
-            (chosen,) = self._selector.select(free, [np.union1d(busy, self._pool.gone)])
+            chosen = self._selector.select(free, busy)
             taken = dict(
                 zip(chosen.ids.tolist(), chosen.predicted[:, PARTIAL].tolist(), strict=True)
             )
@@ -275,24 +251,13 @@ class PromptSampler:
         step, self._open = self._open, OpenStep()
         if not len(step):
             return False
-        observation = step.observation(self._states, self._settings.learns_from_rewards)
-        (selector,) = self._selector.selectors
-        first = selector.times_sampled(observation.ids) == 0
-        self._selector.observe(observation)
-        self._measures.note(
-            observation,
-            step.predicted(observation.ids.tolist()),
-            first,
-            self._drawn(first),
-            self._pool.kinds(observation.ids),
-        )
+        rule, with_rewards = self._recipe.states, self._recipe.settings.learns_from_rewards
+        observation = step.observation(rule, with_rewards)
+        first, drawn = self._selector.observe(observation)
+        predicted = step.predicted(observation.ids.tolist())
+        kinds = self._selector.pool.kinds(observation.ids)
+        self._measures.note(observation, predicted, first, drawn, kinds)
         return True
-
-    def _drawn(self, first: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which prompts of a step were drawn uniformly within their kind, by which were observed for the first time."""
-        if self._method == "uniform":
-            return np.ones_like(first)
-        return first if self._method in methods.BUILT_IN else np.zeros_like(first)
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -321,7 +286,7 @@ flight when reported; prompts taken again while in flight |
         """
         with self._lock:
             return {
-                **self._measures.metrics(self._pool.sizes),
+                **self._measures.metrics(self._selector.pool.sizes),
                 "in_flight": float(len(self._in_flight)),
                 "open_groups": float(len(self._open)),
             }
@@ -336,8 +301,8 @@ flight when reported; prompts taken again while in flight |
         """
         with self._lock:
             return Saved(
-                self._method,
-                self._pool,
+                self._recipe.method,
+                self._selector.pool,
                 self._selector.snapshot(),
                 self._open.state_dict(),
                 self._measures.state_dict(),
@@ -355,34 +320,20 @@ flight when reported; prompts taken again while in flight |
             CheckpointError: it is of another method, or of other settings. This sampler is unchanged.
         """
         saved = Saved.of(state)
-        if saved.method != self._method:
-            raise CheckpointError(
-                f"the state is of method={saved.method!r}, and this sampler has {self._method!r}; make it with the same"
-            )
-        if bool(saved.pool.names) != (self._kinds is not None):
-            raise CheckpointError(
-                f"the state was saved {'with' if saved.pool.names else 'without'} kinds, and this sampler was made "
-                f"{'without' if saved.pool.names else 'with'}; kinds must stay from the start"
-            )
-        observed = observed_in(saved.selector)
-        pool = Pool.of(self._table, self._kinds, saved.pool.names).after(saved.pool, observed)
-        selector = self._made(pool)
-        try:
-            selector.load_state(saved.selector)
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"the sampler cannot go on from this state: {error}") from error
+        saved.check(self._recipe.method, has_kinds=self._kinds is not None)
         before = np.setdiff1d(saved.pool.ids, saved.pool.gone)
-        known = len(np.intersect1d(observed, self._table.ids))
+        known = np.intersect1d(observed_in(saved.selector), self._table.ids)
+        pool = Pool.of(self._table, self._kinds, saved.pool.names)
+        selector = PoolSelector.resumed(self._recipe, pool, saved.pool, saved.selector)
         with self._lock:
-            self._pool, self._selector = pool, selector
-            self._in_flight = {}
+            self._selector, self._in_flight = selector, {}
             self._open = OpenStep.restored(saved.open_step, self._table.ids)
             self._measures = Measures.restored(saved.measures)
-            self._measures.total["distinct"] = float(known)
+            self._measures.total["distinct"] = float(len(known))
             self._largest_take, self._most_in_flight = saved.sizes.tolist()
         return Resumed(
             added=len(np.setdiff1d(self._table.ids, before)),
             dropped=len(np.setdiff1d(before, self._table.ids)),
-            known=known,
+            known=len(known),
             freed=len(np.intersect1d(saved.in_flight, self._table.ids)),
         )

@@ -80,6 +80,18 @@ class Saved(NamedTuple):
                 f"this is no state of a PromptSampler: it has no {error}; give what `state_dict` returned"
             ) from None
 
+    def check(self, method: str, has_kinds: bool) -> None:
+        """Raises CheckpointError unless a sampler of this method, with or without kinds, can go on from this."""
+        if self.method != method:
+            raise CheckpointError(
+                f"the state is of method={self.method!r}, and this sampler has {method!r}; make it with the same"
+            )
+        if bool(self.pool.names) != has_kinds:
+            raise CheckpointError(
+                f"the state was saved {'with' if self.pool.names else 'without'} kinds, and this sampler was made "
+                f"{'with' if has_kinds else 'without'}; keep them as they were from the start"
+            )
+
 
 def _plain(value: Any) -> Any:
     """A value as it was before it was written as an array."""

@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
-
 from dps_ray.beliefs.settings import StateSettings
+from dps_ray.plain_settings import Count, Limits, Natural, PlainSettings, Share
 from dps_ray.plugins import load_object, spec_of
-from dps_ray.setting_types import Count, Natural, Settings, Share
 
 
-class SelectorSettings(Settings):
+class SelectorSettings(PlainSettings):
     """Limits on how soon and how often a prompt comes again, and base of the settings of every method."""
 
     rest: Natural | None = None
@@ -35,7 +33,7 @@ class SelectorSettings(Settings):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By a name that another process finds, which has not imported the file of a user's own class.
-        return _restored, (spec_of(type(self)), dict(self))
+        return _restored, (spec_of(type(self)), dict(vars(self)))
 
 
 class ClusterSettings(SelectorSettings):
@@ -50,11 +48,11 @@ class ClusterSettings(SelectorSettings):
 class DrawSettings(SelectorSettings):
     """Of a method that takes the prompts with the best scores, or draws by them."""
 
-    temperature: Annotated[float, Field(gt=0.0)] | None = None
+    temperature: Annotated[float, Limits(gt=0.0)] | None = None
     """Prompts are drawn without replacement with weight score^(1 / temperature): small is greedy, large uniform.
     null: the best are taken."""
 
 
 def _restored(spec: str, values: Mapping[str, Any]) -> SelectorSettings:
-    settings: SelectorSettings = load_object(spec, "selector", "class").model_validate(values)
+    settings: SelectorSettings = load_object(spec, "selector", "class")(**values)
     return settings
