@@ -5,11 +5,21 @@ settings come from files, `dps_ray.config` has pydantic read the same declaratio
 """
 
 import dataclasses
-import functools
+import operator
 import types
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 from typing import get_type_hints as hints_of
 
 from dps_ray.errors import ConfigError
@@ -24,6 +34,13 @@ else:  # Python 3.10 has none, and only type checkers look at it
 
 T = TypeVar("T", bound="PlainSettings")
 
+_BOUNDS = (
+    ("ge", operator.ge, "{:g} or more"),
+    ("gt", operator.gt, "above {:g}"),
+    ("le", operator.le, "{:g} or less"),
+    ("lt", operator.lt, "below {:g}"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -36,19 +53,16 @@ class Limits:
 
     def check(self, value: float) -> None:
         """Raises ConfigError where a value is outside."""
-        for limit, fits, said in (
-            (self.ge, lambda limit: value >= limit, "or more"),
-            (self.gt, lambda limit: value > limit, "at least, and not that itself"),
-            (self.le, lambda limit: value <= limit, "or less"),
-            (self.lt, lambda limit: value < limit, "at most, and not that itself"),
-        ):
-            if limit is not None and not fits(limit):
-                raise ConfigError(f"it must be {limit:g} {said}")
+        for name, fits, said in _BOUNDS:
+            limit = getattr(self, name)
+            if limit is not None and not fits(value, limit):
+                raise ConfigError(f"it must be {said.format(limit)}")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         """The limits as pydantic has them."""
         given = {name: limit for name, limit in vars(self).items() if limit is not None}
-        return {**handler(source), **given}
+        schema: dict[str, Any] = handler(source)
+        return schema | given
 
 
 Share = Annotated[float, Limits(ge=0.0, le=1.0)]
@@ -70,6 +84,7 @@ class PlainSettings:
     ValueError.
     """
 
+    _types: ClassVar[Mapping[str, Any]]  # see `types_of`
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012, pydantic looks for this very name
 
     def __init_subclass__(cls, **given: Any) -> None:
@@ -100,7 +115,7 @@ def made(kind: type[T], given: Mapping[str, Any]) -> T:
             )
     missing = [
         field.name
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        for field in _fields(kind)
         if field.default is dataclasses.MISSING and field.name not in given
     ]
     if missing:
@@ -113,11 +128,18 @@ def made(kind: type[T], given: Mapping[str, Any]) -> T:
         raise ConfigError(str(error)) from None
 
 
-@functools.cache
-def types_of(kind: Any) -> dict[str, Any]:
+def types_of(kind: type[PlainSettings]) -> Mapping[str, Any]:
     """Returns the settings of a class and their types, in the order of declaration."""
-    hints = hints_of(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    found: Mapping[str, Any] | None = vars(kind).get("_types")
+    if found is None:
+        hints = hints_of(kind, include_extras=True)
+        found = {field.name: hints[field.name] for field in _fields(kind)}
+        kind._types = found
+    return found
+
+
+def _fields(kind: type[PlainSettings]) -> tuple["dataclasses.Field[Any]", ...]:
+    return dataclasses.fields(kind)  # type: ignore[arg-type]  # every subclass is a dataclass
 
 
 def _fitted(value: Any, wanted: Any) -> Any:

@@ -44,7 +44,7 @@ def is_group(kind: Any) -> bool:
 
 def settings_in(group: type[BaseModel] | type[PlainSettings]) -> Mapping[str, FieldInfo]:
     """The settings of a group by their names, as pydantic describes them."""
-    return group.model_fields if issubclass(group, BaseModel) else _described(group)
+    return group.model_fields if issubclass(group, BaseModel) else _described(group)  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def _texts(kind: type) -> dict[str, str]:
     """The texts below the settings that a class itself declares; none where its source is not to be had."""
     try:
         (declared,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    except (OSError, TypeError):
+    except (OSError, TypeError, SyntaxError):
         return {}
     assert isinstance(declared, ast.ClassDef)
     return {
