@@ -78,21 +78,23 @@ class OpenStep:
         self._predicted: dict[int, float] = {}
         self._settled: set[int] = set()
 
-    def add(self, identity: int, scored: Scored, predicted: float) -> None:
-        """Adds responses to a prompt. predicted: P(partial) when it was taken, NaN if that is not known."""
+    def add(self, identity: int, scored: Scored) -> None:
+        """Adds responses to a prompt that was settled."""
         self._groups.setdefault(identity, []).append(scored)
+
+    def settle(self, identity: int, predicted: float) -> None:
+        """Notes that a prompt was reported, or given up.
+
+        predicted: P(partial) when it was taken, NaN if that is not known.
+        """
+        self._settled.add(identity)
         if np.isnan(self._predicted.get(identity, np.nan)):
             self._predicted[identity] = predicted
-        self._settled.add(identity)
-
-    def settle(self, identity: int) -> None:
-        """Notes that nothing will be observed of a prompt that was taken."""
-        self._settled.add(identity)
 
     @property
-    def settled(self) -> int:
-        """How many prompts were reported or given up."""
-        return len(self._settled)
+    def settled(self) -> set[int]:
+        """Prompts that were reported or given up."""
+        return self._settled
 
     @property
     def ids(self) -> set[int]:
@@ -158,5 +160,6 @@ class OpenStep:
         )
         for identity, rewards, accuracies, predicted, here in rows:
             if here:
-                step.add(identity, Scored(rewards, accuracies), predicted)
+                step.settle(identity, predicted)
+                step.add(identity, Scored(rewards, accuracies))
         return step

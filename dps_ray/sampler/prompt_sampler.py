@@ -205,13 +205,18 @@ class PromptSampler:
             scored_responses(each, its, self._threshold)
             for each, its in zip(given, right, strict=True)
         ]
-        scored = {i for i, group in zip(ids, groups, strict=True) if len(group.rewards)}
         with self._lock:
-            predicted = {i: self._in_flight.pop(i, np.nan) for i in dict.fromkeys(ids)}
+            distinct = list(dict.fromkeys(ids))
+            late = [i for i in distinct if i not in self._in_flight and i not in self._open.settled]
+            self._measures.count("late", len(late))
+            for identity in distinct:
+                self._open.settle(identity, self._in_flight.pop(identity, np.nan))
+            scored = set()
             for identity, group in zip(ids, groups, strict=True):
                 if len(group.rewards):
-                    self._open.add(identity, group, predicted[identity])
-            self._give_up(predicted.keys() - scored, "failed")
+                    self._open.add(identity, group)
+                    scored.add(identity)
+            self._measures.count("failed", len(distinct) - len(scored))
             self._close_if_full()
 
     def release(self, keys: Iterable[Hashable] | None = None) -> None:
@@ -225,15 +230,10 @@ class PromptSampler:
         ids = None if keys is None else self._table.ids_of(keys)
         with self._lock:
             free = [i for i in (self._in_flight if ids is None else ids) if i in self._in_flight]
-            for identity in free:
-                del self._in_flight[identity]
-            self._give_up(free, "released")
+            for identity in dict.fromkeys(free):
+                self._open.settle(identity, self._in_flight.pop(identity))
+                self._measures.count("released")
             self._close_if_full()
-
-    def _give_up(self, ids: Iterable[int], why: str) -> None:
-        for identity in ids:
-            self._open.settle(identity)
-            self._measures.count(why)
 
     def tick(self) -> bool:
         """Closes the open step, however few groups it has. Returns False, and does nothing, where it has none."""
@@ -244,7 +244,7 @@ class PromptSampler:
         batch = self._batch
         if batch is None:
             batch = self._largest_take if self._largest_take > 1 else self._most_in_flight
-        if self._open.settled >= max(batch, 1):
+        if len(self._open.settled) >= max(batch, 1):
             self._close()
 
     def _close(self) -> bool:
@@ -274,8 +274,8 @@ of them that was partial: equal where beliefs are calibrated; `..._mean` of all 
         | `distinct`, `coverage` | prompts observed at least once, and their share of the pool |
         | `steps`, `groups` | steps closed, and groups observed in them |
         | `in_flight`, `open_groups` | prompts in flight, and groups in the open step |
-        | `failed`, `released`, `late`, `retaken` | groups without any reward; prompts given back; groups that were not in \
-flight when reported; prompts taken again while in flight |
+        | `failed`, `released`, `late`, `retaken` | reports without any reward; prompts given back; prompts that were not in \
+flight when reported, nor reported in the open step; prompts taken again while in flight |
 
         `uniform_ratio` is estimated from *first visits*. Nothing tells prompts never observed of one kind apart but a seeded
         hash, so first visits are a uniform sample of their kind, with every built-in method. Each stands for as many
