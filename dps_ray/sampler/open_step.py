@@ -10,6 +10,7 @@ from dps_ray.beliefs.settings import StateSettings
 from dps_ray.beliefs.state_rules import successes
 from dps_ray.beliefs.states import Observation, observed_groups
 from dps_ray.errors import SamplerError
+from dps_ray.sampler.pool import among
 
 Floats = NDArray[np.float64]
 
@@ -146,16 +147,16 @@ class OpenStep:
 
     @classmethod
     def restored(cls, state: Mapping[str, NDArray[Any]], known: NDArray[np.int64]) -> "OpenStep":
-        """Returns the step that gave this state, without prompts that are not among `known` ids."""
+        """Returns the step that gave this state, without prompts that are not among the `known` ids, ascending."""
         step = cls()
-        step._settled = set(state["settled"][np.isin(state["settled"], known)].tolist())
+        step._settled = set(state["settled"][among(state["settled"], known)].tolist())
         ends = np.cumsum(state["sizes"])
         rows = zip(
             state["ids"].tolist(),
             np.split(state["rewards"], ends[:-1]),
             np.split(state["accuracies"], ends[:-1]),
             state["predicted"].tolist(),
-            np.isin(state["ids"], known).tolist(),
+            among(state["ids"], known).tolist(),
             strict=False,  # `np.split` gives one empty part where there is no group
         )
         for identity, rewards, accuracies, predicted, here in rows:

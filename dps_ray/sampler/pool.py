@@ -44,13 +44,21 @@ def kinds_of(
     return [given[place] for place in table.order.tolist()]
 
 
+def among(ids: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each id is one of these, which are ascending: bool (n,)."""
+    if not len(known):
+        return np.zeros(len(ids), dtype=bool)
+    found: NDArray[np.bool_] = known.take(np.searchsorted(known, ids), mode="clip") == ids
+    return found
+
+
 class Pool(NamedTuple):
     """What a selector is made over. It does not depend on the order of keys.
 
     ids:    int64 (N,), ascending
     labels: int32 (N,), the kind of each; all 0 where there are no kinds
     names:  of the kinds, by label
-    gone:   int64, ids of prompts that were observed and whose keys are not in the pool any more; they are in `ids`, and
+    gone:   int64, ascending, ids of prompts that were observed and whose keys are not in the pool any more; they are in `ids`, and
             are never selected
     last:   int64, ids of prompts that come last in their kind, as they were observed before the pool changed
     """
@@ -73,7 +81,7 @@ class Pool(NamedTuple):
 
     def after(self, before: "Pool", observed: NDArray[np.int64]) -> "Pool":
         """Returns this pool with what an earlier one, of which these ids were observed, leaves to it."""
-        gone = np.setdiff1d(observed, self.ids)
+        gone = np.sort(observed[~among(observed, self.ids)])
         ids = np.concatenate([self.ids, gone])
         labels = np.concatenate(
             [self.labels, before.labels[np.searchsorted(before.ids, gone)]]
@@ -90,7 +98,7 @@ class Pool(NamedTuple):
     @property
     def sizes(self) -> NDArray[np.int64]:
         """How many prompts that can be selected each kind has: int64 (C,)."""
-        here = ~np.isin(self.ids, self.gone)
+        here = ~among(self.ids, self.gone)
         return np.bincount(self.labels[here], minlength=len(self.names)).astype(np.int64)
 
     def kinds(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -20,7 +20,7 @@ from dps_ray.errors import ConfigError, SamplerError
 from dps_ray.sampler.keys import KeyTable
 from dps_ray.sampler.measures import Measures
 from dps_ray.sampler.open_step import OpenStep, scored_responses
-from dps_ray.sampler.pool import Kind, Pool, kinds_of
+from dps_ray.sampler.pool import Kind, Pool, among, kinds_of
 from dps_ray.sampler.pool_selector import PoolSelector, Recipe
 from dps_ray.sampler.saved import Saved
 from dps_ray.selection.mixture import observed_in
@@ -321,19 +321,19 @@ flight when reported, nor reported in the open step; prompts taken again while i
         """
         saved = Saved.of(state)
         saved.check(self._recipe.method, has_kinds=self._kinds is not None)
-        before = np.setdiff1d(saved.pool.ids, saved.pool.gone)
-        known = np.intersect1d(observed_in(saved.selector), self._table.ids)
+        before = saved.pool.ids[~among(saved.pool.ids, saved.pool.gone)]
+        known = among(observed_in(saved.selector), self._table.ids)
         pool = Pool.of(self._table, self._kinds, saved.pool.names)
         selector = PoolSelector.resumed(self._recipe, pool, saved.pool, saved.selector)
         with self._lock:
             self._selector, self._in_flight = selector, {}
             self._open = OpenStep.restored(saved.open_step, self._table.ids)
             self._measures = Measures.restored(saved.measures)
-            self._measures.total["distinct"] = float(len(known))
+            self._measures.total["distinct"] = float(known.sum())
             self._largest_take, self._most_in_flight = saved.sizes.tolist()
         return Resumed(
-            added=len(np.setdiff1d(self._table.ids, before)),
-            dropped=len(np.setdiff1d(before, self._table.ids)),
-            known=len(known),
-            freed=len(np.intersect1d(saved.in_flight, self._table.ids)),
+            added=int(np.count_nonzero(~among(self._table.ids, before))),
+            dropped=int(np.count_nonzero(~among(before, self._table.ids))),
+            known=int(known.sum()),
+            freed=int(among(saved.in_flight, self._table.ids).sum()),
         )
