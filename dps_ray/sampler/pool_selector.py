@@ -1,6 +1,7 @@
 """A selection method over the pool of a sampler."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +52,11 @@ class Recipe(NamedTuple):
             chosen.check(states)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        built_in = method in methods.BUILT_IN
+        if built_in and chosen.learns_from_rewards and find_spec("scipy") is None:
+            raise ConfigError(
+                f"method={method} learns from rewards with scipy, which is not installed: pip install 'dps_ray[methods]'"
+            )
         return cls(method, chosen, int(seed), int(group_size), states)
 
 
