@@ -14,7 +14,7 @@ RUN apt-get update \
 WORKDIR /opt/dps_ray
 # The user of this image may not write beside the packages, so each start would compile them anew.
 ENV UV_COMPILE_BYTECODE=1
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml PACKAGE.md LICENSE ./
 COPY requirements requirements
 RUN pip install --no-cache-dir "uv==0.9.30" \
  && if [ "$BUILD" = cpu ]; then torch="--torch-backend cpu"; fi \

@@ -8,6 +8,8 @@ store.observe(Observation(batch.ids, states))  # what became of them; one step f
 from typing import TYPE_CHECKING, Any
 
 from dps_ray.beliefs.states import PARTIAL, SOLVED, UNSOLVED, Observation
+from dps_ray.errors import ConfigError
+from dps_ray.sampler.prompt_sampler import PromptSampler
 from dps_ray.selection.choice import Selection, merge
 from dps_ray.selection.methods.dps import BeliefStore
 from dps_ray.selection.methods.uniform import UniformSelector
@@ -23,6 +25,7 @@ __all__ = [
     "BeliefStore",
     "Config",
     "Observation",
+    "PromptSampler",
     "Selection",
     "Selector",
     "UniformSelector",
@@ -32,7 +35,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "Config":  # when it is asked for: a selector needs none of the other settings
-        from dps_ray.config import Config
-
+        try:
+            from dps_ray.config import Config
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"{error.name} is not installed, and Config needs it: pip install 'dps_ray[train]'"
+            ) from error
         return Config
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

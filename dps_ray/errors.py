@@ -35,6 +35,11 @@ class DataError(DPSError, ValueError):
     """A data file is missing or malformed; the message names the file, the row and the column."""
 
 
+class SamplerError(DPSError, ValueError):
+    """A call to a `PromptSampler` cannot be right: an unknown key, rewards that do not fit it, more prompts than there are.
+    The call has changed nothing."""
+
+
 class ModelError(DPSError, ValueError):
     """A model folder is missing or unsuitable: it lacks weights, a tokenizer or a chat template."""
 

@@ -1,37 +1,32 @@
 """Types of settings, and the base class of their groups."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from dps_ray.paths import expanded
+from dps_ray.plain_settings import HOME, Count, EachText, Limits, Natural, Share
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0.0)]
+__all__ = [
+    "HOME",
+    "TEMPLATE",
+    "Count",
+    "EachText",
+    "Natural",
+    "NullableSettings",
+    "Seconds",
+    "Settings",
+    "Share",
+]
 
-
-def each_text(change: Callable[[str], str]) -> BeforeValidator:
-    """Apply this to a setting that is a text or a path, or to each of a list of them."""
-
-    def validate(value: Any) -> Any:
-        if isinstance(value, list):
-            return [validate(item) for item in value]
-        return change(str(value)) if isinstance(value, str | Path) else value
-
-    return BeforeValidator(validate)
+Seconds = Annotated[float, Limits(gt=0.0)]
 
 
 def _template_or_path(text: str) -> str:
     return text if "{{" in text or "{%" in text else expanded(text)
 
 
-HOME = each_text(expanded)
-"""Of settings that are paths: a leading `~` is the home folder."""
-TEMPLATE = each_text(_template_or_path)
+TEMPLATE = EachText(_template_or_path)
 """Of a setting that is a template or a path."""
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from dps_ray.plain_settings import Share
 from dps_ray.selection.methods.scored import ScoredSelector
 from dps_ray.selection.settings import SelectorSettings
-from dps_ray.setting_types import Share
 
 
 class NearestHalf(ScoredSelector):

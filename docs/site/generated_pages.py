@@ -35,6 +35,10 @@ API = {
         "pipelines.training.trainer.StepResult",
         "pipelines.training.trainer.Callback",
     ),
+    "In other trainers": (
+        "dps_ray.sampler.prompt_sampler.PromptSampler",
+        "dps_ray.sampler.prompt_sampler.Resumed",
+    ),
     "Selection": (
         "dps_ray.selection.methods.dps.BeliefStore",
         "dps_ray.selection.methods.uniform.UniformSelector",

@@ -1,14 +1,12 @@
 """Settings of what makes a prompt unsolved, partial or solved: `states.*`."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-
-from dps_ray.setting_types import Settings
+from dps_ray.plain_settings import Limits, PlainSettings
 
 
-class StateSettings(Settings):
+class StateSettings(PlainSettings):
     """What makes a prompt unsolved, partial or solved.
 
     `low`, `high` and `least_std` are for rewards without right and wrong.
@@ -23,13 +21,12 @@ class StateSettings(Settings):
     """Score of a worthless response, such as 0.1 when the right format alone earns 0.1."""
     high: float = 1.0
     """Score of a perfect response."""
-    least_std: Annotated[float, Field(gt=0.0)] = 0.05
+    least_std: Annotated[float, Limits(gt=0.0)] = 0.05
     """Largest sample standard deviation at which the rewards of a group count as equal."""
 
-    @model_validator(mode="after")
-    def _low_is_below_high(self) -> Self:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(
                 f"states.low={self.low} and states.high={self.high}: low must be the smaller, and both finite"
             )
-        return self

@@ -114,6 +114,31 @@ def observed(
     )
 
 
+def observed_groups(
+    ids: ArrayLike,
+    successes: ArrayLike,
+    scores: Sequence[NDArray[np.float64]],
+    with_rewards: bool = False,
+) -> Observation:
+    """Returns the observation of these groups, sorted by id.
+
+    successes: int (n,), responses of each group that count as right.
+    scores: of each group, one for each scored response.
+    with_rewards: adds the mean and the standard deviation of the scores; the deviation of a single score is 0.
+
+    Raises ValueError as `observed` does.
+    """
+    return observed(
+        ids,
+        successes,
+        [len(group) for group in scores],
+        means=[group.mean() for group in scores] if with_rewards else None,
+        deviations=[group.std(ddof=1) if len(group) > 1 else 0.0 for group in scores]
+        if with_rewards
+        else None,
+    )
+
+
 def observation(ids: ArrayLike, accuracies: Sequence[ArrayLike]) -> Observation:
     """Returns the observation of groups by their accuracies: `accuracies[i]` are those of the responses to `ids[i]`.
 

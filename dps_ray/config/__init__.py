@@ -37,11 +37,11 @@ from dps_ray.setting_types import (
     HOME,
     TEMPLATE,
     Count,
+    EachText,
     Natural,
     Seconds,
     Settings,
     Share,
-    each_text,
 )
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "Config",
     "Count",
     "DataSettings",
+    "EachText",
     "EngineResources",
     "EngineSettings",
     "EngineTimeouts",
@@ -78,5 +79,4 @@ __all__ = [
     "TimeoutSettings",
     "VerifierPool",
     "VerifierSettings",
-    "each_text",
 ]

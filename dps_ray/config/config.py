@@ -8,6 +8,7 @@ from pydantic import (
     Field,
     PlainValidator,
     SerializeAsAny,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -62,7 +63,7 @@ def _selector(value: Any, info: ValidationInfo) -> SelectorSettings:
         raise ValueError(
             f"these are settings of another method than {method}: give {kind.__qualname__}(...), or leave method out"
         )
-    return kind.model_validate(value)
+    return TypeAdapter(kind).validate_python(value)
 
 
 class Config(Settings):

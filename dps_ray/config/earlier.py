@@ -6,6 +6,7 @@ All methods once shared one group `selector`, and a run's config.yaml held the s
 from typing import Any
 
 from dps_ray.errors import ConfigError
+from dps_ray.plain_settings import types_of
 from dps_ray.selection import methods
 
 _DEFAULTS = {
@@ -37,7 +38,7 @@ def translated(tree: Any) -> Any:
     if not isinstance(selector, dict) or not selector.keys() >= _OF_TWO_METHODS:
         return tree
     try:
-        own = methods.load(str(tree.get("method", "dps"))).Settings.model_fields
+        own = types_of(methods.load(str(tree.get("method", "dps"))).Settings)
     except ConfigError:
         return tree
     kept = {

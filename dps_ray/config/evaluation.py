@@ -26,11 +26,11 @@ from dps_ray.config import (
     Settings,
     TimeoutSettings,
     VerifierSettings,
-    each_text,
 )
 from dps_ray.paths import expanded_of_named
+from dps_ray.plain_settings import EachText
 
-_NAMED = each_text(expanded_of_named)
+_NAMED = EachText(expanded_of_named)
 
 
 class EvaluatedModels(Settings):

@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from dps_ray.config.tree import fields, shape
+from dps_ray.config.tree import fields, is_group, settings_in, shape
 from dps_ray.errors import ConfigError
 from dps_ray.selection import methods
 from dps_ray.setting_types import Settings
@@ -25,7 +25,7 @@ def _explain(kind: type[Settings], method: Any, error: Any) -> str:
     # pydantic names the branch of a union too (`str`, `list[str]`): no part of the user's key.
     key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(_BRANCHES))
     value = error["input"]
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return "\n".join(
             f"{leaf}={inner!r}: "
             + (
@@ -39,7 +39,7 @@ def _explain(kind: type[Settings], method: Any, error: Any) -> str:
         return f"{' and '.join(missing)} must be set, as in {missing[0]}=..."
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
-        single = key and not isinstance(value, dict | BaseModel)
+        single = key and not (isinstance(value, dict) or is_group(type(value)))
         return f"{key}={value!r}: {message}" if single else message
     message = error["msg"][0].lower() + error["msg"][1:]
     if key.startswith("selector.") and error["type"] == "literal_error":
@@ -50,7 +50,7 @@ def _explain(kind: type[Settings], method: Any, error: Any) -> str:
 def _of_another_method(kind: type[Settings], method: Any, key: str) -> str | None:
     """Which methods have this setting of a selector, if any has."""
     group, _, name = key.partition(".")
-    of = [known for known, its in methods.BUILT_IN.items() if name in its.Settings.model_fields]
+    of = [known for known, its in methods.BUILT_IN.items() if name in settings_in(its.Settings)]
     if group != "selector" or not of or "selector" not in kind.model_fields:
         return None
     here = [known.partition(".")[2] for known, _ in fields(kind) if known.startswith("selector.")]

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from dps_ray.config.earlier import translated
 from dps_ray.config.explain import explained
 from dps_ray.config.files import config_file
-from dps_ray.config.tree import alternatives, fields, shape, within
+from dps_ray.config.tree import alternatives, fields, settings_in, shape, within
 from dps_ray.errors import ConfigError
 from dps_ray.selection import methods
 from dps_ray.selection.settings import SelectorSettings
@@ -86,7 +86,7 @@ def _leave_out_of_selector(
     new: Any = shape(kind, method).model_fields["selector"].annotation
     selector = tree.get("selector")
     if isinstance(selector, dict):
-        foreign = old.model_fields.keys() - new.model_fields.keys()
+        foreign = settings_in(old).keys() - settings_in(new).keys()
         tree["selector"] = {key: value for key, value in selector.items() if key not in foreign}
 
 

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from dps_ray.config.config import Config
 from dps_ray.config.earlier import translated
 from dps_ray.config.reading import load_as, validated
-from dps_ray.config.tree import alternatives, fields
+from dps_ray.config.tree import alternatives, fields, is_group, settings_in
 from dps_ray.selection import methods
 from dps_ray.selection.settings import SelectorSettings
 from dps_ray.setting_types import Settings
@@ -53,8 +53,8 @@ def describe(kind: type[Settings] = Config) -> Iterator[tuple[str, str, Any, str
 def _of_some_methods() -> Iterator[tuple[str, str, Any, str]]:
     of: dict[tuple[str, str, Any, str], list[str]] = {}
     for name, method in methods.BUILT_IN.items():
-        for key, field in method.Settings.model_fields.items():
-            if key not in SelectorSettings.model_fields:
+        for key, field in settings_in(method.Settings).items():
+            if key not in settings_in(SelectorSettings):
                 of.setdefault(_described(f"selector.{key}", field), []).append(name)
     for (key, kind, default, text), names in of.items():
         yield key, kind, default, f"Only for {', '.join(names)}.\n{text}"
@@ -90,10 +90,10 @@ def flatten(config: Config) -> Iterator[tuple[str, Any]]:
     yield from _flattened(config)
 
 
-def _flattened(group: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, field in type(group).model_fields.items():
+def _flattened(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in settings_in(type(group)).items():
         value = getattr(group, name)
-        if isinstance(value, Settings) and isinstance(field.annotation, type):
+        if is_group(type(value)) and isinstance(field.annotation, type):
             yield from _flattened(value, f"{prefix}{name}.")
         else:  # a group that may be null is one setting
             yield prefix + name, value

@@ -166,7 +166,7 @@ class Mixture:
                 "data.weights all sources of before, and new ones after them"
             )
         for source, part in enumerate(parts):
-            selector, seen = self.selectors[source], _seen_in(part)
+            selector, seen = self.selectors[source], observed_in(part)
             if len(self.selectors) > 1:
                 _check_same_source(selector, seen, source)
             selector.load_state(part)
@@ -184,7 +184,7 @@ def _by_source(snapshot: Mapping[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
-def _seen_in(snapshot: Mapping[str, Any]) -> NDArray[np.int64]:
+def observed_in(snapshot: Mapping[str, Any]) -> NDArray[np.int64]:
     """The prompts that the selector of this snapshot has observed."""
     none = np.empty(0, np.int64)
     return np.asarray(snapshot.get("seen_ids", snapshot.get("observed_ids", none)))

@@ -5,15 +5,14 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from dps_ray.beliefs.settings import StateSettings
+from dps_ray.plain_settings import HOME, Count, Limits, Natural, PlainSettings, Share
 from dps_ray.plugins import load_object, spec_of
 from dps_ray.selection.evidence import Evidence
-from dps_ray.setting_types import HOME, Count, Natural, Settings, Share
 
 
-class SelectorSettings(Settings):
+class SelectorSettings(PlainSettings):
     """Limits on how soon and how often a prompt comes again, and base of the settings of every method."""
 
     rest: Natural | None = None
@@ -38,7 +37,7 @@ class SelectorSettings(Settings):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By a name that another process finds, which has not imported the file of a user's own class.
-        return _restored, (spec_of(type(self)), dict(self))
+        return _restored, (spec_of(type(self)), dict(vars(self)))
 
 
 class ClusterSettings(SelectorSettings):
@@ -53,7 +52,7 @@ class ClusterSettings(SelectorSettings):
 class DrawSettings(SelectorSettings):
     """Of a method that takes the prompts with the best scores, or draws by them."""
 
-    temperature: Annotated[float, Field(gt=0.0)] | None = None
+    temperature: Annotated[float, Limits(gt=0.0)] | None = None
     """Prompts are drawn without replacement with weight score^(1 / temperature): small is greedy, large uniform.
     null: the best are taken."""
 
@@ -79,7 +78,7 @@ class StartSettings(SelectorSettings):
 class BeliefSettings(StartSettings):
     """Of a method whose beliefs can begin with evidence: its selectors have `begin`."""
 
-    start_weight: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    start_weight: Annotated[float, Limits(gt=0.0, le=1.0)] = 0.5
     """How much of its belief after `selector.start` a method begins with: 1 as if this run had observed it, near 0 almost
     nothing. The default halves it, because the policy changes with the first steps: then a prompt's first group in this run
     counts twice as much."""
@@ -93,5 +92,5 @@ class BeliefSettings(StartSettings):
 
 
 def _restored(spec: str, values: Mapping[str, Any]) -> SelectorSettings:
-    settings: SelectorSettings = load_object(spec, "selector", "class").model_validate(values)
+    settings: SelectorSettings = load_object(spec, "selector", "class")(**values)
     return settings

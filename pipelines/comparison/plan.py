@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from dps_ray.config import Config, settings
 from dps_ray.errors import ConfigError
+from dps_ray.plain_settings import types_of
 from dps_ray.selection.settings import SelectorSettings
 from pipelines.training.checkpoint import FREE
 
@@ -155,8 +156,8 @@ def _is_for(
 ) -> bool:
     """Whether an override is for a method; one that is for none is for all, to be refused with the reason."""
     group, _, name = override.partition("=")[0].strip().partition(".")
-    others = any(name in other.model_fields for other in all_)
-    return group != "selector" or not name or name in kind.model_fields or not others
+    others = any(name in types_of(other) for other in all_)
+    return group != "selector" or not name or name in types_of(kind) or not others
 
 
 def entry(text: str) -> tuple[str, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dps_ray import PARTIAL, SOLVED, UNSOLVED, Selection
 from dps_ray.beliefs.prediction import prediction_metrics
-from dps_ray.beliefs.states import Observation, observed
+from dps_ray.beliefs.states import Observation, observed_groups
 from dps_ray.errors import DPSError
 from dps_ray.groups import ScoredGroup
 from dps_ray.objective.advantages import carries_gradient
@@ -102,11 +102,9 @@ class Batch:
 
 def observation_of(scored: Sequence[ScoredGroup], with_rewards: bool = False) -> Observation:
     """The observation of these groups. `with_rewards` adds the mean and standard deviation of the scores."""
-    scores = [each.scores for each in scored]
-    return observed(
+    return observed_groups(
         np.array([each.group.prompt_id for each in scored], dtype=np.int64),
         [each.successes for each in scored],
-        [len(group) for group in scores],
-        means=[group.mean() for group in scores] if with_rewards else None,
-        deviations=[group.std(ddof=1) for group in scores] if with_rewards else None,
+        [each.scores for each in scored],
+        with_rewards,
     )

@@ -18,6 +18,8 @@ ROOMS = [
     "dps_ray/durable",
     "dps_ray/tasks",
     "dps_ray/selection",
+    "dps_ray/sampler",
+    "dps_ray/integrations",
     "dps_ray/config",
     "actors",
     "cluster",

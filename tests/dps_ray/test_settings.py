@@ -9,6 +9,7 @@ import pytest
 from dps_ray.config import Config, LoraSettings, reading, settings
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import ConfigError
+from dps_ray.plain_settings import types_of
 from dps_ray.selection import methods
 from dps_ray.selection.methods import MoPPS, UniformSelector
 from dps_ray.selection.pooled import PooledStore
@@ -236,11 +237,13 @@ def test_the_home_folder_is_meant_by_a_tilde_wherever_a_path_is_read(monkeypatch
         "model.path=~/m",
         "model.chat_template=~/t.jinja",
         "checkpoint.storage=~/s",
+        "selector.start=~/e",
     )
     assert (config.folder, config.checkpoint.storage) == (Path("/home/me/run"), "/home/me/s")
     assert (config.data.train, config.data.test) == (["/home/me/a", "b"], "/home/me")
     assert (config.data.reward, config.model.path) == ("/home/me/r.py:f", "/home/me/m")
     assert config.model.chat_template == "/home/me/t.jinja"
+    assert config.selector.start == "/home/me/e"
     assert load("model.chat_template=~{{ m }}").model.chat_template == "~{{ m }}"
     assert load("checkpoint.storage=s3://bucket/~/run").checkpoint.storage == "s3://bucket/~/run"
 
@@ -369,7 +372,7 @@ def test_the_help_lists_what_all_methods_have_and_then_says_whose_the_others_are
     keys = [key.partition(".")[2] for key, _ in listed]
     assert keys[:3] == ["rest", "max_uses", "fresh_share"]
     assert all(text.startswith("Only for ") for _, text in listed[3:])
-    own = {key for method in methods.BUILT_IN.values() for key in method.Settings.model_fields}
+    own = {key for method in methods.BUILT_IN.values() for key in types_of(method.Settings)}
     assert set(keys) == own
     of = {(key, text.partition(".")[0]) for key, text in listed}
     assert ("selector.beta_decay", "Only for mopps, mapp") in of

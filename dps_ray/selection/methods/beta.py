@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dps_ray.beliefs.beta_rates import group_states
+from dps_ray.plain_settings import Share
 from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
 from dps_ray.selection.pool.index import Positions
 from dps_ray.selection.selector import Context, Selector
 from dps_ray.selection.settings import BeliefSettings
-from dps_ray.setting_types import Share
 
 
 class BetaSelector(ScoredSelector):

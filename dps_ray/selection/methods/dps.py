@@ -1,13 +1,14 @@
 """DPS: the prompts that are likeliest to be partial at the next step."""
 
-from typing import Annotated, Any, Literal, Self
+from dataclasses import fields
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import Field, model_validator
 
 from dps_ray.beliefs.settings import StateSettings
 from dps_ray.hashing import hash_key
+from dps_ray.plain_settings import Limits, Share
 from dps_ray.selection.choice import Selection, check_size, merge
 from dps_ray.selection.draws import on_the_ring, tempered
 from dps_ray.selection.methods.rate_hmm import RateHMM
@@ -27,7 +28,6 @@ from dps_ray.selection.pool.ranking import (
 from dps_ray.selection.pool.rows import Rows
 from dps_ray.selection.selector import Context, Selector
 from dps_ray.selection.settings import BeliefSettings, DrawSettings
-from dps_ray.setting_types import Share
 
 _TEMPERED = 0x74656D70  # keeps this draw apart from that of candidates
 _NOTHING = np.empty(0, dtype=np.int64)
@@ -61,14 +61,14 @@ class BeliefStore(PoolBeliefs):
         """Weight of the past in the transition counts (lambda); 1 never forgets, 0 keeps one step."""
         prior: Literal["uniform", "progress", "stability", "local"] = "uniform"
         """Prior transition counts alpha0, by their published names."""
-        entropy_weight: Annotated[float, Field(ge=0.0)] = 0.0
+        entropy_weight: Annotated[float, Limits(ge=0.0)] = 0.0
         """Adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
         observation: Literal["states", "counts", "rewards"] = "states"
         """What is learned from a group. states: its solve state, as published. counts: how many of its responses were
         right; the belief is then over solve rates, whose moves all prompts teach together. rewards: mean and variance
         of its rewards, with `states.rule=variation`. `prior`, `entropy_weight` and `candidates` are for states
         alone."""
-        candidates: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+        candidates: Annotated[float, Limits(gt=0.0, le=1.0)] | None = None
         """Rank only this share of the pool, a random part, new each step (published "candidate_ratio"); null ranks
         all."""
 
@@ -76,25 +76,21 @@ class BeliefStore(PoolBeliefs):
         def learns_from_rewards(self) -> bool:
             return self.observation == "rewards"
 
-        @model_validator(mode="after")
-        def _a_draw_is_from_the_whole_pool(self) -> Self:
+        def __post_init__(self) -> None:
+            super().__post_init__()
             if self.candidates is not None and self.temperature is not None:
                 raise ValueError(
                     f"selector.candidates={self.candidates} and selector.temperature={self.temperature}: a draw is "
                     "from the whole pool, so set one of them to null"
                 )
-            return self
-
-        @model_validator(mode="after")
-        def _other_observations_have_no_settings_of_states(self) -> Self:
+            defaults = {field.name: field.default for field in fields(self)}
             for name in ("prior", "entropy_weight", "candidates"):
-                value, default = getattr(self, name), type(self).model_fields[name].default
+                value, default = getattr(self, name), defaults[name]
                 if self.observation != "states" and value != default:
                     raise ValueError(
                         f"selector.{name}={value} is for selector.observation=states; leave it at "
                         f"{'null' if default is None else default}"
                     )
-            return self
 
         def check(self, states: StateSettings) -> None:
             if self.observation == "rewards" and states.rule != "variation":

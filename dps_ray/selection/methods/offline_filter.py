@@ -1,16 +1,13 @@
 """Offline filter: uniform sampling among the prompts that the start policy solves sometimes."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
 
 from dps_ray.beliefs.settings import StateSettings
+from dps_ray.plain_settings import Share
 from dps_ray.selection.evidence import Evidence
 from dps_ray.selection.methods.uniform import UniformSelector
 from dps_ray.selection.settings import StartSettings
-from dps_ray.setting_types import Share
 
 
 class OfflineFilter(UniformSelector):
@@ -34,14 +31,13 @@ class OfflineFilter(UniformSelector):
         def charges_start(self) -> bool:
             return True
 
-        @model_validator(mode="after")
-        def _rates_leave_room(self) -> Any:
+        def __post_init__(self) -> None:
+            super().__post_init__()
             if self.least_rate >= self.most_rate:
                 raise ValueError(
                     f"selector.least_rate={self.least_rate} and selector.most_rate={self.most_rate}: prompts are kept "
                     "whose solve rate is between them, so the first must be smaller"
                 )
-            return self
 
         def check(self, states: StateSettings) -> None:
             if self.start is None:

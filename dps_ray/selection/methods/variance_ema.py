@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dps_ray.plain_settings import Share
 from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
 from dps_ray.selection.pool.index import Positions
 from dps_ray.selection.selector import Context, Selector
 from dps_ray.selection.settings import BeliefSettings, DrawSettings
-from dps_ray.setting_types import Share
 
 UNSEEN = 2 / 3
 

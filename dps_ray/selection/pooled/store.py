@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
 
 from dps_ray.beliefs.states import PARTIAL, Observation
 from dps_ray.hashing import as_ids, hash_key
+from dps_ray.plain_settings import Limits, Share
 from dps_ray.selection.choice import Selection, check_size, merge
 from dps_ray.selection.clusters import Clusters, number_within
 from dps_ray.selection.coverage import REST, ROUND
@@ -32,7 +32,6 @@ from dps_ray.selection.pooled.waiting import Waiting, keys_of
 from dps_ray.selection.pooled.whole_step import clustered, step_keys
 from dps_ray.selection.selector import Context, Selector, check_settings
 from dps_ray.selection.settings import BeliefSettings, ClusterSettings
-from dps_ray.setting_types import Share
 
 _USUAL_REST = 20  # steps, unless it is set
 _RECENT = 50  # steps after which a prompt waits again
@@ -66,9 +65,9 @@ class PooledStore:
         cluster_decay: Share = 0.9
         """Weight of the past in the counts of a cluster; its fourth root in a step that tried none of its waiting
         prompts."""
-        cluster_strength: Annotated[float, Field(gt=0.0)] = 10.0
+        cluster_strength: Annotated[float, Limits(gt=0.0)] = 10.0
         """How many moves of its own its cluster's transitions are worth to a prompt (kappa)."""
-        temperature: Annotated[float, Field(gt=0.0)] = 0.25
+        temperature: Annotated[float, Limits(gt=0.0)] = 0.25
         """Prompts are drawn without replacement with weight P(partial)^(1 / temperature): small is greedy, large
         uniform."""
         decay: Share = 0.7
