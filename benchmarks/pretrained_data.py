@@ -15,9 +15,6 @@ from dps_ray.tasks import sums
 from pipelines.data.prepare.output import whole_folder
 from pipelines.data.prepare.rows import Row, in_split
 
-TEMPLATE = "{{ messages[-1].content }}"
-"""Chat template that gives the model the text of a prompt and nothing else."""
-
 # Training prompts of each level. The test set has 15% of each. The numbers are such that the start policy solves a
 # quarter of the prompts, and that its groups of 8 responses are mixed for nearly half of them (docs/pretrained.md).
 LEVELS: Mapping[str, int] = {
