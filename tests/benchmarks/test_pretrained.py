@@ -167,13 +167,60 @@ def test_all_settings_are_checked_before_anything_is_started(tmp_path, capsys):
     assert "no run" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory):
+    """The folder of an untrained model with 3 million parameters and SmolLM2's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    gguf = smollm2.find_gguf()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=SMOLLM2.vocabulary,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @needs_package
 @pytest.mark.slow
-def test_one_command_makes_model_and_prompts_trains_and_reports(tmp_path):
+def test_every_prompt_and_result_fits_the_lengths_of_a_run(rows, runs, small_model):
+    from transformers import AutoTokenizer
+
+    config = runs("cpu")["uniform"]
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
+    for row in (row for found in rows.values() for row in found):
+        prompt = tokenizer.apply_chat_template(
+            row["prompt"], chat_template=config.model.chat_template, tokenize=False
+        )
+        assert prompt == text(row)
+        tokens = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        assert len(tokens) <= config.data.max_prompt_length
+        truth = tokenizer(row["reward_model"]["ground_truth"])["input_ids"]
+        assert len(truth) <= config.rollout.max_response_length
+
+
+@needs_package
+@pytest.mark.slow
+def test_one_command_makes_the_prompts_trains_and_reports(tmp_path, small_model):
     with joined():
         code = main(
             [
                 f"--out={tmp_path}",
+                f"--model={small_model}",
                 "--steps=1",
                 "--methods=dps_pooled_rounds",
                 "loop.batch_size=2",
