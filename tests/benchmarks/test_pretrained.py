@@ -114,7 +114,9 @@ def test_runs_differ_in_how_prompts_are_chosen_and_in_nothing_else(runs, device)
     for name, found in of.items():
         differing = {key for key in found if found[key] != uniform.get(key)}
         allowed = {"method", "folder", "loop.max_gen_batches", "rollout.rounds"}
-        allowed |= {"rollout.group_size", "loop.steps"} if name.endswith(("_k4", "_refill")) else set()
+        allowed |= (
+            {"rollout.group_size", "loop.steps"} if name.endswith(("_k4", "_refill")) else set()
+        )
         assert {key for key in differing if not key.startswith("selector.")} <= allowed
     clusters = {found.get("selector.cluster_column") for n, found in of.items() if "pooled" in n}
     assert clusters == {"extra_info.level"}
