@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.peer import task_for_trl
+from benchmarks.terms import BATCHES_OF_64
 from dps_ray.config import Config, settings
 from dps_ray.config.files import config_file
 
@@ -57,8 +58,8 @@ class Setup(NamedTuple):
                 f"data.reward={Path(__file__).resolve()}:random_reward",
                 f"data.max_prompt_length={self.prompt}",
                 f"rollout.max_response_length={self.response}",
+                *BATCHES_OF_64,
                 f"loop.batch_size={self.prompts}",
-                "rollout.group_size=8",
                 "method=uniform",
                 *(() if self.tiny else on_card),
                 *overrides,

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.spread import spread
+from benchmarks.terms import BATCHES_OF_64
 from dps_ray.errors import DPSError, EngineError
 from dps_ray.paths import path_option
 from pipelines.monitoring.held_out import held_out_accuracy
@@ -81,6 +82,7 @@ def _run(folder: Path, mode: int, steps: int, overrides: Sequence[str]) -> None:
     command = [
         *(sys.executable, "-m", "pipelines.grpo_dps", f"folder={folder}", f"loop.steps={steps}"),
         *("rollout.threads=1", "learner.threads=1", "probe.every=0", "eval.max_prompts=200"),
+        *BATCHES_OF_64,
         *overrides,
         f"loop.max_staleness={mode}",
     ]

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.spread import spread
+from benchmarks.terms import BATCHES_OF_64
 from dps_ray.config import Config, settings
 from dps_ray.config.files import config_file
 from dps_ray.errors import DPSError, EngineError
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
                             "method=uniform",
                             f"loop.steps={options.steps}",
                         ),
+                        *BATCHES_OF_64,
                         *(
                             "probe.every=0",
                             "eval.max_prompts=1",

@@ -30,7 +30,7 @@ from pipelines.comparison.plan import ENTRIES, FAIR, Run, entry, pairs, plan
 from pipelines.comparison.runner import carry_out, is_finished
 
 # One of each kind, so that three seeds are done in hours.
-METHODS = ["uniform", "ds_published", "ds_10", "dps", "mopps", "dps_pooled", "dps_pooled_adaptive"]
+METHODS = ["uniform", "ds_published", "ds_10_k4", "dps", "mopps", "dps_pooled", "dps_pooled_refill"]
 
 
 def main(arguments: Sequence[str]) -> int:

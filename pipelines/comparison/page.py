@@ -17,7 +17,7 @@ from pipelines.comparison.rows import Numbers
 from pipelines.comparison.table import Line, Mean, table, write_table
 from pipelines.monitoring.run_log import read_summary
 
-PREDICTING = ("dps", "dps_pooled", "dps_pooled_adaptive")  # the methods that the page is about
+PREDICTING = ("dps", "dps_pooled", "dps_pooled_refill")  # the methods that the page is about
 HEADER = (
     "method",
     "accuracy in the end",

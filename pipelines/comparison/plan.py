@@ -26,7 +26,12 @@ _ROUNDS = ("rollout.group_size=8", "rollout.rounds=[2,2,4]")
 ENTRIES: dict[str, tuple[str, ...]] = {
     "uniform": ("method=uniform",),
     "history_resampling": ("method=history_resampling",),
-    "ds_published": ("method=uniform", "loop.max_gen_batches=10", "loop.refill=batch"),
+    "ds_published": (
+        "method=uniform",
+        "loop.max_gen_batches=10",
+        "loop.refill=batch",
+        "rollout.group_size=8",
+    ),
     "ds_4": ("method=uniform", "loop.max_gen_batches=4"),
     "ds_10": ("method=uniform", "loop.max_gen_batches=10"),
     "ds_10_k4": ("method=uniform", "loop.max_gen_batches=10", "rollout.group_size=4"),
@@ -36,6 +41,11 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "dps_pooled": ("method=dps_pooled",),
     "dps_pooled_states": ("method=dps_pooled", "selector.observation=states"),
     "dps_pooled_k4": ("method=dps_pooled", "rollout.group_size=4"),
+    "dps_pooled_refill": (
+        "method=dps_pooled",
+        "loop.max_gen_batches=10",
+        "rollout.group_size=4",
+    ),
     "dps_pooled_k2": ("method=dps_pooled", "rollout.group_size=2"),
     "dps_pooled_rounds": ("method=dps_pooled", *_ROUNDS),
     "dps_pooled_adaptive": ("method=dps_pooled", "rollout.rounds=adaptive"),

@@ -357,7 +357,15 @@ def test_the_settings_of_every_method_are_written_and_read_back(method: str):
 def test_a_configuration_that_an_earlier_version_wrote_is_read(tmp_path: Path):
     before = Path("tests/data/earlier/dps_pooled.yaml").read_text()  # of all methods, with nulls
     config = settings.loads(before)
-    assert config == settings.load(Path("dps_ray/configs/arithmetic.yaml"))
+    earlier = [
+        "loop.batch_size=64",
+        "loop.filter_groups=false",
+        "rollout.group_size=8",
+        "learner.lr=1e-4",
+        "learner.minibatches=2",
+        "learner.epochs=1",
+    ]
+    assert config == settings.load(Path("dps_ray/configs/arithmetic.yaml"), earlier)
     assert config.selector == PooledStore.Settings(cluster_column="extra_info.level")
     other = before.replace("method: dps_pooled", "method: mopps")
     (tmp_path / "config.yaml").write_text(other.replace("beta_decay: 0.5", "beta_decay: 0.25"))

@@ -310,9 +310,9 @@ def test_in_a_sandbox_the_import_is_not_charged_to_a_response():
 
 
 def test_memory_that_the_import_does_not_fit_in_is_the_settings_fault_and_no_responses():
-    sandbox = Sandbox(None, VerifierSettings(memory_gib=0.02), 60)
+    sandbox = Sandbox(None, VerifierSettings(memory_gib=0.01), 60)
     with pytest.raises(
-        RewardError, match=r"'math' takes more than 0\.02 GiB.*memory_gib"
+        RewardError, match=r"'math' takes more than 0\.01 GiB.*memory_gib"
     ) as caught:
         sandbox.score(Prompt(1, [], "math", "x+x", {}, []), [boxed("2x")])
     assert not isinstance(caught.value, ResponseError)

@@ -44,7 +44,7 @@ def refused(tmp_path, tiny_policy, chains, capsys):
         ("data.reward=json:no_such_function", "no_such_function"),
         ("data.reward=no_such_module:f", "no_such_module"),
         ("loop.batch_size=121", "larger than the pool of 120 prompts; set it to 120 or less"),
-        ("method=dps selector.candidates=0.5", "about 60 of 120 prompts to rank for a batch of 64"),
+        ("method=dps selector.candidates=0.1", "about 12 of 120 prompts to rank for a batch of 16"),
         ("data.id_column=uid", "uid"),
         ("resume=nowhere", "that is no checkpoint"),
         ("report.compared_with=nowhere", "holds neither curves.csv nor metrics.jsonl: give the"),

@@ -147,7 +147,7 @@ def test_runs_of_a_seed_differ_in_how_prompts_are_chosen_and_in_nothing_else(tmp
 def test_a_method_may_have_its_own_learning_rate_and_an_entry_its_own_settings(tmp_path):
     name, overrides = entry("dps_d9:method=dps,selector.decay=0.9,learner.betas=[0.9,0.99]")
     runs = planned(tmp_path, "dps", name, rates={"dps": "3e-6"}, entries={name: overrides})
-    assert [run.config.learner.lr for run in runs] == [3e-6, 1e-4]
+    assert [run.config.learner.lr for run in runs] == [3e-6, 2e-4]
     assert runs[1].config.selector.decay == 0.9
     assert runs[1].config.learner.betas == (0.9, 0.99)
 
