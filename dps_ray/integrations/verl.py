@@ -64,6 +64,35 @@ def sampler_over(dataset: Any, config: Any, options: Mapping[str, Any]) -> RowSa
     )
 
 
+def scored(batch: Any, accuracy: str | None) -> tuple[list[Any], list[float], list[float] | None]:
+    """Returns the `extra_info` of each response of a `DataProto`, its reward, and its accuracy where a name is given."""
+    infos = list(batch.non_tensor_batch["extra_info"])
+    rewards = batch.batch["token_level_scores"].sum(dim=-1).tolist()
+    if accuracy is None:
+        return infos, rewards, None
+    there = {
+        name: values for name, values in batch.non_tensor_batch.items() if len(values) == len(infos)
+    }
+    extra = [{name: values[at] for name, values in there.items()} for at in range(len(infos))]
+    return infos, rewards, accuracies_in(extra, accuracy)
+
+
+def accuracies_in(extra: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    """Returns an entry of what the reward function returned for each response.
+
+    Raises:
+        ConfigError: a response has no such entry.
+    """
+    found = list(extra)
+    for each in found:
+        if name not in each:
+            raise ConfigError(
+                f"data.dps.accuracy={name}: the reward function returned {', '.join(each) or 'no entries'}; name one of "
+                "these, or leave it out"
+            )
+    return [float(each[name]) for each in found]
+
+
 def column(dataframe: Any, name: str) -> list[Any]:
     """Returns a column, or an entry of a column of dictionaries, such as `extra_info.level`."""
     first, *inner = name.split(".")
@@ -111,43 +140,11 @@ class ChoosesRows:
         found: dict[str, Any] = self[row]
         return {**found, "extra_info": {**(found.get("extra_info") or {}), ROW: row}}
 
-    def report(
-        self, rows: Sequence[int], rewards: Sequence[float], extra: Iterable[Mapping[str, Any]]
-    ) -> None:
-        """Takes in responses: the row of each, its reward, and what else its reward function returned.
-
-        Raises:
-            ConfigError: the reward function does not return the accuracy that was named.
-        """
-        assert self.rows is not None
-        if self.accuracy is None:
-            self.rows.report(rows, rewards)
-            return
-        found = list(extra)
-        for each in found:
-            if self.accuracy not in each:
-                raise ConfigError(
-                    f"data.dps.accuracy={self.accuracy}: the reward function returned {', '.join(each) or 'no entries'}; "
-                    "name one of these, or leave it out"
-                )
-        self.rows.report(rows, rewards, [float(each[self.accuracy]) for each in found])
-
     def on_batch_end(self, batch: Any) -> None:
-        """Takes in a batch that was trained on, a `DataProto`."""
-        if self.rows is None:
-            return
-        infos = batch.non_tensor_batch["extra_info"]
-        names = [] if self.accuracy is None else [self.accuracy]
-        others = [
-            {
-                name: batch.non_tensor_batch[name][at]
-                for name in names
-                if name in batch.non_tensor_batch
-            }
-            for at in range(len(infos))
-        ]
-        rewards = batch.batch["token_level_scores"].sum(dim=-1).tolist()
-        self.report([int(info[ROW]) for info in infos], rewards, others)
+        """Takes in the rewards of a batch that was trained on, a `DataProto`."""
+        if self.rows is not None:
+            infos, rewards, accuracies = scored(batch, self.accuracy)
+            self.rows.report([int(info[ROW]) for info in infos], rewards, accuracies)
 
     # StatefulDataLoader keeps these in data.pt, beside its own state.
     def state_dict(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from dps_ray.errors import ConfigError, FrameworkError
-from dps_ray.integrations.verl import ROW, ChoosesRows
+from dps_ray.integrations.verl import ROW, ChoosesRows, accuracies_in
 
 try:
     import transfer_queue as tq
@@ -122,13 +122,11 @@ def _report(dataset: Any, keys: Iterable[str]) -> None:
             "later: write reward.reward_model.enable_resource_pool=True, or use a reward function"
         ) from error
     rows = [int(_plain(info)[ROW]) for info in data["extra_info"]]
-    rewards = [float(each.sum()) for each in scores]
-    extra = (
-        [_plain(each).get("reward_extra_info", {}) for each in data["extra_fields"]]
-        if dataset.accuracy
-        else []
-    )
-    dataset.report(rows, rewards, extra)
+    accuracies = None
+    if dataset.accuracy:
+        extra = [_plain(each).get("reward_extra_info", {}) for each in data["extra_fields"]]
+        accuracies = accuracies_in(extra, dataset.accuracy)
+    dataset.rows.report(rows, [float(each.sum()) for each in scores], accuracies)
 
 
 def _plain(value: Any) -> Any:
