@@ -1,0 +1,82 @@
+"""Environments for the tests of `dps_ray.integrations`: a framework beside the packages of this one, which stay as they are.
+
+    python tests/integrations/environments.py            all: makes what is missing, and runs the tests
+    python tests/integrations/environments.py verl-0.7.1 one
+
+An environment is a virtual one that finds torch, Ray and transformers where this Python does, and has the framework without
+its dependencies, as no two frameworks want the same versions of these. Environments lie in build/environments.
+"""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "build" / "environments"
+
+
+class Environment(NamedTuple):
+    """Packages in pip's words, installed without dependencies, and the tests to run."""
+
+    packages: list[str]
+    tests: list[str]
+
+
+_VERL = [
+    *("tensordict", "torchdata", "codetiming", "pylatexenc", "orjson", "pyvers", "wandb"),
+    *("hydra-core==1.3.*", "omegaconf==2.*", "antlr4-python3-runtime==4.9.3"),
+]
+ENVIRONMENTS = {
+    "verl-0.9.1": Environment(
+        ["verl==0.9.1", "TransferQueue==0.1.11", *_VERL], ["test_verl_v1.py", "test_verl_v0.py"]
+    ),
+    "verl-0.9.0": Environment(
+        ["verl==0.9.0", "TransferQueue==0.1.11", *_VERL], ["test_verl_v1.py", "test_verl_v0.py"]
+    ),
+    "verl-0.8.0": Environment(["verl==0.8.0", *_VERL], ["test_verl_v0.py"]),
+    "verl-0.7.1": Environment(["verl==0.7.1", *_VERL], ["test_verl_v0.py"]),
+}
+
+
+def made(name: str) -> Path:
+    """Returns the Python of an environment, which is made if it is not there."""
+    folder = FOLDER / name
+    python = folder / "bin" / "python"
+    if (folder / "complete").exists():
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    install = ["-m", "uv", "pip", "install", "--quiet", "--python", str(python), "--no-deps"]
+    subprocess.run([sys.executable, *install, *ENVIRONMENTS[name].packages], check=True)
+    # Wheels of verl and TransferQueue have a top-level package `tests`, which would hide ours.
+    shutil.rmtree(packages / "tests", ignore_errors=True)
+    (folder / "complete").touch()
+    return python
+
+
+def main(names: list[str], *options: str) -> int:
+    """Runs the tests of some environments, one after another; returns 1 if any fails."""
+    unknown = [name for name in names if name not in ENVIRONMENTS]
+    if unknown:
+        print(f"no environment {unknown[0]}; there are {', '.join(ENVIRONMENTS)}", file=sys.stderr)
+        return 2
+    failed = []
+    for name in names or ENVIRONMENTS:
+        tests = [str(Path("tests/integrations") / file) for file in ENVIRONMENTS[name].tests]
+        print(f"--- {name}", flush=True)
+        command = [str(made(name)), "-m", "pytest", "-q", *tests, *options]
+        if subprocess.run(command, cwd=ROOT).returncode:
+            failed.append(name)
+    print(f"failed: {', '.join(failed)}" if failed else "all passed")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    chosen = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    sys.exit(main(chosen, *(argument for argument in sys.argv[1:] if argument not in chosen)))
