@@ -11,6 +11,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tempfile
+import urllib.request
 import venv
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +22,24 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "environments"
 
 
+class Source(NamedTuple):
+    """A commit of a repository that is in no package index, and its folders that are Python packages."""
+
+    repository: str
+    commit: str
+    folders: list[str]
+
+    @property
+    def archive(self) -> str:
+        return f"https://github.com/{self.repository}/archive/{self.commit}.tar.gz"
+
+
 class Environment(NamedTuple):
     """Packages in pip's words, installed without dependencies, and the tests to run."""
 
     packages: list[str]
     tests: list[str]
+    source: Source | None = None
 
 
 _VERL = [
@@ -39,6 +55,11 @@ ENVIRONMENTS = {
     ),
     "verl-0.8.0": Environment(["verl==0.8.0", *_VERL], ["test_verl_v0.py"]),
     "verl-0.7.1": Environment(["verl==0.7.1", *_VERL], ["test_verl_v0.py"]),
+    "slime-0.3.1": Environment(
+        ["pylatexenc"],
+        ["test_slime.py"],
+        Source("THUDM/slime", "624b824a898ab0ec1fcb4d373004c7f3852bf515", ["slime"]),
+    ),
 }
 
 
@@ -52,12 +73,30 @@ def made(name: str) -> Path:
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    packages_of(ENVIRONMENTS[name].source, packages)
     install = ["-m", "uv", "pip", "install", "--quiet", "--python", str(python), "--no-deps"]
-    subprocess.run([sys.executable, *install, *ENVIRONMENTS[name].packages], check=True)
+    if ENVIRONMENTS[name].packages:
+        subprocess.run([sys.executable, *install, *ENVIRONMENTS[name].packages], check=True)
     # Wheels of verl and TransferQueue have a top-level package `tests`, which would hide ours.
     shutil.rmtree(packages / "tests", ignore_errors=True)
     (folder / "complete").touch()
     return python
+
+
+def packages_of(source: Source | None, folder: Path) -> None:
+    """Copies the packages of a source there. Its archive is kept, and not loaded again."""
+    if source is None:
+        return
+    archive = FOLDER / "sources" / f"{source.repository.replace('/', '-')}-{source.commit}.tar.gz"
+    if not archive.exists():
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        part, _ = urllib.request.urlretrieve(source.archive)
+        shutil.move(part, archive)
+    with tempfile.TemporaryDirectory() as there, tarfile.open(archive) as files:
+        files.extractall(there, filter="data")
+        (root,) = Path(there).iterdir()
+        for package in source.folders:
+            shutil.copytree(root / package, folder / Path(package).name)
 
 
 def main(names: list[str], *options: str) -> int:

@@ -129,7 +129,7 @@ class Run(NamedTuple):
 
     def step(self):
         """One step without a model: as `PPOTrainer.step`, `fit` and their checkpoints have it."""
-        self.trainer.prepare_step()
+        self.trainer._add_batch_to_generate()
         batch, metrics = self.trainer.replay_buffer.sample(
             global_steps=self.trainer.global_steps, partition_id="train", batch_size=BATCH
         )
@@ -244,7 +244,7 @@ def test_asynchronous_groups_come_late_and_none_is_forgotten(data):
         data, *ASYNC, trainer=PPOTrainerColocateAsync, fail=lambda index: index.endswith("7")
     )
     run.rollouts.holds = 2 * BATCH
-    run.trainer._add_async_warmup_batches(2)
+    run.trainer._add_prompts_to_generate(2 * BATCH)
     found = [run.step() for _ in range(6)]
     assert found[-1]["dps/in_flight"] == len(run.rollouts.held) == 2 * BATCH
     assert found[-1]["dps/released"] > 0
@@ -254,12 +254,12 @@ def test_asynchronous_groups_come_late_and_none_is_forgotten(data):
 def test_a_resumed_asynchronous_run_keeps_what_the_queue_continues(data):
     run = started(data, *ASYNC, trainer=PPOTrainerColocateAsync)
     run.rollouts.holds = BATCH
-    run.trainer.prepare_step()
+    run.trainer._add_batch_to_generate()
     state = run.trainer.train_dataloader.state_dict()
     resumed = started(data, *ASYNC, trainer=PPOTrainerColocateAsync)
     resumed.trainer.train_dataloader.load_state_dict(state)
     resumed.rollouts.holds = BATCH
-    resumed.trainer.prepare_step()
+    resumed.trainer._add_batch_to_generate()
     assert not set(run.rollouts.given) & set(resumed.rollouts.given)
 
 
@@ -305,7 +305,7 @@ def test_a_buffer_of_the_other_kind_of_trainer_is_refused(data):
 
 def test_a_buffer_without_the_dataset_says_what_is_missing(data):
     run = started(data)
-    run.trainer.prepare_step()
+    run.trainer._add_batch_to_generate()
     plug_in.ChoosesRows.active = None
     with pytest.raises(ConfigError, match=r"data\.custom_cls"):
         run.trainer.replay_buffer.sample(global_steps=1, partition_id="train", batch_size=BATCH)
