@@ -1,6 +1,8 @@
 """slime's own rollout function, data source and buffer; generation and rewards are simulated."""
 
 import argparse
+import asyncio
+import dataclasses
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -40,6 +42,7 @@ label_key: null
 tool_key: null
 multimodal_keys: null
 reward_key: null
+custom_rm_path: null
 apply_chat_template: false
 apply_chat_template_kwargs: {{}}
 dump_details: null
@@ -124,6 +127,7 @@ def arguments(router, prompts, tiny_policy, tmp_path):
 
 async def respond(args, sample, sampling_params):
     """A response, of which every other one to a fitting problem is right."""
+    await asyncio.sleep(0)
     level = sample.metadata["level"]
     sample.response, sample.response_length = "an answer", 2
     sample.reward = float(level == "easy" or (level == "fitting" and sample.index % 2 == 0))
@@ -134,8 +138,7 @@ async def respond(args, sample, sampling_params):
 async def respond_in_turns(args, sample, sampling_params):
     """The same as two samples; the first has no reward of its own."""
     last = await respond(args, sample, sampling_params)
-    first = Sample(**{**vars(last), "reward": 0.0})
-    return [first, last]
+    return [dataclasses.replace(last, reward=0.0), last]
 
 
 def only_mixed(args, group):
