@@ -23,11 +23,12 @@ FOLDER = ROOT / "build" / "environments"
 
 
 class Source(NamedTuple):
-    """A commit of a repository that is in no package index, and its folders that are Python packages."""
+    """A commit of a repository that is in no package index, its folders that are Python packages, and patches to apply."""
 
     repository: str
     commit: str
     folders: list[str]
+    patches: tuple[str, ...] = ()
 
     @property
     def archive(self) -> str:
@@ -59,6 +60,20 @@ ENVIRONMENTS = {
         ["pylatexenc"],
         ["test_slime.py"],
         Source("THUDM/slime", "624b824a898ab0ec1fcb4d373004c7f3852bf515", ["slime"]),
+    ),
+    "prime-rl-0.8.0": Environment(
+        [
+            *("verifiers==0.3.1", "prime-pydantic-config", "renderers", "tenacity"),
+            *("prime-sandboxes==0.2.39", "connectrpc==0.11.1", "pyqwest", "aiofiles", "wandb"),
+            *("protobuf-py==0.1.1", "protobuf-py-ext==0.1.1"),
+        ],
+        ["test_prime_rl.py"],
+        Source(
+            "PrimeIntellect-ai/prime-rl",
+            "559b44772e471d1538537b8805cc77f3824a5e64",
+            ["packages/prime-rl-configs/src/prime_rl", "src/prime_rl"],
+            ("examples/prime_rl/custom_sampler.patch",),
+        ),
     ),
 }
 
@@ -95,8 +110,10 @@ def packages_of(source: Source | None, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as there, tarfile.open(archive) as files:
         files.extractall(there, filter="data")
         (root,) = Path(there).iterdir()
+        for patch in source.patches:
+            subprocess.run(["patch", "--strip=1", f"--input={ROOT / patch}"], cwd=root, check=True)
         for package in source.folders:
-            shutil.copytree(root / package, folder / Path(package).name)
+            shutil.copytree(root / package, folder / Path(package).name, dirs_exist_ok=True)
 
 
 def main(names: list[str], *options: str) -> int:
