@@ -1,13 +1,17 @@
 """`PromptSampler` over the rows of a framework's dataset: rows out, rewards of single responses in."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dps_ray.errors import SamplerError
+from dps_ray.errors import ConfigError, SamplerError
 from dps_ray.sampler.prompt_sampler import PromptSampler
 
 logger = logging.getLogger(__name__)
+
+BY_TICK = sys.maxsize
+"""For `batch`: a step closes by `tick` alone. So it has all groups of a step of the policy, those that were filtered included."""
 
 
 class RowSampler:
@@ -69,6 +73,10 @@ class RowSampler:
             None if accuracies is None else [[accuracy] for accuracy in accuracies],
         )
 
+    def tick(self) -> None:
+        """Closes a step: beliefs in all rows move on by one."""
+        self.sampler.tick()
+
     def release(self, rows: Sequence[int] | None = None) -> None:
         """Gives back rows that will not be reported. None: all that are in flight."""
         self.sampler.release(None if rows is None else [self._keys[row] for row in rows])
@@ -88,3 +96,23 @@ class RowSampler:
             "beliefs resumed: %d prompts known, %d added, %d dropped, %d freed",
             *(found.known, found.added, found.dropped, found.freed),
         )
+
+
+def column(dataframe: Any, name: str) -> list[Any]:
+    """Returns a column of a `datasets.Dataset`, or an entry of a column of dictionaries, such as `extra_info.level`.
+
+    Raises:
+        ConfigError: there is no such column or entry.
+    """
+    first, *inner = name.split(".")
+    if first not in dataframe.column_names:
+        raise ConfigError(
+            f"there is no column {name!r} to take kinds or keys from; the data has {', '.join(dataframe.column_names)}"
+        )
+    values = list(dataframe[first])
+    for part in inner:
+        for row, value in enumerate(values):
+            if not isinstance(value, Mapping) or part not in value:
+                raise ConfigError(f"{name}: row {row} has no entry {part!r}, but {value!r}")
+        values = [value[part] for value in values]
+    return values

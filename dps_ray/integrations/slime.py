@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dps_ray.errors import ConfigError, FrameworkError
-from dps_ray.integrations.rows import RowSampler
+from dps_ray.integrations.rows import BY_TICK, RowSampler
 
 try:
     from slime.rollout.data_source import RolloutDataSource, RolloutDataSourceWithBuffer
@@ -59,7 +59,7 @@ class DPSDataSource(RolloutDataSourceWithBuffer):  # type: ignore[misc]
             args.n_samples_per_prompt,
             getattr(args, "dps", None) or {},
             seed=args.rollout_seed,
-            batch=args.rollout_batch_size,
+            batch=BY_TICK,
         )
 
     def _column(self, name: str) -> list[Any]:
@@ -107,7 +107,7 @@ class DPSDataSource(RolloutDataSourceWithBuffer):  # type: ignore[misc]
         self.rows.report(rows, rewards)
         if not self.args.partial_rollout:
             self.rows.release()
-        self.rows.sampler.tick()
+        self.rows.tick()
         logger.info("prompts chosen by dps_ray: %s", self.rows.metrics())
 
     def save(self, rollout_id: int) -> None:

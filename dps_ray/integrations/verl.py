@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from dps_ray.errors import ConfigError, FrameworkError
-from dps_ray.integrations.rows import RowSampler
+from dps_ray.integrations.rows import BY_TICK, RowSampler, column
 
 try:
     from omegaconf import OmegaConf
@@ -60,7 +60,7 @@ def sampler_over(dataset: Any, config: Any, options: Mapping[str, Any]) -> RowSa
         group_size,
         options,
         seed=config.get("seed", None) or 0,
-        batch=config.get("train_batch_size", None),
+        batch=BY_TICK,
     )
 
 
@@ -91,19 +91,6 @@ def accuracies_in(extra: Iterable[Mapping[str, Any]], name: str) -> list[float]:
                 "these, or leave it out"
             )
     return [float(each[name]) for each in found]
-
-
-def column(dataframe: Any, name: str) -> list[Any]:
-    """Returns a column, or an entry of a column of dictionaries, such as `extra_info.level`."""
-    first, *inner = name.split(".")
-    if first not in dataframe.column_names:
-        raise ConfigError(
-            f"data.dps names the column {name!r}; the data has {', '.join(dataframe.column_names)}"
-        )
-    values = list(dataframe[first])
-    for part in inner:
-        values = [value[part] for value in values]
-    return values
 
 
 class ChoosesRows:
@@ -145,6 +132,7 @@ class ChoosesRows:
         if self.rows is not None:
             infos, rewards, accuracies = scored(batch, self.accuracy)
             self.rows.report([int(info[ROW]) for info in infos], rewards, accuracies)
+            self.rows.tick()
 
     # StatefulDataLoader keeps these in data.pt, beside its own state.
     def state_dict(self) -> dict[str, Any]:
@@ -170,7 +158,7 @@ def _check_trainer(config: Any) -> bool:
             config, "transfer_queue.enable", False
         ):
             raise ConfigError(
-                "main_ppo_sync of verl 0.8 tells no one about rewards; run verl.trainer.main_ppo, or verl 0.9"
+                "main_ppo_sync of verl 0.8 has no hook for rewards; run verl.trainer.main_ppo, or verl 0.9"
             )
         return False
     if settings(config, "trainer.v1.sampler.custom_sampler.name") is None:

@@ -66,6 +66,7 @@ class DPSCurriculumSampler(AbstractCurriculumSampler):  # type: ignore[misc]
             [[reward] for reward in rewards],
             None if accuracies is None else [[accuracy] for accuracy in accuracies],
         )
+        self.rows.tick()
 
     # StatefulDataLoader keeps these in data.pt.
     def state_dict(self) -> dict[str, Any]:

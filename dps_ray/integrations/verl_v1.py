@@ -48,6 +48,7 @@ class ReportsRewards:
             dataset = training_dataset()
             _report(dataset, batch.keys)
             self._release_failed(dataset)
+            dataset.rows.tick()
             metrics.update(dataset.rows.metrics())
         return batch, metrics
 

@@ -43,9 +43,11 @@ class Environment(NamedTuple):
     source: Source | None = None
 
 
+_OMEGACONF = ["omegaconf==2.*", "antlr4-python3-runtime==4.9.3"]
 _VERL = [
     *("tensordict", "torchdata", "codetiming", "pylatexenc", "orjson", "pyvers", "wandb"),
-    *("hydra-core==1.3.*", "omegaconf==2.*", "antlr4-python3-runtime==4.9.3"),
+    "hydra-core==1.3.*",
+    *_OMEGACONF,
 ]
 ENVIRONMENTS = {
     "verl-0.9.1": Environment(
@@ -73,6 +75,16 @@ ENVIRONMENTS = {
             "559b44772e471d1538537b8805cc77f3824a5e64",
             ["packages/prime-rl-configs/src/prime_rl", "src/prime_rl"],
             ("examples/prime_rl/custom_sampler.patch",),
+        ),
+    ),
+    "skyrl-0.3.0": Environment(
+        ["loguru", "jaxtyping", "cloudpathlib", "torchdata", "orjson", "zstandard", *_OMEGACONF],
+        ["test_skyrl.py"],
+        Source(
+            "NovaSky-AI/SkyRL",
+            "a9564572eb8e91076be43c1bd5e4615e3de17265",
+            ["skyrl", "skyrl-gym/skyrl_gym"],
+            ("tests/integrations/skyrl_on_python_3_11.patch",),
         ),
     ),
 }
