@@ -20,7 +20,7 @@ except ImportError as error:
     ) from error
 
 
-class DPSSampler(TaskSampler):  # type: ignore[misc]
+class DPSSampler(TaskSampler):
     """Gives the task that `PromptSampler` chooses. Tasks are known by their `key`.
 
     Args:

@@ -1,14 +1,19 @@
 """`PromptSampler` over the rows of a framework's dataset: rows out, rewards of single responses in."""
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dps_ray.errors import ConfigError, SamplerError
+import numpy as np
+
+from dps_ray.errors import CheckpointError, ConfigError, SamplerError
 from dps_ray.sampler.prompt_sampler import PromptSampler
 
 logger = logging.getLogger(__name__)
+
+STATE = "prompt_sampler"
 
 BY_TICK = sys.maxsize
 """For `batch`: a step closes by `tick` alone. So it has all groups of a step of the policy, those that were filtered included."""
@@ -85,13 +90,24 @@ class RowSampler:
         """Returns the sampler's metrics, each named `dps/...`."""
         return {f"dps/{name}": value for name, value in self.sampler.metrics().items()}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the state: NumPy arrays, numbers and strings."""
-        return self.sampler.state_dict()
+    def state_dict(self) -> dict[str, bytes]:
+        """Returns the state, as the bytes of an .npz file: every framework's checkpoint can hold and read them."""
+        file = io.BytesIO()
+        np.savez(file, **self.sampler.state_dict())
+        return {STATE: file.getvalue()}
 
     def load_state_dict(self, state: Mapping[str, Any], *, continues: bool = False) -> None:
-        """Goes on from a state; `continues`: the framework continues the rollouts that were in flight."""
-        found = self.sampler.load_state_dict(state, continues=continues)
+        """Goes on from a state; `continues`: the framework continues the rollouts that were in flight.
+
+        Raises:
+            CheckpointError: it is another's state, or of another method.
+        """
+        if STATE not in state:
+            raise CheckpointError(
+                f"this is no state of chosen prompts: it has {', '.join(state) or 'no entries'}; give what state_dict returned"
+            )
+        with np.load(io.BytesIO(state[STATE])) as arrays:
+            found = self.sampler.load_state_dict(arrays, continues=continues)
         logger.info(
             "beliefs resumed: %d prompts known, %d added, %d dropped, %d freed",
             *(found.known, found.added, found.dropped, found.freed),

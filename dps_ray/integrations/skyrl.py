@@ -1,14 +1,15 @@
 """SkyRL: its trainer with prompts chosen by `PromptSampler`. An experiment's `get_trainer` returns it.
 
-StatefulDataLoader ──asks for a batch──> ChosenPrompts.take ──rows──> generate ──rewards──> report
+StatefulDataLoader ──asks for a batch──> ChosenRows.take ──rows──> generate ──rewards──> report
         │                                                                                     │
    data.pt holds its state                              postprocess_generator_output: a step closes
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dps_ray.errors import ConfigError, FrameworkError
+from dps_ray.integrations.dataset import ChosenRows
 from dps_ray.integrations.rows import BY_TICK, RowSampler, column
 
 try:
@@ -20,40 +21,11 @@ except ImportError as error:
     ) from error
 
 
-class ChosenPrompts:
-    """A dataset of SkyRL whose batches are of rows that a sampler chooses."""
-
-    def __init__(self, dataset: Any, rows: RowSampler) -> None:
-        self.dataset, self.rows = dataset, rows
-        self.row_of: dict[str, int] = {}
-        """Rows in flight, by the uid that SkyRL gives a prompt."""
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, row: int) -> Any:
-        return self.dataset[row]
-
-    def __getitems__(self, asked: Sequence[int]) -> list[Any]:
-        """Returns as many rows as are asked for. torch's loader calls this where there is one."""
-        rows = self.rows.take(len(asked))
-        found = [self.dataset[row] for row in rows]
-        self.row_of.update({uid: row for (*_, uid), row in zip(found, rows, strict=True)})
-        return found
-
-    def collate_fn(self, items: list[Any]) -> Any:
-        return self.dataset.collate_fn(items)
-
-    # StatefulDataLoader keeps these in data.pt.
-    def state_dict(self) -> dict[str, Any]:
-        return self.rows.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.rows.load_state_dict(state)
-        self.row_of = {}
+Mixin: Any = object
+"""So that what follows may call methods of the class that it is mixed into."""
 
 
-class ChoosesPrompts:
+class ChoosesPrompts(Mixin):
     """Mixin for a trainer of SkyRL that generates batch by batch: `class Mine(ChoosesPrompts, MyTrainer)`.
 
     dps: arguments of `PromptSampler`. `kinds` and `key` name columns of the training data.
@@ -62,13 +34,21 @@ class ChoosesPrompts:
         ConfigError: an option cannot be used, or the loader's processes would ask for prompts ahead of time.
     """
 
+    train_dataset: Any
+
     def __init__(self, *args: Any, dps: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         self._options = dict(dps or {})
+        self._row_of: dict[str, int] = {}
         super().__init__(*args, **kwargs)
 
     def _build_train_dataloader_and_compute_training_steps(self) -> None:
-        cfg, dataset = self.cfg, self.train_dataset  # type: ignore[has-type]
-        if cfg.data.dataloader.num_workers:
+        if any(kind.__name__ == "FullyAsyncRayPPOTrainer" for kind in type(self).__mro__):
+            raise ConfigError(
+                "SkyRL's fully asynchronous trainer trains on each prompt once an epoch, in the order of its loader, and stops "
+                "when one comes again; choose prompts with the synchronous trainer, trainer.fully_async.enabled=false"
+            )
+        cfg, dataset = self.cfg, self.train_dataset
+        if cfg.data.dataloader.num_workers != 0:
             raise ConfigError(
                 f"data.dataloader.num_workers={cfg.data.dataloader.num_workers}: worker processes choose prompts before the "
                 "rewards of those before them are known; write data.dataloader.num_workers=0"
@@ -81,29 +61,33 @@ class ChoosesPrompts:
             seed=cfg.trainer.seed,
             batch=BY_TICK,
         )
-        self.train_dataset = ChosenPrompts(dataset, rows)
-        super()._build_train_dataloader_and_compute_training_steps()  # type: ignore[misc]
+        self.train_dataset = ChosenRows(dataset, rows, self._note)
+        super()._build_train_dataloader_and_compute_training_steps()
+
+    def _note(self, item: Any, row: int) -> Any:
+        """Notes the row of a prompt by the uid that SkyRL gives it."""
+        *_, uid = item
+        self._row_of[uid] = row
+        return item
 
     async def generate(self, input_batch: Any) -> Any:
         """Returns what SkyRL generates, once its rewards are reported: before groups are filtered or replaced."""
-        output = await super().generate(input_batch)  # type: ignore[misc]
+        output = await super().generate(input_batch)
         found = responses_of(input_batch, output)
-        chosen = self.train_dataset
-        chosen.rows.report(
-            [chosen.row_of[uid] for uid, _ in found], [reward for _, reward in found]
-        )
-        chosen.rows.release()  # prompts that SkyRL cut off the batch, so that it divides evenly
-        chosen.row_of = {}
+        rows = self.train_dataset.rows
+        rows.report([self._row_of[uid] for uid, _ in found], [reward for _, reward in found])
+        rows.release()  # prompts that SkyRL cut off the batch, so that it divides evenly
+        self._row_of = {}
         return output
 
     def postprocess_generator_output(self, *args: Any, **kwargs: Any) -> Any:
         """Closes a step, as SkyRL calls this once for each step of the policy."""
         self.train_dataset.rows.tick()
-        self.all_metrics.update(self.train_dataset.rows.metrics())  # type: ignore[attr-defined]
-        return super().postprocess_generator_output(*args, **kwargs)  # type: ignore[misc]
+        self.all_metrics.update(self.train_dataset.rows.metrics())
+        return super().postprocess_generator_output(*args, **kwargs)
 
 
-class DPSTrainer(ChoosesPrompts, RayPPOTrainer):  # type: ignore[misc]
+class DPSTrainer(ChoosesPrompts, RayPPOTrainer):
     """SkyRL's own trainer, with prompts chosen by `PromptSampler`."""
 
 

@@ -13,10 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dps_ray.errors import ConfigError, FrameworkError
-from dps_ray.integrations.rows import BY_TICK, RowSampler
+from dps_ray.integrations.rows import BY_TICK, STATE, RowSampler
 
 try:
     from slime.rollout.data_source import RolloutDataSource, RolloutDataSourceWithBuffer
@@ -34,7 +32,7 @@ ROW = "dps_row"
 OBSERVE = "dps_ray.integrations.slime.observe"
 
 
-class DPSDataSource(RolloutDataSourceWithBuffer):  # type: ignore[misc]
+class DPSDataSource(RolloutDataSourceWithBuffer):
     """slime's data source, with prompts chosen by `PromptSampler`. Groups that a rollout aborted come first, as in slime.
 
     Options are the entry `dps` of the file at `--custom-config-path`, such as `dps: {method: dps_pooled, kinds: level}`.
@@ -114,7 +112,7 @@ class DPSDataSource(RolloutDataSourceWithBuffer):  # type: ignore[misc]
         super().save(rollout_id)
         path = _state_file(self.args.save, rollout_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **self.rows.state_dict())
+        path.write_bytes(self.rows.state_dict()[STATE])
 
     def load(self, rollout_id: int | None = None) -> None:
         super().load(rollout_id)
@@ -123,8 +121,7 @@ class DPSDataSource(RolloutDataSourceWithBuffer):  # type: ignore[misc]
             return
         path = _state_file(self.args.load, rollout_id)
         if path.exists():
-            with np.load(path) as state:
-                self.rows.load_state_dict(dict(state))
+            self.rows.load_state_dict({STATE: path.read_bytes()})
 
 
 def observe(args: Any, all_samples: list[list[Any]], data_source: Any) -> None:

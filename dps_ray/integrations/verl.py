@@ -22,6 +22,9 @@ except ImportError as error:
         f"dps_ray.integrations.verl needs verl 0.7.1 or newer, which cannot be imported ({error}): pip install verl"
     ) from error
 
+Mixin: Any = object
+"""So that what follows may call methods of the class that it is mixed into."""
+
 ROW = "dps_row"
 """The entry of `extra_info` that says which row a prompt is. Of a row's entries, verl carries `extra_info` to the rewards."""
 
@@ -93,7 +96,7 @@ def accuracies_in(extra: Iterable[Mapping[str, Any]], name: str) -> list[float]:
     return [float(each[name]) for each in found]
 
 
-class ChoosesRows:
+class ChoosesRows(Mixin):
     """Mixin for a dataset class of verl: `class Mine(ChoosesRows, MyDataset)`, with rows in `self.dataframe`.
 
     The training dataset takes as many rows as the loader asks for; which ones is for `PromptSampler` to say. The first
@@ -103,10 +106,12 @@ class ChoosesRows:
 
     active: ClassVar["ChoosesRows | None"] = None
     """The training dataset of this process that was made last."""
+    made_with: Any
+    rows: RowSampler | None
 
     def __init__(self, *args: Any, config: Any, **kwargs: Any) -> None:
         super().__init__(*args, config=config, **kwargs)
-        self.rows: RowSampler | None = None
+        self.rows = None
         self.accuracy: str | None = None
         if ChoosesRows.active is not None and ChoosesRows.active.made_with is config:
             return

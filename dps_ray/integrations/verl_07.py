@@ -24,7 +24,7 @@ INFO = "extra_info."
 STARTED = "batches_of_epoch"
 
 
-class DPSCurriculumSampler(AbstractCurriculumSampler):  # type: ignore[misc]
+class DPSCurriculumSampler(AbstractCurriculumSampler):
     """Gives the loader the rows that `PromptSampler` chooses, a batch at a time.
 
     Rewards come back with `extra_info`, so `key` must be an entry of that: `+data.dps.key=extra_info.index`, the default,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from dps_ray.errors import ConfigError, FrameworkError
-from dps_ray.integrations.verl import ROW, ChoosesRows, accuracies_in
+from dps_ray.integrations.verl import ROW, ChoosesRows, Mixin, accuracies_in
 
 try:
     import transfer_queue as tq
@@ -24,7 +24,7 @@ except ImportError as error:
 TRAIN = "train"
 
 
-class ReportsRewards:
+class ReportsRewards(Mixin):
     """Mixin for a replay buffer of verl. `trainer.v1.sampler.sampler_kwargs` goes to the buffer's constructor, to which verl
     passes no settings of `algorithm.filter_groups` when the buffer is not its own."""
 
@@ -43,7 +43,7 @@ class ReportsRewards:
 
     def sample(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Returns verl's batch, once its rewards are reported; the sampler's metrics are added to verl's."""
-        batch, metrics = super().sample(*args, **kwargs)  # type: ignore[misc]
+        batch, metrics = super().sample(*args, **kwargs)
         if batch.partition_id == TRAIN:
             dataset = training_dataset()
             _report(dataset, batch.keys)
@@ -56,16 +56,16 @@ class ReportsRewards:
         """Discards groups, as verl does, after their rewards are reported."""
         if partition_id == TRAIN and uids:
             dataset = training_dataset()
-            keys = [key for key in self.partitions[TRAIN] if key.split("_")[0] in uids]  # type: ignore[attr-defined]
+            keys = [key for key in self.partitions[TRAIN] if key.split("_")[0] in uids]
             _report(dataset, keys)
             silent = uids - {key.split("_")[0] for key in keys}
-            if silent and self.trainer_mode != "sync":  # type: ignore[attr-defined]
+            if silent and self.trainer_mode != "sync":
                 # Asynchronous trainers keep the prompts themselves in the queue.
                 data = tq.kv_batch_get(
                     keys=sorted(silent), partition_id=TRAIN, select_fields=["extra_info"]
                 )
                 self._failed += [_plain(info)[ROW] for info in data["extra_info"]]
-        super()._clear_groups(partition_id, uids)  # type: ignore[misc]
+        super()._clear_groups(partition_id, uids)
 
     def _release_failed(self, dataset: Any) -> None:
         """Frees prompts that failed without a response. Until the batch is complete they are in flight, as otherwise a
@@ -73,8 +73,8 @@ class ReportsRewards:
         rows, self._failed = self._failed, []
         dataset.rows.release(rows)
         if dataset.rows.sampler.in_flight:
-            self._sync_metadata_from_transfer_queue()  # type: ignore[attr-defined]
-            if not self.prompt_global_steps[TRAIN]:  # type: ignore[attr-defined]
+            self._sync_metadata_from_transfer_queue()
+            if not self.prompt_global_steps[TRAIN]:
                 dataset.rows.release()  # the queue has no prompt left
 
 

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import torch
 from skyrl.train.config import SkyRLTrainConfig
 from skyrl.train.dataset import PromptDataset
+from skyrl.train.fully_async_trainer import FullyAsyncRayPPOTrainer
 from skyrl.train.generators.base import GeneratorInterface
 from skyrl.train.generators.utils import prepare_generator_input
 from transformers import AutoTokenizer
 
 from dps_ray.errors import ConfigError
-from dps_ray.integrations.skyrl import DPSTrainer
+from dps_ray.integrations.skyrl import ChoosesPrompts, DPSTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -72,9 +73,13 @@ class Generator(GeneratorInterface):
         return found if self.steps == 1 else {**found, "trajectory_ids": ids, "is_last_step": last}
 
 
-def trainer_with(prompts, generator=None, ranks=1, sampling=None, workers=0, **dps):
+def trainer_with(
+    prompts, generator=None, ranks=1, sampling=None, workers=0, kind=DPSTrainer, **dps
+):
     cfg = SkyRLTrainConfig()
     cfg.trainer.train_batch_size, cfg.trainer.seed, cfg.trainer.epochs = BATCH, 1, 2
+    cfg.trainer.policy_mini_batch_size = BATCH
+    cfg.trainer.fully_async.num_parallel_generation_workers = BATCH
     cfg.trainer.resume_mode = "none"
     cfg.trainer.enable_ray_gpu_monitor = False
     cfg.generator.inference_engine.enable_ray_prometheus_stats = False
@@ -83,7 +88,7 @@ def trainer_with(prompts, generator=None, ranks=1, sampling=None, workers=0, **d
     cfg.generator.step_wise_trajectories = generator is not None and generator.steps > 1
     cfg.trainer.algorithm.dynamic_sampling.type = sampling
     cfg.trainer.algorithm.dynamic_sampling.max_sample_batches = 10
-    trainer = DPSTrainer(
+    trainer = kind(
         cfg=cfg,
         tracker=None,
         tokenizer=None,
@@ -185,6 +190,14 @@ def test_prompts_that_are_cut_off_the_batch_are_free(prompts):
 def test_processes_of_the_loader_are_refused(prompts):
     with pytest.raises(ConfigError, match="num_workers=0"):
         trainer_with(prompts, workers=2)
+
+
+def test_the_fully_asynchronous_trainer_is_refused(prompts):
+    class Mine(ChoosesPrompts, FullyAsyncRayPPOTrainer):
+        pass
+
+    with pytest.raises(ConfigError, match="once an epoch"):
+        trainer_with(prompts, kind=Mine)
 
 
 @pytest.mark.parametrize(
