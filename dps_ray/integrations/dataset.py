@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dps_ray.integrations.rows import RowSampler
+from dps_ray.integrations.rows import RowSampler, packed, unpacked
 
 
 class ChosenRows:
@@ -46,7 +46,7 @@ class ChosenRows:
         return getattr(self.dataset, name)
 
     def state_dict(self) -> dict[str, bytes]:
-        return self.rows.state_dict()
+        return packed(self.rows.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.rows.load_state_dict(state)
+        self.rows.load_state_dict(unpacked(state))

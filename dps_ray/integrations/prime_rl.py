@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dps_ray.errors import ConfigError, FrameworkError
-from dps_ray.integrations.rows import RowSampler
+from dps_ray.integrations.rows import RowSampler, packed, unpacked
 
 try:
     from prime_rl.orchestrator.curriculum.samplers.base import TaskSampler
@@ -96,10 +96,10 @@ class DPSSampler(TaskSampler):
         self.rows.sampler.report([key], [rewards])
 
     def state_dict(self) -> dict[str, Any]:
-        return self.rows.state_dict()
+        return packed(self.rows.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.rows.load_state_dict(state)
+        self.rows.load_state_dict(unpacked(state))
         self._given = {}
 
     def metrics(self) -> dict[str, float]:

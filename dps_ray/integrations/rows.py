@@ -13,7 +13,7 @@ from dps_ray.sampler.prompt_sampler import PromptSampler
 
 logger = logging.getLogger(__name__)
 
-STATE = "prompt_sampler"
+PACKED = "prompt_sampler"
 
 BY_TICK = sys.maxsize
 """For `batch`: a step closes by `tick` alone. So it has all groups of a step of the policy, those that were filtered included."""
@@ -90,28 +90,38 @@ class RowSampler:
         """Returns the sampler's metrics, each named `dps/...`."""
         return {f"dps/{name}": value for name, value in self.sampler.metrics().items()}
 
-    def state_dict(self) -> dict[str, bytes]:
-        """Returns the state, as the bytes of an .npz file: every framework's checkpoint can hold and read them."""
-        file = io.BytesIO()
-        np.savez(file, **self.sampler.state_dict())
-        return {STATE: file.getvalue()}
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state: NumPy arrays, numbers and strings."""
+        return self.sampler.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any], *, continues: bool = False) -> None:
-        """Goes on from a state; `continues`: the framework continues the rollouts that were in flight.
-
-        Raises:
-            CheckpointError: it is another's state, or of another method.
-        """
-        if STATE not in state:
-            raise CheckpointError(
-                f"this is no state of chosen prompts: it has {', '.join(state) or 'no entries'}; give what state_dict returned"
-            )
-        with np.load(io.BytesIO(state[STATE])) as arrays:
-            found = self.sampler.load_state_dict(arrays, continues=continues)
+        """Goes on from a state; `continues`: the framework continues the rollouts that were in flight."""
+        found = self.sampler.load_state_dict(state, continues=continues)
         logger.info(
             "beliefs resumed: %d prompts known, %d added, %d dropped, %d freed",
             *(found.known, found.added, found.dropped, found.freed),
         )
+
+
+def packed(state: Mapping[str, Any]) -> dict[str, bytes]:
+    """Returns a state as the bytes of an .npz file, which `torch.load` reads with `weights_only` too."""
+    file = io.BytesIO()
+    np.savez(file, **state)
+    return {PACKED: file.getvalue()}
+
+
+def unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what `packed` was given.
+
+    Raises:
+        CheckpointError: the state is of something else.
+    """
+    if PACKED not in state:
+        raise CheckpointError(
+            f"this is no state of selected prompts: it has {', '.join(state) or 'no entries'}; give what state_dict returned"
+        )
+    with np.load(io.BytesIO(state[PACKED])) as arrays:
+        return dict(arrays)
 
 
 def column(dataframe: Any, name: str) -> list[Any]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dps_ray.errors import ConfigError, FrameworkError
-from dps_ray.integrations.rows import BY_TICK, STATE, RowSampler
+from dps_ray.integrations.rows import BY_TICK, RowSampler
+from dps_ray.integrations.state_file import read_state, write_state
 
 try:
     from slime.rollout.data_source import RolloutDataSource, RolloutDataSourceWithBuffer
@@ -110,18 +111,15 @@ class DPSDataSource(RolloutDataSourceWithBuffer):
 
     def save(self, rollout_id: int) -> None:
         super().save(rollout_id)
-        path = _state_file(self.args.save, rollout_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.rows.state_dict()[STATE])
+        write_state(_folder(self.args.save, rollout_id), self.rows.state_dict())
 
     def load(self, rollout_id: int | None = None) -> None:
         super().load(rollout_id)
         self.dataset.samples, self.sample_offset = self._all, 0
-        if self.args.load is None:
-            return
-        path = _state_file(self.args.load, rollout_id)
-        if path.exists():
-            self.rows.load_state_dict({STATE: path.read_bytes()})
+        if self.args.load is not None:
+            state = read_state(_folder(self.args.load, rollout_id))
+            if state is not None:
+                self.rows.load_state_dict(state)
 
 
 def observe(args: Any, all_samples: list[list[Any]], data_source: Any) -> None:
@@ -135,8 +133,8 @@ def observe(args: Any, all_samples: list[list[Any]], data_source: Any) -> None:
     source.observe(all_samples)
 
 
-def _state_file(folder: str, rollout_id: int | None) -> Path:
-    return Path(folder) / "rollout" / f"dps_ray_{rollout_id}.npz"
+def _folder(checkpoints: str, rollout_id: int | None) -> Path:
+    return Path(checkpoints) / "rollout" / f"dps_ray_{rollout_id}"
 
 
 def _rows_of(groups: Iterable[list[Any]]) -> set[int]:

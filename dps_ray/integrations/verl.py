@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from dps_ray.errors import ConfigError, FrameworkError
-from dps_ray.integrations.rows import BY_TICK, RowSampler, column
+from dps_ray.integrations.rows import BY_TICK, RowSampler, column, packed, unpacked
 
 try:
     from omegaconf import OmegaConf
@@ -140,12 +140,12 @@ class ChoosesRows(Mixin):
             self.rows.tick()
 
     # StatefulDataLoader keeps these in data.pt, beside its own state.
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.rows is None else self.rows.state_dict()
+    def state_dict(self) -> dict[str, bytes]:
+        return {} if self.rows is None else packed(self.rows.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.rows is not None and state:
-            self.rows.load_state_dict(state, continues=self._continues)
+            self.rows.load_state_dict(unpacked(state), continues=self._continues)
 
 
 class DPSDataset(ChoosesRows, RLHFDataset):

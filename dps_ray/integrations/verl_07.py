@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dps_ray.errors import ConfigError, FrameworkError
+from dps_ray.integrations.rows import packed, unpacked
 from dps_ray.integrations.verl import options_of, sampler_over, scored
 
 try:
@@ -70,8 +71,8 @@ class DPSCurriculumSampler(AbstractCurriculumSampler):
 
     # StatefulDataLoader keeps these in data.pt.
     def state_dict(self) -> dict[str, Any]:
-        return {**self.rows.state_dict(), STARTED: self._started}
+        return {**packed(self.rows.state_dict()), STARTED: self._started}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._started = int(state[STARTED])
-        self.rows.load_state_dict({name: state[name] for name in state if name != STARTED})
+        self.rows.load_state_dict(unpacked(state))
