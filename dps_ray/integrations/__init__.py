@@ -1,0 +1,1 @@
+"""Prompt selection in other training frameworks, one module each. Each imports its framework, and nothing else does."""
