@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.modules["vllm"] = None  # type: ignore[assignment]  # TRL imports it where it can, for many seconds
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -117,19 +120,24 @@ def trainer(
     )
 
 
-def main(task: dict[str, Any]) -> None:
-    """Trains, and writes what this process rolled out to `FOLDER/rank-R.json`."""
+def trained(task: dict[str, Any], rank: int = 0) -> dict[str, Any]:
+    """Trains, and returns the rows that this process rolled out, and their rewards."""
     rewards = Rewards(task["by_text"], task["killed_at"])
     made = trainer(
         Path(task["policy"]),
         Path(task["folder"]),
         rewards,
         settings=task["settings"],
-        dps={"kinds": "level", "seed": task["seeds"][int(os.environ.get("RANK", "0"))]},
+        dps={"kinds": "level", "seed": task["seeds"][rank]},
     )
     made.train(resume_from_checkpoint=task["resume"])
-    path = Path(task["folder"]) / f"rank-{os.environ.get('RANK', '0')}.json"
-    path.write_text(json.dumps({"rows": rewards.rows, "given": rewards.given}))
+    return {"rows": rewards.rows, "given": rewards.given}
+
+
+def main(task: dict[str, Any]) -> None:
+    """Trains, and writes what this process rolled out to `FOLDER/rank-R.json`."""
+    rank = int(os.environ.get("RANK", "0"))
+    (Path(task["folder"]) / f"rank-{rank}.json").write_text(json.dumps(trained(task, rank)))
 
 
 if __name__ == "__main__":
