@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import dataclass_transform
 else:  # Python 3.10 has none, and only type checkers look at it
 
-    def dataclass_transform(**given: bool) -> Callable[[Any], Any]:
+    def dataclass_transform(**given):
         return lambda kind: kind
 
 
