@@ -55,9 +55,8 @@ class DatasetRows:
     ) -> None:
         self._data = data
         named = range(len(data)) if keys is None else _values(data, "keys", keys)
-        self.sampler = PromptSampler(
-            named, group_size, kinds=_values(data, "kinds", kinds), **arguments
-        )
+        alike = None if kinds is None else _values(data, "kinds", kinds)
+        self.sampler = PromptSampler(named, group_size, kinds=alike, **arguments)
         self._row_of = None if keys is None else {key: row for row, key in enumerate(named)}
 
     def read(self, keys: Sequence[Hashable], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -98,12 +97,8 @@ class DatasetRows:
         return found
 
 
-def _values(
-    data: RowData, argument: str, given: str | Sequence[Any] | None
-) -> Sequence[Any] | None:
+def _values(data: RowData, argument: str, given: str | Sequence[Any]) -> Sequence[Any]:
     """The values of the column of this name, or those that were given."""
-    if given is None:
-        return None
     if not isinstance(given, str):
         if len(given) != len(data):
             raise ConfigError(

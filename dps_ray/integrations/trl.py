@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -47,7 +47,10 @@ EXTENDED = {
 _OF_ONE_STEP = ("effective_ratio", "predicted_ratio", "foretold_ratio", "brier")
 _OF_ALL_STEPS = ("uniform_ratio", "distinct", "coverage", "failed", "retaken")
 
-_Trainer = GRPOTrainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    _Trainer: TypeAlias = GRPOTrainer
+else:
+    _Trainer = object
 
 
 class DPSMixin(_Trainer):
@@ -87,7 +90,8 @@ class DPSMixin(_Trainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Extends TRL's method: these inputs, one for each response that this process generates, are replaced."""
         if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
+            evaluated: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            return evaluated
         start = time.perf_counter()
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         here, group = len(inputs), self.num_generations
@@ -98,7 +102,7 @@ class DPSMixin(_Trainer):
             mine = [self._taken[i // group] for i in range(rank * here, (rank + 1) * here)]
             inputs = self._rows.read(mine, list(inputs[0]))
             self._seconds = time.perf_counter() - start
-            scored = super()._generate_and_score_completions(inputs)
+            scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
             if self._taken:
                 raise ConfigError(
                     f"{type(self).__name__} generated responses without a call of _calculate_rewards, which brings their "
