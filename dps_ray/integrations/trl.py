@@ -138,8 +138,9 @@ class DPSMixin(_Trainer):
         if self.model.training and self._taken:
             start = time.perf_counter()
             self._report(by_function)
-            self._seconds += time.perf_counter() - start
             self._note()
+            self._seconds += time.perf_counter() - start
+            self._metrics["train"]["dps/seconds"].append(self._seconds)
         return by_function
 
     def _report(self, by_function: Any) -> None:
@@ -159,7 +160,6 @@ class DPSMixin(_Trainer):
             noted[f"dps/{name}"].append(now[name])
         for name in now.keys() & set(_OF_ALL_STEPS):
             noted[f"dps/{name}"] = [now[name]]
-        noted["dps/seconds"].append(self._seconds)
 
     # --- checkpoints ------------------------------------------------------------------------------
 
