@@ -1,1 +1,1 @@
-"""Prompt selection in other training frameworks, one module each. Each imports its framework, and nothing else does."""
+"""Plug-ins for the frameworks that people train with. Each module needs its framework, and imports no other."""
