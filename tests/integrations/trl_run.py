@@ -1,4 +1,4 @@
-"""A short real training with TRL, in this process or in several:  python -m tests.dps_ray.trl_run JSON
+"""A short real training with TRL, in this process or in several:  python -m tests.integrations.trl_run JSON
 
 Prompts have a `level`, which says which of the responses to them are right, so that rewards depend on neither weights nor
 random numbers unless `by_text` is set.

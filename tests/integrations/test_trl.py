@@ -20,11 +20,11 @@ from datasets import IterableDataset
 from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from dps_ray import PromptSampler
-from dps_ray.errors import CheckpointError, ConfigError
+from dps_ray.errors import CheckpointError, ConfigError, FrameworkError
 from dps_ray.integrations import trl as plugin
-from dps_ray.integrations.dataset_rows import STATE_FILE
+from dps_ray.integrations.state_file import STATE_FILE
 from dps_ray.integrations.trl import DPSGRPOTrainer, DPSMixin
-from tests.dps_ray.trl_run import GROUP, ROWS, Rewards, config, data, trained, trainer
+from tests.integrations.trl_run import GROUP, ROWS, Rewards, config, data, trained, trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:TRL currently supports vLLM")]
 KINDS = {"kinds": "level"}
@@ -71,7 +71,7 @@ def test_each_generation_is_chosen_by_the_rewards_of_all_before_it(
 
 def test_prompts_are_known_by_a_column_where_one_is_named(tiny_policy, tmp_path):
     rewards = Rewards()
-    made = trainer(tiny_policy, tmp_path, rewards, dps={"keys": "prompt", "method": "dps"})
+    made = trainer(tiny_policy, tmp_path, rewards, dps={"key": "prompt", "method": "dps"})
     made.train()
     assert set(made.prompt_sampler.in_flight) == set()
     sampler = PromptSampler(data()["prompt"], GROUP, "dps", seed=3)
@@ -211,7 +211,7 @@ def ran(task: dict[str, Any], processes: int = 1) -> list[tuple[int, str]]:
     together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.dps_ray.trl_run", json.dumps(task)],
+            [sys.executable, "-m", "tests.integrations.trl_run", json.dumps(task)],
             env=os.environ
             | together
             | (
@@ -336,7 +336,9 @@ def test_a_trainer_with_other_methods_is_refused():
     class DPSOther(DPSMixin, Other):
         pass
 
-    with pytest.raises(ConfigError, match=r"DPSOther.*that of Other is _calculate_rewards\('self'"):
+    with pytest.raises(
+        FrameworkError, match=r"DPSOther.*that of Other is _calculate_rewards\('self'"
+    ):
         DPSOther()
 
 
@@ -354,9 +356,15 @@ def test_wrong_arguments_say_what_to_write(tiny_policy, tmp_path):
         with pytest.raises(ConfigError, match=message):
             trainer(tiny_policy, tmp_path, Rewards(), dps=dps, **arguments)
 
-    wrong("no such column; it has prompt, row, level", {"kinds": "topic"})
+    wrong("'topic', which is no column of train_dataset; it has prompt, row", {"kinds": "topic"})
     wrong("set num_generations", {"group_size": 8})
-    wrong("2 values for 40 rows", {"kinds": ["a", "b"]})
     wrong("decai", {"decai": 0.5})
     stream = IterableDataset.from_generator(lambda: iter(data()))
     wrong("without streaming", KINDS, train_dataset=stream)
+
+
+def test_without_trl_the_import_says_what_to_install():
+    program = "import sys; sys.modules['trl'] = None; import dps_ray.integrations.trl"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'needs TRL: pip install "dps_ray[trl]"' in done.stderr.splitlines()[-1]
