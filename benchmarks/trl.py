@@ -38,12 +38,14 @@ class Run(NamedTuple):
     accuracy: on test prompts, in the end
     seconds:  median of a step
     added:    median of what selection adds to it, in seconds
+    tokens:   mean of what a step generates
     """
 
     ratios: list[float]
     accuracy: float
     seconds: float
     added: float
+    tokens: float
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -97,26 +99,26 @@ def _run(found: Mapping[str, Any]) -> Run:
         found["accuracy"],
         float(np.median(found["seconds"])),
         float(np.median([step.get("dps/seconds", 0.0) for step in logged])),
+        float(np.mean(found["tokens"])),
     )
 
 
 def _table(runs: Mapping[str, Sequence[Run]]) -> str:
     """Means over seeds, in Markdown."""
     lines = [
-        "| method | effective ratio | of the last ten steps | test accuracy | seconds a step | added by selection |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| method | effective ratio | of the last ten steps | test accuracy | tokens a step | seconds a step | added by selection |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for method, found in runs.items():
         ratios = np.array([run.ratios for run in found])
         accuracies = np.array([run.accuracy for run in found])
-        seconds, added = (
-            float(np.mean([run.seconds for run in found])),
-            float(np.mean([run.added for run in found])),
+        seconds, added, tokens = np.mean(
+            [(run.seconds, run.added, run.tokens) for run in found], axis=0
         )
         each = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
         lines.append(
             f"| {method} | {ratios.mean():.2f} | {ratios[:, -10:].mean():.2f} | {accuracies.mean():.3f} ({each}) | "
-            f"{seconds:.2f} | {added:.4f} ({added / seconds:.2%}) |"
+            f"{tokens:,.0f} | {seconds:.2f} | {added:.4f} ({added / seconds:.2%}) |"
         )
     return "\n".join(lines)
 

@@ -112,7 +112,7 @@ class DPSMixin(_Trainer):
     ) -> Any:
         """Extends TRL's method: the rewards that it returns, of all processes, are reported."""
         by_function = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if self.model.training:
+        if self.model.training and self._dps.taken:
             self._dps.report(by_function, self.reward_weights, self._metrics["train"])
         return by_function
 

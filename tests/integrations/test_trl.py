@@ -27,6 +27,7 @@ from dps_ray.integrations.trl import DPSGRPOTrainer, DPSMixin
 from tests.integrations.trl_run import GROUP, ROWS, Rewards, config, data, trained, trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:TRL currently supports vLLM")]
+ROOT = Path(__file__).parents[2]
 KINDS = {"kinds": "level"}
 
 
@@ -368,3 +369,19 @@ def test_without_trl_the_import_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
     assert 'needs TRL: pip install "dps_ray[trl]"' in done.stderr.splitlines()[-1]
+
+
+def test_the_notebook_runs(able_policy, chains, tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(ROOT / "examples" / "trl_dps.ipynb", as_version=4)
+    parameters = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    parameters.source = f"policy, file, steps = {str(able_policy)!r}, {str(chains[0])!r}, 2"
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    nbclient.NotebookClient(
+        notebook, timeout=500, resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert any(
+        "effective_ratio" in output.get("data", {}).get("text/plain", "") for output in outputs
+    )
