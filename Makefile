@@ -17,7 +17,7 @@ CPU_TORCH := $(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(PIP_FIND_LINKS))),,
 TORCH_SOURCE := $(if $(filter cpu,$(BUILD)),$(CPU_TORCH))
 INSTALLED := $(VENV)/.installed-$(BUILD)
 
-.PHONY: run test test-fast test-slow check docs format install lock clean
+.PHONY: run test test-fast test-slow test-integrations check docs format install lock clean
 
 run: $(INSTALLED)
 	$(BIN)/python -m pipelines.grpo_dps folder=runs/$(shell date +%Y%m%d-%H%M%S) $(ARGS)
@@ -33,6 +33,10 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and not starts_ray" --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  $(ARGS) || test $$? -eq 5
 	$(BIN)/python -m pytest -m "slow and starts_ray" $(ARGS) || test $$? -eq 5
+
+# The plug-ins, each in an environment with its framework. Makes those that are missing: some minutes of downloads.
+test-integrations: $(INSTALLED)
+	$(BIN)/python tests/integrations/environments.py $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
