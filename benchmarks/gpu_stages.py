@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.peer import task_for_trl
+from benchmarks.peer import task_for_trl, trl_command
 from benchmarks.terms import BATCHES_OF_64
 from dps_ray.config import Config, settings
 from dps_ray.config.files import config_file
@@ -355,10 +355,7 @@ def trl(setup: Setup) -> dict[str, Any]:
         return {"error": "--trl names no Python"}
     config = setup.config("loop.steps=4")
     task = {**task_for_trl(config, setup.model), "on_gpu": not setup.tiny}
-    script = Path(__file__).with_name("peer_trl.py")
-    done = subprocess.run(
-        [str(setup.trl), str(script), json.dumps(task)], capture_output=True, text=True
-    )
+    done = subprocess.run(trl_command(task, setup.trl), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[-1000:])
     found = json.loads(done.stdout.strip().splitlines()[-1])

@@ -9,10 +9,11 @@ kept, as it is how either works: groups whose rewards are all equal are not trai
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +93,7 @@ def _ours(config: Config) -> Measured:
     config.folder.mkdir(parents=True)
     file = config.folder.with_suffix(".yaml")
     file.write_text(settings.dump(config))
-    _finish([sys.executable, "-m", "pipelines.grpo_dps", "--config", str(file)])
+    finish([sys.executable, "-m", "pipelines.grpo_dps", "--config", str(file)])
     steps = [m for m in read_metrics(config.folder) if "timing_s/step" in m]
     return _measured(
         [m["timing_s/step"] for m in steps],
@@ -103,10 +104,21 @@ def _ours(config: Config) -> Measured:
 def _trl(config: Config, python: Path) -> Measured:
     """Runs `peer_trl.py` under the other Python. What it is told is all that it knows of this project."""
     task = task_for_trl(config, ensure_start_policy(builtin.cache(), seed=0))
-    script = Path(__file__).with_name("peer_trl.py")
-    said = _finish([str(python), str(script), json.dumps(task)])
-    found = json.loads(said.strip().splitlines()[-1])
+    found = run_trl(task, python)
     return _measured(found["seconds"], found["tokens"])
+
+
+def run_trl(task: Mapping[str, Any], python: Path) -> dict[str, Any]:
+    """Runs `peer_trl.py`, and returns what it found."""
+    said = finish(trl_command(task, python))
+    found: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+    return found
+
+
+def trl_command(task: Mapping[str, Any], python: Path) -> list[str]:
+    """The command that runs `peer_trl.py`. `-P` keeps the script's folder from the path, as it has a `trl.py`."""
+    script = Path(__file__).with_name("peer_trl.py")
+    return [str(python), "-P", str(script), json.dumps(task)]
 
 
 def task_for_trl(config: Config, model: Path) -> dict[str, Any]:
@@ -128,11 +140,17 @@ def task_for_trl(config: Config, model: Path) -> dict[str, Any]:
         "clip_high": config.objective.clip_high,
         "folder": str(config.folder / "trl"),
         "on_gpu": False,
+        "seed": config.seed,
+        "dps": None,
+        "test": None,
+        "test_samples": config.eval.samples,
     }
 
 
-def _finish(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
+def finish(command: Sequence[str]) -> str:
+    """Runs a command that finds this checkout's packages, and returns what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise EngineError(f"{command[0]} {command[1]} failed: {' '.join(last)}")

@@ -1,6 +1,8 @@
-"""The other side of `benchmarks/peer.py`, for a Python that has TRL: imports nothing of this project.
+"""The other side of `benchmarks/peer.py` and `benchmarks/trl.py`, for a Python that has TRL. It imports nothing of this
+project, but for `dps_ray.integrations.trl` where prompts are to be selected.
 
-The only argument is the task as JSON. Prints, as its last line, seconds and tokens of each step.
+The only argument is the task as JSON. Prints, as its last line, seconds, tokens and what TRL logged of each step, and the
+accuracy on test prompts where there are any.
 """
 
 import itertools
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
+from trl import GRPOConfig, GRPOTrainer
 
 task = json.loads(sys.argv[1])
 torch.set_num_threads(task["threads"])
@@ -47,16 +49,31 @@ on_cpu = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 device: dict[str, Any] = on_gpu if task["on_gpu"] else on_cpu
 dtype = torch.bfloat16 if task["on_gpu"] else torch.float32
 responses = task["batch_size"] * task["group_size"]
-data = load_dataset("parquet", data_files=task["prompts"], split="train")
-data = data.map(
-    lambda row: {"prompt": row["prompt"], "truth": row["reward_model"]["ground_truth"]},
-    remove_columns=[name for name in data.column_names if name != "prompt"],
-)
-trainer = GRPOTrainer(
+
+
+def prompts(path: str) -> Any:
+    data = load_dataset("parquet", data_files=path, split="train")
+    return data.map(
+        lambda row: {
+            "prompt": row["prompt"],
+            "truth": row["reward_model"]["ground_truth"],
+            "level": row["extra_info"]["level"],
+        },
+        remove_columns=[name for name in data.column_names if name != "prompt"],
+    )
+
+
+kind, selection = GRPOTrainer, {}
+if task["dps"] is not None:
+    from dps_ray.integrations.trl import DPSGRPOTrainer
+
+    kind, selection = DPSGRPOTrainer, {"dps": task["dps"]}
+trainer = kind(
     model=AutoModelForCausalLM.from_pretrained(task["model"], dtype=dtype),
     processing_class=AutoTokenizer.from_pretrained(task["model"]),
     reward_funcs=reward,
-    train_dataset=data,
+    train_dataset=prompts(task["prompts"]),
+    eval_dataset=prompts(task["test"]) if task["test"] else None,
     callbacks=[Clock()],
     args=GRPOConfig(
         output_dir=task["folder"],
@@ -64,6 +81,8 @@ trainer = GRPOTrainer(
         max_steps=task["steps"] * task["minibatches"],
         per_device_train_batch_size=responses // task["minibatches"],
         steps_per_generation=task["minibatches"],
+        per_device_eval_batch_size=task["test_samples"] * 110,
+        num_generations_eval=task["test_samples"],
         num_generations=task["group_size"],
         max_completion_length=task["max_response_length"],
         temperature=1.0,
@@ -76,11 +95,18 @@ trainer = GRPOTrainer(
         epsilon_high=task["clip_high"],
         beta=0.0,
         loss_type="dapo",
+        logging_steps=task["minibatches"],
         save_strategy="no",
+        seed=task["seed"],
         report_to="none",
         disable_tqdm=True,
     ),
+    **selection,
 )
 trainer.train()
 seconds = [b - a for a, b in itertools.pairwise(ends)]
-print(json.dumps({"seconds": seconds, "tokens": tokens[: len(seconds)]}))
+found = {"seconds": seconds, "tokens": tokens[: len(seconds)]}
+found["logged"] = [step for step in trainer.state.log_history if "loss" in step]
+if task["test"]:
+    found["accuracy"] = trainer.evaluate()["eval_reward"]
+print(json.dumps(found))

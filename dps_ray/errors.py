@@ -40,6 +40,10 @@ class SamplerError(DPSError, ValueError):
     The call has changed nothing."""
 
 
+class FrameworkError(DPSError, ImportError):
+    """A framework that `dps_ray.integrations` plugs into is missing, or lacks what the plug-in needs."""
+
+
 class ModelError(DPSError, ValueError):
     """A model folder is missing or unsuitable: it lacks weights, a tokenizer or a chat template."""
 

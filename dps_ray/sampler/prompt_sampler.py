@@ -311,11 +311,12 @@ flight when reported, nor reported in the open step; prompts taken again while i
                 np.array(sorted(self._in_flight), dtype=np.int64),
             ).state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Resumed:
+    def load_state_dict(self, state: Mapping[str, Any], *, continues: bool = False) -> Resumed:
         """Goes on from a state. What this sampler knew before is forgotten.
 
         Keys may have come and gone since it was saved: those that came were never seen, and those that went are dropped;
-        what was learned from them stays. Prompts in flight were lost with their process and are free.
+        what was learned from them stays. Prompts in flight were lost with their process and are free, unless the trainer
+        `continues` their rollouts: then they stay in flight.
 
         Raises:
             CheckpointError: it is of another method, or of other settings. This sampler is unchanged.
@@ -326,8 +327,10 @@ flight when reported, nor reported in the open step; prompts taken again while i
         known = among(observed_in(saved.selector), self._table.ids)
         pool = Pool.of(self._table, self._kinds, saved.pool.names)
         selector = PoolSelector.resumed(self._recipe, pool, saved.pool, saved.selector)
+        in_flight = saved.in_flight[among(saved.in_flight, self._table.ids)].tolist()
         with self._lock:
-            self._selector, self._in_flight = selector, {}
+            self._selector = selector
+            self._in_flight = dict.fromkeys(in_flight, np.nan) if continues else {}
             self._open = OpenStep.restored(saved.open_step, self._table.ids)
             self._measures = Measures.restored(saved.measures)
             self._measures.total["distinct"] = float(known.sum())
@@ -336,5 +339,5 @@ flight when reported, nor reported in the open step; prompts taken again while i
             added=int(np.count_nonzero(~among(self._table.ids, before))),
             dropped=int(np.count_nonzero(~among(before, self._table.ids))),
             known=int(known.sum()),
-            freed=int(among(saved.in_flight, self._table.ids).sum()),
+            freed=0 if continues else len(in_flight),
         )

@@ -1,0 +1,1 @@
+"""Plug-ins for the frameworks that people train with. Each module needs its framework, and imports no other."""
