@@ -14,13 +14,14 @@ import inspect
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from dps_ray.errors import ConfigError, FrameworkError, StaleError
-from dps_ray.integrations.rows import RowSampler
+from dps_ray.integrations.rows import RowSampler, column
 from dps_ray.integrations.state_file import STATE_FILE, read_state, write_state
 from dps_ray.sampler.prompt_sampler import PromptSampler
 
@@ -65,7 +66,7 @@ class DPSMixin(_Trainer):
     Args:
         args, kwargs: of the trainer.
         dps: arguments of `PromptSampler`, of which `seed` is that of the trainer unless given, and three more. `kinds` names
-            the column that says what is alike. `key` names a column of distinct values by which a checkpoint knows the
+            the column that says what is alike, or an entry of one, such as `extra_info.level`. `key` names a column of distinct values by which a checkpoint knows the
             rows; without it they are known by their numbers, which must then stay the same. `accuracy` names the reward
             function that says whether a response is right, from 0 to 1; without it a response is right when its reward,
             TRL's weighted sum, is `threshold` (1) or more.
@@ -265,11 +266,4 @@ def _row_sampler(data: Any, group_size: int, seed: int, options: Mapping[str, An
     if "group_size" in options:
         raise ConfigError("dps={'group_size': ...}: set num_generations in GRPOConfig instead")
 
-    def column(name: str) -> Any:
-        if name not in data.column_names:
-            raise ConfigError(
-                f"dps names {name!r}, which is no column of train_dataset; it has {', '.join(data.column_names)}"
-            )
-        return data[name]
-
-    return RowSampler(len(data), column, group_size, options, seed=seed)
+    return RowSampler(len(data), partial(column, data), group_size, options, seed=seed)

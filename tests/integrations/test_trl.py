@@ -357,7 +357,9 @@ def test_wrong_arguments_say_what_to_write(tiny_policy, tmp_path):
         with pytest.raises(ConfigError, match=message):
             trainer(tiny_policy, tmp_path, Rewards(), dps=dps, **arguments)
 
-    wrong("'topic', which is no column of train_dataset; it has prompt, row", {"kinds": "topic"})
+    wrong(
+        "no column 'topic' to take kinds or keys from; the data has prompt, row", {"kinds": "topic"}
+    )
     wrong("set num_generations", {"group_size": 8})
     wrong("decai", {"decai": 0.5})
     stream = IterableDataset.from_generator(lambda: iter(data()))
