@@ -397,9 +397,10 @@ def observations_lost(
 
     0 only when every array of every shard equals that of the replay to the bit; otherwise at least 1.
     """
-    inputs = prepare(config, LineView(config.loop.steps, console, time.monotonic))
+    view = LineView(config.loop.steps, console, time.monotonic)
+    inputs = prepare(config, view, storage, manifest)
     population, count = inputs.population, manifest.belief_shards
-    replayed = make_selector(config, population)
+    replayed = make_selector(config, population, inputs.evidence(config))
     for _, observation in committed(storage, manifest):
         replayed.observe(observation)
     lost, split = 0, list(parts(config, population, count))

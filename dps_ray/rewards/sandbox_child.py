@@ -23,6 +23,7 @@ from multiprocessing.reduction import recv_handle
 from pathlib import Path
 
 from dps_ray.errors import RewardError
+from dps_ray.prompts.dataset import Prompt
 from dps_ray.rewards import sandboxed
 from dps_ray.rewards.functions import RewardFunction, load_reward, score_response, trial_text
 from dps_ray.rewards.warm_process import BringIn, Fork, Responses, Spent, TrialCall, Tried
@@ -30,6 +31,9 @@ from dps_ray.rewards.warm_process import BringIn, Fork, Responses, Spent, TrialC
 _PR_SET_PDEATHSIG = 1
 # Takes care of forks itself, and comes with pyarrow.
 _HARMLESS_THREAD = "jemalloc_bg_thd"
+# What an import raises besides MemoryError when an allocation fails: of a folder's listing, a library, CPython's own.
+_OF_MEMORY_TOO = (OSError, ImportError, SystemError)
+_ALLOCATION = 2**21  # bytes that an import may ask for at once: CPython takes memory by MiB
 
 Work = Callable[[Connection], None]
 
@@ -131,37 +135,53 @@ def _serve(reward: RewardFunction, cpu_seconds: float, memory: int, connection: 
             request = connection.recv()
             try:
                 if isinstance(request, TrialCall):
-                    connection.send(_try(reward, request))
+                    connection.send(_try(reward, request, memory))
                     _limit(resource.RLIMIT_AS, _address_space() + memory)
                 else:
-                    _score(reward, request, cpu_seconds, connection)
+                    _score(reward, request, cpu_seconds, memory, connection)
             except MemoryError:
                 _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)  # the answer takes some, too
                 connection.send(None)
                 return
 
 
-def _try(reward: RewardFunction, trial: TrialCall) -> Tried:
+def _try(reward: RewardFunction, trial: TrialCall, memory: int) -> Tried:
     """Call the function for what it imports. What it makes of the response is not told: its group will tell."""
     before = set(sys.modules)
     _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
     began, began_cpu = time.monotonic(), time.process_time()
     with suppress(RewardError):
-        score_response(reward, trial.prompt, trial_text(trial.prompt))
+        _scored(reward, trial.prompt, trial_text(trial.prompt), memory)
     spent = Spent(time.monotonic() - began, time.process_time() - began_cpu)
     return Tried(spent, [name for name in sys.modules if name not in before])
 
 
 def _score(
-    reward: RewardFunction, group: Responses, cpu_seconds: float, connection: Connection
+    reward: RewardFunction,
+    group: Responses,
+    cpu_seconds: float,
+    memory: int,
+    connection: Connection,
 ) -> None:
     for text in group.texts:
         _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + cpu_seconds))
         try:
-            connection.send(score_response(reward, group.prompt, text))
+            connection.send(_scored(reward, group.prompt, text, memory))
         except RewardError as error:
             connection.send(error)
             return
+
+
+def _scored(reward: RewardFunction, prompt: Prompt, text: str, memory: int) -> tuple[float, float]:
+    """As `score_response`; raises MemoryError however it shows that there was none left."""
+    try:
+        return score_response(reward, prompt, text)
+    except RewardError as error:
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        little = max(memory / 8, _ALLOCATION)
+        if isinstance(error.__cause__, _OF_MEMORY_TOO) and limit - _address_space() < little:
+            raise MemoryError from error
+        raise
 
 
 # --- limits ---------------------------------------------------------------------------------------

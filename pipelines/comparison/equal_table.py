@@ -65,7 +65,7 @@ def _accuracy(row: AtRollouts) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """The rows, of which the first is the header, as a table in Markdown; nothing of no rows."""
+    """Returns a header and the rows after it as a table in Markdown; nothing without rows."""
     if not rows:
         return ""
     lines = [rows[0], ["---"] + ["---:"] * (len(rows[0]) - 1), *rows[1:]]

@@ -42,9 +42,9 @@ class Forecast(NamedTuple):
 class Replay(NamedTuple):
     """A run, observed again.
 
-    selector:     over every prompt that was ever rolled out, after the last step
+    selector:     over every prompt that was ever rolled out, after the last step; without what a run began with
     observations: by step
-    forecasts:    ascending by step; none for a method that predicts nothing
+    forecasts:    ascending by step; none for a method that predicts nothing, or that began with `selector.start`
     """
 
     selector: Selector
@@ -76,11 +76,13 @@ def replayed(folder: Path) -> Replay:
     clusters = _clusters(ids, [*observations.values(), *probes.values()], config.seed)
     context = Context(config.seed, len(ids), config.rollout.group_size, config.states, clusters)
     selector = methods.make(config.method, ids, config.selector, context)
+    # What beliefs began with is about the whole pool, and only a part of it is here.
+    began = getattr(config.selector, "start", None) is not None
     forecasts = []
     for step, observation in observations.items():
         found: dict[Where, Observation | None] = {"batch": observation, "probe": probes.get(step)}
         for on, outcome in found.items():
-            predicted = None if outcome is None else predictions(selector, outcome.ids)
+            predicted = None if outcome is None or began else predictions(selector, outcome.ids)
             if outcome is not None and predicted is not None:
                 forecasts.append(Forecast(step, on, predicted, outcome.states))
         # Ranks counted the whole pool, and only a part of it is here.

@@ -83,6 +83,7 @@ def _of_results(path: Path, config: Config, model: str) -> Groups:
         ours = [row for row in models.values() if _same(row["path"], model)]
         rows = ours or list(models.values())
         files = [path.parent / file for row in rows[:1] for file in row["answers"].values()]
+        sampled = dict(results["config"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"selector.start={path} is no {RESULTS} of this version of pipelines.evaluate ({error!r}); run the "
@@ -101,7 +102,7 @@ def _of_results(path: Path, config: Config, model: str) -> Groups:
         )
     notes = [] if ours else [f"they are of {rows[0]['path']}, and the run starts from {model}"]
     for key in ("temperature", "top_p", "max_response_length"):
-        then, now = results["config"].get(key), getattr(config.rollout, key)
+        then, now = sampled.get(key), getattr(config.rollout, key)
         if then != now:
             notes.append(
                 f"they were sampled with {key}={then}, and the run has rollout.{key}={now}"

@@ -10,6 +10,7 @@ from dps_ray.errors import ConfigError, DataError
 from dps_ray.prompts.cache import Cache
 from dps_ray.prompts.dataset import PromptTable, note_on_strings, overlap
 from dps_ray.rewards.trial import TRIALS, RewardTrial
+from dps_ray.selection.evidence import Evidence
 from dps_ray.selection.population import Population
 from pipelines.data import builtin
 from pipelines.data.hub import check_model
@@ -33,6 +34,10 @@ class Inputs:
     record: PoolRecord
     start: Start | None
     """What is known of the prompts before the first step."""
+
+    def evidence(self, config: Config) -> Evidence | None:
+        """Returns what the beliefs of the run begin with."""
+        return None if self.start is None else self.start.of_beliefs(config, self.population)
 
 
 def prepare(

@@ -150,7 +150,7 @@ def start_run(
         inputs.population,
         restarts,
         placement.beliefs,
-        None if inputs.start is None else inputs.start.of_beliefs(config, inputs.population),
+        inputs.evidence(config),
     )
     at_the_end(coordinator.stop)
     rollouts = Rollouts(config, model, transfer, restarts, quarantine, placement.rollout)

@@ -68,7 +68,7 @@ def audited(request, tmp_path, tiny_policy, chains):
             step=STEPS,
             files=tuple(files),
             lineage=(Segment(epoch, 0),),
-            dataset_fingerprint="",
+            dataset_fingerprint=inputs.pool.table.fingerprint,
             config_hash="",
             weight_version=STEPS,
             belief_shards=len(applied),

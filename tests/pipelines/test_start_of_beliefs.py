@@ -175,12 +175,16 @@ def test_states_follow_from_scores_where_the_rule_says_so(evaluation, table):
         (lambda folder: folder, r"holds neither results\.json of pipelines\.evaluate"),
         (lambda folder: written(folder, "results.json", "{"), r"is no results\.json of this"),
         (lambda folder: written(folder, "results.json", '{"models": [{}]}'), "run the evaluation"),
+        (lambda folder: written(folder, "results.json", '{"models": []}'), "run the evaluation"),
         (
             lambda folder: written(
                 folder,
                 "results.json",
                 json.dumps(
-                    {"models": [{"name": "a", "path": "b", "answers": {"c": "gone.jsonl"}}]}
+                    {
+                        "models": [{"name": "a", "path": "b", "answers": {"c": "gone.jsonl"}}],
+                        "config": {},
+                    }
                 ),
             ),
             "copy the folder prompts",

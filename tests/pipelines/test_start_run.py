@@ -5,9 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from benchmarks.faults import observations_lost
+from dps_ray.config import settings as settings_file
 from dps_ray.durable import committed
 from dps_ray.prompts.dataset import PromptTable
+from pipelines.comparison.replay import replayed
 from pipelines.evaluate import main as evaluate
 from pipelines.monitoring import json_lines
 from pipelines.monitoring.run_log import read_metrics
@@ -66,8 +70,14 @@ def test_pooled_beliefs_begin_with_it_and_a_continued_run_needs_it_no_more(
     assert run(tmp_path / "parts", able_policy, chains, *more) == 0
     assert_same_end(tmp_path / "parts", tmp_path / "whole")
 
-    # What was never right is no longer drawn as often as the rest, and evaluated prompts are told apart.
     storage, manifest = newest(tmp_path / "whole")
+    config = settings_file.load(tmp_path / "whole" / "config.yaml")
+    assert observations_lost(config, storage, manifest, Console()) == 0
+
+    # A comparison has only the prompts that were rolled out, and cannot say what such beliefs predicted.
+    assert replayed(tmp_path / "whole").forecasts == []
+
+    # What was never right is no longer drawn as often as the rest, and evaluated prompts are told apart.
     names = PoolRecord.load(storage, manifest).cluster_names
     assert any(name.endswith(", none right") for name in names)
     record = read_metrics(tmp_path / "whole")

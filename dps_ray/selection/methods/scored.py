@@ -66,7 +66,7 @@ class ScoredSelector(ABC):
         self._index = PromptIndex(ids, self.seed)
         self._ties = self._index.ties(np.arange(len(self)))
         self._times = np.zeros(len(self), dtype=np.int32)
-        self._begun = np.zeros(len(self), dtype=np.bool_)  # of which there was evidence
+        self._begun = np.zeros(len(self), dtype=np.bool_)  # there was evidence
         self._has_begun = False  # with evidence, in this shard or another
 
     def __len__(self) -> int:

@@ -142,8 +142,8 @@ class PoolBeliefs:
         self._resting.append(content)
 
     def begin(self, evidence: Evidence) -> None:
-        """Begins with what is known before the first step; see `dps_ray.selection.evidence`. Each prompt of which something
-        is known gets a row, until that is forgotten."""
+        """Begins with what is known before the first step; see `dps_ray.selection.evidence`. Each prompt in it gets a
+        row, until its evidence is forgotten."""
         other = PoolBeliefs(
             self.index,
             self._decay,
