@@ -28,7 +28,14 @@ from pipelines.data import builtin
 from pipelines.data.start_policy import ensure_start_policy
 
 # 16 prompts a step, as few as show a difference in 30 steps on a CPU.
-_SETTINGS = ("loop.batch_size=16", "learner.minibatches=1", "learner.lr=2e-4", "eval.samples=2")
+_SETTINGS = (
+    "loop.batch_size=16",
+    "rollout.group_size=8",
+    "learner.minibatches=1",
+    "learner.epochs=1",
+    "learner.lr=2e-4",
+    "eval.samples=2",
+)
 
 
 class Run(NamedTuple):

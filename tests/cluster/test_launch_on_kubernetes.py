@@ -95,8 +95,10 @@ def test_the_check_refuses_a_key_that_stands_twice(tmp_path):
 def test_kuberay_turns_token_authentication_on_for_the_version_of_ray_that_is_pinned(manifest):
     cluster = spec_of(manifest)
     assert cluster["authOptions"] == {"mode": "token"}
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert f"ray[default]=={cluster['rayVersion']}" in dependencies
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert f"ray[default]=={cluster['rayVersion']}" in extras["train"]
 
 
 @pytest.mark.parametrize("manifest", [RAYCLUSTER, RAYJOB], ids=lambda path: path.stem)
