@@ -1,11 +1,12 @@
 """TRL's GRPOTrainer on the built-in task, with selected prompts and without.
 
-    python -m benchmarks.trl --seeds 0,1,2 --steps 30
+    python -m benchmarks.trl --seeds 0,1,2 --steps 30 --out runs/trl
     python -m benchmarks.trl --methods none,dps --trl /path/to/venv/bin/python learner.lr=1e-4
 
 Every run is a process of its own, one after the other. `none` is TRL alone, which goes through a shuffled data set. Of each
 run: the effective ratio (share of groups whose rewards differ, as TRL logs it), the accuracy on test prompts after the last
-step, by TRL's own evaluation, and the seconds that selection adds to a step, as the plug-in measures them.
+step, by TRL's own evaluation, and the seconds that selection adds to a step, as the plug-in measures them. The folder of
+`--out` has the runs that are done, which the same command does not repeat, and the figure of `docs/integrations.md`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.peer import run_trl, task_for_trl
 from dps_ray.config import settings
@@ -69,23 +71,63 @@ def main(arguments: Sequence[str]) -> int:
         "--trl", type=path_option, default=Path(sys.executable), metavar="PYTHON", help="(this one)"
     )
     parser.add_argument(
+        "--out", type=path_option, default=Path("runs/trl"), metavar="FOLDER", help="(runs/trl)"
+    )
+    parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help=f"settings, after {' '.join(_SETTINGS)}"
     )
     options = parser.parse_args(arguments)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     runs: dict[str, list[Run]] = {method: [] for method in options.methods.split(",")}
+    done = options.out / "runs.jsonl"
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            for seed, method in itertools.product(seeds, runs):
-                task = _task(method, seed, options.steps, options.overrides)
-                run = _run(run_trl(task | {"folder": folder}, options.trl))
-                runs[method].append(run)
-                print(json.dumps({"method": method, "seed": seed} | run._asdict()), flush=True)
-    except DPSError as error:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for seed, method in itertools.product(seeds, runs):
+            what = {
+                "method": method,
+                "seed": seed,
+                "steps": options.steps,
+                "overrides": options.overrides,
+            }
+            run = _found(done, what)
+            if run is None:
+                with tempfile.TemporaryDirectory() as folder:
+                    task = _task(method, seed, options.steps, options.overrides)
+                    run = _run(run_trl(task | {"folder": folder}, options.trl))
+                with done.open("a") as lines:
+                    print(json.dumps({**what, "run": run._asdict()}), file=lines)
+            runs[method].append(run)
+            print(f"{method}, seed {seed}: test accuracy {run.accuracy:.3f}", flush=True)
+    except (DPSError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(_table(runs))
+    _draw(runs, options.out / "trl.svg")
     return 0
+
+
+def _found(done: Path, what: Mapping[str, Any]) -> Run | None:
+    """The run that was done with these settings; None if there is none."""
+    lines = done.read_text().splitlines() if done.exists() else []
+    for line in map(json.loads, lines):
+        if {key: line[key] for key in what} == what:
+            return Run(**line["run"])
+    return None
+
+
+def _draw(runs: Mapping[str, Sequence[Run]], path: Path) -> None:
+    """The effective ratio over steps: means over seeds and five steps, and the range of the seeds."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for method, found in runs.items():
+        ratios = np.array([np.convolve(run.ratios, np.ones(5) / 5, "valid") for run in found])
+        steps = np.arange(ratios.shape[1]) + 3
+        axes.plot(steps, ratios.mean(0), label="GRPOTrainer" if method == "none" else method)
+        axes.fill_between(steps, ratios.min(0), ratios.max(0), alpha=0.2, linewidth=0)
+    axes.set(xlabel="training step", ylabel="effective ratio", ylim=(0, 1))
+    axes.legend(frameon=False, loc="upper left", ncols=len(runs))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def _task(method: str, seed: int, steps: int, overrides: Sequence[str]) -> dict[str, Any]:
