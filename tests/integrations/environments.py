@@ -126,7 +126,10 @@ def packages_of(source: Source | None, folder: Path) -> None:
     archive = FOLDER / "sources" / f"{source.repository.replace('/', '-')}-{source.commit}.tar.gz"
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
-        part, _ = urllib.request.urlretrieve(source.archive)
+        try:
+            part, _ = urllib.request.urlretrieve(source.archive)
+        except OSError as error:
+            sys.exit(f"{source.archive} cannot be loaded ({error}); put it at {archive}")
         shutil.move(part, archive)
     with tempfile.TemporaryDirectory() as there, tarfile.open(archive) as files:
         files.extractall(there, filter="data")
