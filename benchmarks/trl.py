@@ -19,13 +19,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks.peer import run_trl, task_for_trl
 from dps_ray.config import settings
 from dps_ray.config.files import config_file
 from dps_ray.errors import DPSError
 from dps_ray.paths import path_option
+from pipelines.command.command_line import seeds_option
+from pipelines.comparison.drawing import (
+    SMOOTH,
+    STYLES,
+    Style,
+    legend,
+    line,
+    matplotlib_set_up,
+    panels_of,
+    save,
+)
 from pipelines.data import builtin
 from pipelines.data.start_policy import ensure_start_policy
 
@@ -64,7 +74,13 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seeds", default="0", help="such as 0,1,2")
+    parser.add_argument(
+        "--seeds",
+        type=seeds_option,
+        default=[0],
+        metavar="A,B",
+        help="such as 0,1,2 (0)",
+    )
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--methods", default="none,dps,dps_pooled")
     parser.add_argument(
@@ -77,12 +93,11 @@ def main(arguments: Sequence[str]) -> int:
         "overrides", nargs="*", metavar="key=value", help=f"settings, after {' '.join(_SETTINGS)}"
     )
     options = parser.parse_args(arguments)
-    seeds = [int(seed) for seed in options.seeds.split(",")]
     runs: dict[str, list[Run]] = {method: [] for method in options.methods.split(",")}
     done = options.out / "runs.jsonl"
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        for seed, method in itertools.product(seeds, runs):
+        for seed, method in itertools.product(options.seeds, runs):
             what = {
                 "method": method,
                 "seed": seed,
@@ -102,32 +117,45 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(_table(runs))
-    _draw(runs, options.out / "trl.svg")
+    _draw(runs, options.out)
     return 0
 
 
 def _found(done: Path, what: Mapping[str, Any]) -> Run | None:
     """The run that was done with these settings; None if there is none."""
     lines = done.read_text().splitlines() if done.exists() else []
-    for line in map(json.loads, lines):
-        if {key: line[key] for key in what} == what:
-            return Run(**line["run"])
+    for known in map(json.loads, lines):
+        if {key: known[key] for key in what} == what:
+            return Run(**known["run"])
     return None
 
 
-def _draw(runs: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """The effective ratio over steps: means over seeds and five steps, and the range of the seeds."""
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for method, found in runs.items():
-        ratios = np.array([np.convolve(run.ratios, np.ones(5) / 5, "valid") for run in found])
-        steps = np.arange(ratios.shape[1]) + 3
-        axes.plot(steps, ratios.mean(0), label="GRPOTrainer" if method == "none" else method)
-        axes.fill_between(steps, ratios.min(0), ratios.max(0), alpha=0.2, linewidth=0)
-    axes.set(xlabel="training step", ylabel="effective ratio", ylim=(0, 1))
-    axes.legend(frameon=False, loc="upper left", ncols=len(runs))
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+def _draw(runs: Mapping[str, Sequence[Run]], folder: Path) -> None:
+    """Saves the effective ratio over steps: means over seeds and `SMOOTH` steps, and the range of the seeds."""
+    styles = {
+        method: Style("GRPOTrainer", "#8a939b")
+        if method == "none"
+        else STYLES.get(method, Style(method, "#4477aa"))
+        for method in runs
+    }
+    with matplotlib_set_up():
+        figure, ((axes,),) = panels_of(1, 1, (6.4, 3.4))
+        for method, found in runs.items():
+            ratios = np.array([_smoothed(run.ratios) for run in found])
+            steps = np.arange(ratios.shape[1]) + SMOOTH
+            axes.plot(steps, ratios.mean(0), **line(styles[method]))
+            axes.fill_between(
+                steps, ratios.min(0), ratios.max(0), color=styles[method].colour, alpha=0.15, lw=0
+            )
+        axes.set(xlabel="training step", ylabel="effective ratio, last five steps", ylim=(0, 1))
+        legend(figure, styles)
+        save(figure, "trl", "TRL", "", folder)
+
+
+def _smoothed(ratios: Sequence[float]) -> np.ndarray:
+    """Means of each step and those before it; of all steps where there are fewer."""
+    window = min(SMOOTH, len(ratios))
+    return np.convolve(ratios, np.ones(window) / window, "valid")
 
 
 def _task(method: str, seed: int, steps: int, overrides: Sequence[str]) -> dict[str, Any]:
@@ -153,23 +181,29 @@ def _run(found: Mapping[str, Any]) -> Run:
 
 
 def _table(runs: Mapping[str, Sequence[Run]]) -> str:
-    """Means over seeds, in Markdown."""
+    """Means over seeds with their standard deviations, in Markdown."""
     lines = [
-        "| method | effective ratio | of the last ten steps | test accuracy | tokens a step | seconds a step | added by selection |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| method | effective ratio | means of five steps | test accuracy | tokens a step | seconds a step | added by selection |",
+        "|---|--:|---|--:|--:|--:|--:|",
     ]
     for method, found in runs.items():
         ratios = np.array([run.ratios for run in found])
-        accuracies = np.array([run.accuracy for run in found])
+        parts = np.array_split(ratios.mean(0), max(ratios.shape[1] // 5, 1))
         seconds, added, tokens = np.mean(
             [(run.seconds, run.added, run.tokens) for run in found], axis=0
         )
-        each = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
         lines.append(
-            f"| {method} | {ratios.mean():.2f} | {ratios[:, -10:].mean():.2f} | {accuracies.mean():.3f} ({each}) | "
-            f"{tokens:,.0f} | {seconds:.2f} | {added:.4f} ({added / seconds:.2%}) |"
+            f"| {method} | {_spread(ratios.mean(1), 2)} | {' '.join(f'{part.mean():.2f}' for part in parts)} | "
+            f"{_spread([run.accuracy for run in found], 3)} | {tokens:,.0f} | {seconds:.2f} | "
+            f"{added:.3f} ({added / seconds:.1%}) |"
         )
     return "\n".join(lines)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """The mean, and the deviation between seeds where there are several."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from rich.console import Console
 from dps_ray.config.files import config_file
 from dps_ray.errors import ConfigError, DPSError
 from dps_ray.paths import path_option
+from pipelines.command.command_line import seeds_option
 from pipelines.command.exits import refused
 from pipelines.command.preflight import check_folder
 from pipelines.comparison.page import build
@@ -108,7 +109,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--seeds",
-        type=lambda text: [int(seed) for seed in text.split(",")],
+        type=seeds_option,
         default=[0, 1, 2],
         metavar="A,B",
         help="seeds; each method is run once with each (0,1,2)",

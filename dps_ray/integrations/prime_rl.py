@@ -56,9 +56,8 @@ class DPSSampler(TaskSampler):
             len(self.tasks), self._column, group_size, {"key": "key", **options}, batch=batch
         )
         self._lost_after = lost_after or 16 * (batch or 64)
-        self._given: dict[
-            str, int
-        ] = {}  # the number of its draw, by the key of a task in flight, oldest first
+        # The number of its draw, by the key of a task in flight, oldest first.
+        self._given: dict[str, int] = {}
         self._draws = 0
 
     def _column(self, name: str) -> list[Any]:

@@ -65,11 +65,11 @@ class DPSMixin(_Trainer):
 
     Args:
         args, kwargs: of the trainer.
-        dps: arguments of `PromptSampler`, of which `seed` is that of the trainer unless given, and three more. `kinds` names
-            the column that says what is alike, or an entry of one, such as `extra_info.level`. `key` names a column of distinct values by which a checkpoint knows the
-            rows; without it they are known by their numbers, which must then stay the same. `accuracy` names the reward
-            function that says whether a response is right, from 0 to 1; without it a response is right when its reward,
-            TRL's weighted sum, is `threshold` (1) or more.
+        dps: arguments of `PromptSampler`; `seed` is the trainer's unless it is given. Three more: `kinds` names the column that
+            says what is alike, or an entry of one, such as `extra_info.level`. `key` names a column of distinct values by
+            which a checkpoint knows the rows; without it they are known by their numbers, which must then stay the same.
+            `accuracy` names the reward function that says whether a response is right, from 0 to 1; without it a response is
+            right when its reward, TRL's weighted sum, is `threshold` (1) or more.
 
     Raises:
         ConfigError: an argument is wrong, or there are several reward functions and none is named.
@@ -162,8 +162,10 @@ class _Selection:
             _check_agreement(self.taken, accelerator, step)
         # In TRL's order: the responses of a group are neighbours, and a border between processes may cut it.
         mine = [self.taken[i // self._group_size] for i in range(first, first + here)]
-        rows = self._data.__getitems__(mine)  # as torch's DataLoader fetches them
-        chosen = [{name: row[name] for name in inputs[0]} for row in rows]
+        distinct = list(dict.fromkeys(mine))
+        # As torch's DataLoader fetches them, but each once: it may have images to decode.
+        rows = dict(zip(distinct, self._data.__getitems__(distinct), strict=True))
+        chosen = [{name: rows[row][name] for name in inputs[0]} for row in mine]
         self._seconds = time.perf_counter() - start
         return chosen
 

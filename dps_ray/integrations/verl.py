@@ -30,7 +30,7 @@ ROW = "dps_row"
 
 
 def settings(config: Any, path: str, default: Any = None) -> Any:
-    """Returns a value of verl's whole configuration, of which `config` is a part, as plain Python."""
+    """Returns a value of the whole configuration that `config` is a part of, as plain Python."""
     found = OmegaConf.select(config._get_root(), path, default=default)
     return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 

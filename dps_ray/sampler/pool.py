@@ -80,7 +80,7 @@ class Pool(NamedTuple):
         return cls(table.ids, np.array([number[kind] for kind in kinds], np.int32), names)
 
     def after(self, before: "Pool", observed: NDArray[np.int64]) -> "Pool":
-        """Returns this pool with what an earlier one, of which these ids were observed, leaves to it."""
+        """Returns this pool with what an earlier one leaves to it, whose prompts with these ids were observed."""
         gone = np.sort(observed[~among(observed, self.ids)])
         ids = np.concatenate([self.ids, gone])
         labels = np.concatenate(

@@ -16,7 +16,7 @@ FORMAT = 1
 class Saved(NamedTuple):
     """What a state holds.
 
-    method, settings: settings as text, for messages
+    method:    its name
     pool:      without names where there are no kinds
     selector:  the selector's snapshot
     open_step, measures: see `OpenStep` and `Measures`

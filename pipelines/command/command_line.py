@@ -45,6 +45,14 @@ def parse(
     return parser.parse_args(arguments)
 
 
+def seeds_option(text: str) -> list[int]:
+    """Parses seeds given as a program's option: a `type` for `argparse`."""
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write whole numbers, such as 0,1,2") from None
+
+
 def exit_code(work: Callable[[], object], when_stopped: str) -> int:
     """Runs a program's work and returns its exit code.
 

@@ -57,7 +57,7 @@ def episode(given, reward, ok=True, trainable=True):
 
 
 def group_of(given):
-    """A group, of which every other rollout of a fitting task is right."""
+    """A group; every other rollout of a fitting task is right."""
     level = given.data.level
     return [
         episode(given, float(level == "easy" or (level == "fitting" and rollout % 2 == 0)))
@@ -78,7 +78,7 @@ def source_of(tasks=TASKSET, **kwargs):
 
 
 def steps(source, count, behind=BATCH):
-    """Gives tasks and takes in groups, of which as many as said are in flight; returns the keys given."""
+    """Gives tasks and takes in groups, with as many in flight as said; returns the keys given."""
     given, flying = [], collections.deque()
     for _ in range(count * BATCH):
         flying.append(source.next_task(step=1).task)

@@ -126,7 +126,7 @@ def arguments(router, prompts, tiny_policy, tmp_path):
 
 
 async def respond(args, sample, sampling_params):
-    """A response, of which every other one to a fitting problem is right."""
+    """A response; every other one to a fitting problem is right."""
     await asyncio.sleep(0)
     level = sample.metadata["level"]
     sample.response, sample.response_length = "an answer", 2

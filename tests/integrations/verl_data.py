@@ -1,4 +1,4 @@
-"""Prompts and simulated rollouts for the tests with verl: three levels, of which one is partly solved."""
+"""Prompts and simulated rollouts for the tests with verl: three levels, one of them partly solved."""
 
 from pathlib import Path
 

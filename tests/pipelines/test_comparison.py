@@ -196,6 +196,12 @@ def test_a_plan_that_cannot_be_is_refused_with_what_to_write(tmp_path, wrong, sa
         plan(seeds=[0], out=tmp_path, file=ARITHMETIC, **wrong)
 
 
+def test_seeds_that_are_no_numbers_are_refused_with_what_to_write(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--seeds", "0,x"])
+    assert "'0,x': write whole numbers, such as 0,1,2" in capsys.readouterr().err
+
+
 def test_an_entry_that_is_not_written_so_is_refused():
     for text in ("dps:method=dps", "mine", "mine:decay"):
         with pytest.raises(ConfigError, match="--entry"):
