@@ -7,6 +7,7 @@ told and the others go on. Stopped, it stops the run in hand, which saves itself
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
 from typing import NamedTuple
 
@@ -127,12 +128,25 @@ def _do(run: Run, command: Sequence[str], console: Console, line: Callable[[], s
     """Execute a run; None when it finished, else what was wrong."""
     log = run.config.folder.parent / "logs" / f"{run.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as output, Status("", console=console) as status:
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
         # In a session of its own, so that Ctrl-C reaches it once, from here.
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        children.append(
+            subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
         )
+
+    with (
+        log.open("a") as output,
+        Status("", console=console) as status,
+        ThreadPoolExecutor(1) as starter,
+    ):
         try:
+            # In a thread, where no signal interrupts it: a process that is started is always in `children`.
+            starter.submit(start).result()
+            (process,) = children
             code = None
             while code is None:
                 status.update(line())
@@ -141,8 +155,10 @@ def _do(run: Run, command: Sequence[str], console: Console, line: Callable[[], s
                 except subprocess.TimeoutExpired:
                     continue
         except BaseException:
-            process.terminate()
-            process.wait()
+            starter.shutdown()
+            for process in children:
+                process.terminate()
+                process.wait()
             raise
     if code == 0 and is_finished(run):
         return None
