@@ -59,7 +59,7 @@ def size_correction(size: int, full: int) -> float:
 def leave_one_out_advantages(
     scores: NDArray[np.float64], rounds: tuple[int, ...] = ()
 ) -> NDArray[np.float64]:
-    """The reward of each response minus the mean of the others in its group (RLOO, arXiv 2402.14740, eq. 8): (n,) float64.
+    """The reward of each response minus the mean of the others in its group (RLOO, arXiv 2402.14740): (n,) float64.
 
     Without rounds it is n / (n - 1) times the centred reward. With rounds the others are those up to the response's own
     round, as in `dps_ray.objective.belief_baseline`: whether a later round exists depends on the response, so its

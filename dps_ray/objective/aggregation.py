@@ -19,10 +19,10 @@ def token_weights(
 ) -> Tensor:
     """The weight of each token in the minibatch's loss.
 
-    - ``token-mean`` (DAPO, arXiv 2503.14476, eq. 10): every response token of the minibatch has the same weight.
+    - ``token-mean`` (DAPO, arXiv 2503.14476, eq. 12): every response token of the minibatch has the same weight.
     - ``sequence-mean`` (GRPO, arXiv 2402.03300, eq. 3): every response has the same weight, divided equally among its
       tokens.
-    - ``sequence-sum`` (Dr. GRPO, arXiv 2503.20783, section 3.2): every token has the weight 1 / response_limit in its
+    - ``sequence-sum`` (Dr. GRPO, arXiv 2503.20783): every token has the weight 1 / response_limit in its
       response, and every response the same weight. It does not depend on lengths. As in verl's
       ``seq-mean-token-sum-norm``, averaged over responses, and TRL's ``dr_grpo``.
 

@@ -26,9 +26,9 @@ PUBLISHED: Mapping[ObjectiveName, Mapping[str, Any]] = {
     # GRPO, arXiv 2402.03300, eq. 3, with DAPO's clip-higher and mean over tokens, arXiv 2503.14476, eq. 10 and 12. Dual
     # clip: verl's, at the value of DPS's published code.
     "grpo": {},
-    # Dr. GRPO, arXiv 2503.20783, section 3.2. The clip is that of its code (sail-sg/understand-r1-zero).
+    # Dr. GRPO, arXiv 2503.20783. The clip is that of its code (sail-sg/understand-r1-zero).
     "dr_grpo": {**_PPO_CLIP, "scale": "none", "aggregation": "sequence-sum"},
-    # RLOO, arXiv 2402.14740, eq. 8 and section 3.1: the log-probability of a response is the sum over its tokens. The clip is
+    # RLOO, arXiv 2402.14740: the log-probability of a response is the sum over its tokens. The clip is
     # TRL's and OpenRLHF's; the paper makes one update for each batch, where there is nothing to clip.
     "rloo": {
         **_PPO_CLIP,

@@ -1,8 +1,10 @@
 """The names of objectives: which settings they choose, what wins over them, and what cannot be."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dps_ray.config import Config, ObjectiveSettings, settings
 from dps_ray.errors import ConfigError
@@ -20,6 +22,21 @@ def test_a_name_chooses_the_published_settings_and_a_dump_of_them_is_read_back(
     (tmp_path / "config.yaml").write_text(settings.dump(config))
     assert settings.load(tmp_path / "config.yaml") == config
     assert settings.loads(settings.dump(config)) == config
+
+
+def test_the_documentation_lists_what_each_name_sets():
+    text = Path("docs/objectives.md").read_text()
+    section = text.partition("## As settings")[2].partition("##")[0]
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", section, re.MULTILINE)
+    listed = {
+        name: {key: yaml.safe_load(value) for key, value in re.findall(r"`(\w+)=([^`]+)`", cell)}
+        for name, cell in rows
+    }
+    assert listed == {name: dict(of_name) for name, of_name in PUBLISHED.items()}
+    names = re.findall(
+        r"^\| `(\w+)` \|", text.partition("## The names")[2].partition("##")[0], re.M
+    )
+    assert names == list(PUBLISHED)
 
 
 def test_without_a_name_the_settings_are_what_they_were():
