@@ -249,6 +249,7 @@ class PolicyTraining:
         size = {
             "minibatch_tokens": int(trajectories.response_lengths[rows].sum()),
             "minibatch_sequences": len(rows),
+            "response_limit": self._setup.response_limit,
         }
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self._learning_rate()

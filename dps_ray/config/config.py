@@ -163,6 +163,16 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _the_overlong_buffer_fits_a_response(self) -> "Config":
+        buffer, limit = self.objective.overlong_buffer, self.rollout.max_response_length
+        if buffer > limit:
+            raise ValueError(
+                f"objective.overlong_buffer={buffer} and rollout.max_response_length={limit}: the buffer is the last part "
+                f"of a response; set objective.overlong_buffer to less than {limit}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _replayed_groups_are_corrected(self) -> "Config":
         if self.loop.replay is not None and self.objective.importance_cap is None:
             raise ValueError(
