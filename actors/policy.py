@@ -102,26 +102,29 @@ class Policy:
         Args:
             model: from `load`, or its DeepSpeed engine.
         """
-        tensors = inputs.tensors
-        response = tensors.response[:, 1:] > 0
-        scored = response.clone()
-        if not response.any():
-            scored[0, 0] = (
-                True  # the pass is a collective, and for its gradients something must be scored
-            )
+        scored = tokens_to_score(inputs.tensors.response[:, 1:])
         found = model(
-            input_ids=tensors.tokens,
+            input_ids=inputs.tensors.tokens,
             scored=scored,
             temperature=self._temperature,
             entropy_gradient=entropy_gradient,
             **inputs.images,
         )
-        return TokenScores(
-            *(
-                torch.zeros(scored.shape, device=part.device).masked_scatter(scored, part)
-                for part in found
-            )
-        )
+        return TokenScores(*(spread(part, scored) for part in found))
+
+
+def tokens_to_score(response: torch.Tensor) -> torch.Tensor:
+    """Return which tokens of a micro-batch a model is to score, bool: where `response` is not 0. If it is 0 everywhere it
+    is the first one, since the pass is a collective, and for its gradients something must be scored."""
+    scored = response > 0
+    if not scored.any():
+        scored[0, 0] = True
+    return scored
+
+
+def spread(found: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    """Return the values (n,) of the n tokens where `scored` is true in its layout, float32, and zero elsewhere."""
+    return torch.zeros(scored.shape, device=found.device).masked_scatter(scored, found)
 
 
 class _Cut:

@@ -24,7 +24,7 @@ class PaddedTensors(NamedTuple):
     logprobs: Tensor  # (b, t) float32
     proximal: Tensor  # (b, t) float32
     reference: Tensor  # (b, t) float32
-    advantages: Tensor  # (b, 1) float32
+    advantages: Tensor  # (b, t) float32
 
 
 def to_tensors(batch: PaddedBatch, device: torch.device) -> PaddedTensors:
@@ -231,7 +231,7 @@ def grpo_loss_of(
     policy = policy_loss(
         logprobs,
         proximal,
-        batch.advantages,
+        batch.advantages[:, 1:],
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
         dual_clip=settings.dual_clip,

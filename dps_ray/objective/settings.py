@@ -8,6 +8,17 @@ from dps_ray.setting_types import Settings
 
 
 class ObjectiveSettings(Settings):
+    name: Literal[
+        "grpo",
+        "dr_grpo",
+        "rloo",
+        "reinforce_plus_plus",
+        "reinforce_plus_plus_baseline",
+        "gspo",
+        "cispo",
+        "ppo",
+    ] = "grpo"
+    """The objective that the policy is trained with. ppo: advantages of tokens from a critic (`learner.critic`)."""
     clip_low: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
     """Lower clip: ratios of the policy to the policy before the batch are clipped at 1 - clip_low."""
     clip_high: Annotated[float, Field(ge=0.0)] = 0.28
@@ -38,3 +49,8 @@ class ObjectiveSettings(Settings):
     """Weight of the KL divergence from the start policy (k3 estimator). 0: no reference model is loaded."""
     entropy_coef: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of an entropy bonus."""
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether the learner trains a critic, which gives the advantages."""
+        return self.name == "ppo"

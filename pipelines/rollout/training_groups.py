@@ -22,7 +22,7 @@ class TrainingGroup(NamedTuple):
     prompt_tokens: NDArray[np.int32]  # (p,)
     tokens: list[NDArray[np.int32]]  # of each of the n responses
     logprobs: list[NDArray[np.float32]]  # of the same tokens, under the policy that sampled them
-    advantages: NDArray[np.float64]  # (n,)
+    advantages: NDArray[np.float64]  # (n,); with ppo the scores, from which the learner makes them
     partial: bool
     images: tuple[bytes, ...] = ()
 
@@ -46,7 +46,7 @@ def training_groups(
 ) -> list[TrainingGroup]:
     """Returns the groups to train on, in the order given and at most `loop.batch_size`.
 
-    These are the groups with advantages and, with `loop.filter_groups` or `objective.train_on=partial`, only the partial
+    These are the groups with advantages (with ppo, all) and, with `loop.filter_groups` or `objective.train_on=partial`, only the partial
     ones.
 
     Args:
@@ -76,6 +76,8 @@ def _advantages(
     Args:
         belief: the Beta distribution of the prompt's solve rate; None: the group's own mean is the baseline.
     """
+    if config.objective.has_critic:
+        return scored.scores
     full, norm_by_std = config.rollout.group_size, config.objective.norm_by_std
     if belief is None:
         if not carries_gradient(scored.scores):
@@ -118,7 +120,11 @@ def to_trajectories(
             if len(tokens):
                 sequences.append((group.prompt_tokens, tokens, logprobs, float(advantage)))
                 images.append(group.images)
-    return concatenate(sequences)._replace(images=pack_images(images))
+    found = concatenate(sequences)._replace(images=pack_images(images))
+    if objective.has_critic:
+        nothing = np.zeros_like(found.advantages)
+        found = found._replace(scores=found.advantages, advantages=nothing)
+    return found
 
 
 def share_of_batch(sizes: Sequence[int], others: Sequence[int], batch_size: int) -> float:
