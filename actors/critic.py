@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dps_ray.errors import ModelError
+
 
 class ValueHead(torch.nn.Linear):
     """A linear layer to one value, which computes in float32 whatever its weights are stored in. It starts at zero, so the
@@ -38,8 +40,8 @@ class Critic(torch.nn.Module):
         self.body = body
         self.head = ValueHead(body.config.get_text_config().hidden_size, body.dtype)
 
-    def forward(self, input_ids: Tensor, scored: Tensor, **images: Tensor) -> Tensor:
-        """Return the values of n tokens, (n,) float32.
+    def forward(self, input_ids: Tensor, scored: Tensor, **images: Tensor) -> tuple[Tensor]:
+        """Return the values of n tokens, (n,) float32, as the only result.
 
         Args:
             input_ids: (b, t), padded on the right; attention is causal, so no mask is needed.
@@ -49,8 +51,7 @@ class Critic(torch.nn.Module):
         states = self.body(
             input_ids=input_ids, attention_mask=None, use_cache=False, **images
         ).last_hidden_state
-        values: Tensor = self.head(states[:, :-1][scored])
-        return values
+        return (self.head(states[:, :-1][scored]),)
 
 
 def load_critic(path: str, dtype: torch.dtype, freeze_vision_tower: bool) -> Critic:
@@ -65,3 +66,29 @@ def load_critic(path: str, dtype: torch.dtype, freeze_vision_tower: bool) -> Cri
     if freeze_vision_tower and hasattr(body, "visual"):
         body.visual.requires_grad_(False)
     return Critic(body)
+
+
+def check_critic(path: str, policy: str) -> None:
+    """Check that a model can be the critic of a policy.
+
+    Args:
+        path, policy: Hugging Face folders or names.
+
+    Raises:
+        ModelError: the model reads other tokens than the policy, or does not see its images.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    of_critic, of_policy = (AutoConfig.from_pretrained(each) for each in (path, policy))
+    images = of_policy.get_text_config() is not of_policy
+    if images and of_critic.model_type != of_policy.model_type:
+        raise ModelError(
+            f"learner.critic.path={path}: it is of type {of_critic.model_type}, and the policy, which is given images, of "
+            f"type {of_policy.model_type}; name a model of that type, or leave it out"
+        )
+    vocabularies = [AutoTokenizer.from_pretrained(each).get_vocab() for each in (path, policy)]
+    if vocabularies[0] != vocabularies[1]:
+        raise ModelError(
+            f"learner.critic.path={path}: its tokenizer is another than that of model.path={policy}, so the tokens that it "
+            "is given would mean something else to it; name a model with the policy's tokenizer, or leave it out"
+        )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from actors.critic import load_critic
 from actors.learner_setup import LearnerSetup
-from actors.policy import Policy, spread, tokens_to_score
+from actors.policy import Policy
 from actors.rank_share import RankShare
 from actors.trained_model import TrainedModel, each_minibatch, recompute_activations
 from actors.training_metrics import BatchTotals, MinibatchSums
@@ -38,7 +38,7 @@ class CriticTraining:
     """The critic in training.
 
     Args:
-        policy: makes the inputs of a micro-batch.
+        policy: makes the inputs of a micro-batch, and runs the model on them.
         load_universal: as for `TrainedModel`.
     """
 
@@ -180,11 +180,9 @@ class CriticTraining:
     ) -> tuple[Tensor, Tensor]:
         """Return the value of every response token of a micro-batch, (b, t - 1) and zero elsewhere, and where these tokens
         are, float32 (b, t - 1)."""
-        tensors, images = self._policy.inputs(trajectories, packed)
-        response = tensors.response[:, 1:]
-        scored = tokens_to_score(response)
-        found = self.engine(input_ids=tensors.tokens, scored=scored, **images)
-        return spread(found, scored), response
+        inputs = self._policy.inputs(trajectories, packed)
+        (values,) = self._policy.at_responses(self.engine, inputs)
+        return values, inputs.tensors.response[:, 1:]
 
     def _padded(
         self,

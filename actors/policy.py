@@ -102,29 +102,33 @@ class Policy:
         Args:
             model: from `load`, or its DeepSpeed engine.
         """
-        scored = tokens_to_score(inputs.tensors.response[:, 1:])
+        options = {"temperature": self._temperature, "entropy_gradient": entropy_gradient}
+        return TokenScores(*self.at_responses(model, inputs, **options))
+
+    def at_responses(self, model: Any, inputs: Inputs, **options: Any) -> list[torch.Tensor]:
+        """Return what a model says of every response token, each (b, t - 1) and zero elsewhere.
+
+        Args:
+            model: a model, or its DeepSpeed engine, that returns a tuple of values for the tokens that it is to score.
+            options: further arguments of its forward pass.
+        """
+        tensors = inputs.tensors
+        response = tensors.response[:, 1:] > 0
+        scored = response.clone()
+        if not response.any():
+            scored[0, 0] = (
+                True  # the pass is a collective, and for its gradients something must be scored
+            )
         found = model(
-            input_ids=inputs.tensors.tokens,
+            input_ids=tensors.tokens,
             scored=scored,
-            temperature=self._temperature,
-            entropy_gradient=entropy_gradient,
+            **options,
             **inputs.images,
         )
-        return TokenScores(*(spread(part, scored) for part in found))
-
-
-def tokens_to_score(response: torch.Tensor) -> torch.Tensor:
-    """Return which tokens of a micro-batch a model is to score, bool: where `response` is not 0. If it is 0 everywhere it
-    is the first one, since the pass is a collective, and for its gradients something must be scored."""
-    scored = response > 0
-    if not scored.any():
-        scored[0, 0] = True
-    return scored
-
-
-def spread(found: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
-    """Return the values (n,) of the n tokens where `scored` is true in its layout, float32, and zero elsewhere."""
-    return torch.zeros(scored.shape, device=found.device).masked_scatter(scored, found)
+        return [
+            torch.zeros(scored.shape, device=part.device).masked_scatter(scored, part)
+            for part in found
+        ]
 
 
 class _Cut:
