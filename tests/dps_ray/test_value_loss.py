@@ -11,7 +11,7 @@ def loss_and_gradient(value, before, returned, clip=0.5):
     values = torch.tensor([[value]], requires_grad=True)
     loss, clipped = value_loss(values, torch.tensor([[before]]), torch.tensor([[returned]]), clip)
     loss.sum().backward()
-    return float(loss), float(values.grad), bool(clipped)
+    return loss.item(), values.grad.item(), clipped.item()
 
 
 @pytest.mark.parametrize(
