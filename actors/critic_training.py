@@ -87,7 +87,7 @@ class CriticTraining:
 
     def judge(self, trajectories: Trajectories) -> tuple[Trajectories, Judged]:
         """Return the trajectories with the advantages of their tokens, and what the critic is to learn of them; a
-        collective. The advantages are whitened over the batch, as verl does."""
+        collective. With `objective.scale=batch` the advantages are whitened over the batch, as in verl."""
         assert trajectories.scores is not None, "with a critic the driver sends scores"
         self.engine.train()
         values = self._share.of_every_token(
@@ -104,13 +104,15 @@ class CriticTraining:
             lam=self._settings.lam,
             trained=trained,
         )
-        advantages = whitened(found.advantages, trained).astype(np.float32)
+        advantages = found.advantages
+        if self._setup.objective.scale == "batch":
+            advantages = whitened(advantages, trained)
         judged = Judged(
             values,
             found.returns.astype(np.float32),
             explained_variance(values, found.returns, trained),
         )
-        return trajectories._replace(token_advantages=advantages), judged
+        return trajectories._replace(token_advantages=advantages.astype(np.float32)), judged
 
     def train(self, trajectories: Trajectories, judged: Judged, step: int) -> dict[str, float]:
         """Make the critic's optimizer steps of one batch, and return its metrics, by verl's names: means over tokens and

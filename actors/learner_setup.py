@@ -34,6 +34,7 @@ class LearnerSetup:
     policy: PolicySetup
     settings: LearnerSettings
     objective: ObjectiveSettings
+    response_limit: int  # tokens of the longest possible response
     ranks: int
     on_gpu: bool
     card: RankCard
@@ -53,6 +54,7 @@ class LearnerSetup:
             policy=PolicySetup.of(config),
             settings=config.learner,
             objective=config.objective,
+            response_limit=config.rollout.max_response_length,
             ranks=pool.ranks,
             on_gpu=pool.gpus_per_rank > 0,
             card=RankCard.of(config),

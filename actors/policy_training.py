@@ -234,6 +234,7 @@ class PolicyTraining:
         size = {
             "minibatch_tokens": int(trajectories.trained_lengths[rows].sum()),
             "minibatch_sequences": len(rows),
+            "response_limit": self._setup.response_limit,
         }
         found = MinibatchSums()
 

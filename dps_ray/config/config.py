@@ -178,19 +178,21 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
-    def _ppo_compares_with_its_critic(self) -> "Config":
-        objective = self.objective
-        if not objective.has_critic:
-            return self
-        if objective.baseline == "belief":
+    def _the_advantages_of_ppo_are_of_its_batch(self) -> "Config":
+        if self.objective.has_critic and self.objective.normalize_by == "batch_size":
             raise ValueError(
-                "objective.name=ppo and objective.baseline=belief: with ppo a response is compared with the values of "
-                "the critic; set objective.baseline=group, or another objective"
+                "objective.name=ppo and objective.normalize_by=batch_size: with ppo all groups of a batch train; set "
+                "objective.normalize_by=useful_groups, or another objective"
             )
-        if objective.normalize_by == "batch_size":
+        return self
+
+    @model_validator(mode="after")
+    def _the_overlong_buffer_fits_a_response(self) -> "Config":
+        buffer, limit = self.objective.overlong_buffer, self.rollout.max_response_length
+        if buffer > limit:
             raise ValueError(
-                "objective.name=ppo and objective.normalize_by=batch_size: the advantages of ppo are made equally large "
-                "for every batch; set objective.normalize_by=useful_groups, or another objective"
+                f"objective.overlong_buffer={buffer} and rollout.max_response_length={limit}: the buffer is the last part "
+                f"of a response; set objective.overlong_buffer to less than {limit}"
             )
         return self
 

@@ -1,11 +1,13 @@
 """Configurations as earlier versions wrote them.
 
 All methods once shared one group `selector`, and a run's config.yaml held the settings of all of them.
+`objective.norm_by_std` is now `objective.scale`.
 """
 
 from typing import Any
 
 from dps_ray.errors import ConfigError
+from dps_ray.objective.settings import with_scale
 from dps_ray.plain_settings import types_of
 from dps_ray.selection import methods
 
@@ -29,11 +31,14 @@ _OF_TWO_METHODS = {"beta_decay", "variance_decay"}  # no method has both
 
 
 def translated(tree: Any) -> Any:
-    """Returns the configuration without what an earlier version wrote down for methods other than the run's own.
+    """Returns the configuration in today's settings, and without what an earlier version wrote down for methods other than
+    the run's own.
 
     Settings of other methods had no effect. Those of the run's method that are at their defaults of then are left out
     too: null meant what is the method's own default now. Other configurations are returned as they are.
     """
+    if isinstance(tree, dict) and isinstance(tree.get("objective"), dict):
+        tree = {**tree, "objective": with_scale(tree["objective"])}
     selector = tree.get("selector") if isinstance(tree, dict) else None
     if not isinstance(selector, dict) or not selector.keys() >= _OF_TWO_METHODS:
         return tree

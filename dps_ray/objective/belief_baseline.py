@@ -13,6 +13,8 @@ move its baseline, so the policy gradient is unbiased for any belief. The deriva
 import numpy as np
 from numpy.typing import NDArray
 
+from dps_ray.objective.advantages import averaged, mean_of_others, sum_of_others
+
 LEAST_ADVANTAGE = 0.05
 """A group trains if one of its advantages is as large as this. Below it the group says what the belief had said."""
 
@@ -48,7 +50,7 @@ def belief_advantages(
     if norm_by_std:
         deviations = np.maximum(np.sqrt(rates * (1.0 - rates)), full**-0.5)
         differences = differences / ((high - low) * deviations)
-    return _averaged(differences, scores, right)
+    return averaged(differences, scores, right)
 
 
 def expected_rates(
@@ -59,42 +61,5 @@ def expected_rates(
     Responses of later rounds are left out. Whether a later round was asked for depends on this response, and so would
     the baseline.
     """
-    others, count = _others(right.astype(np.float64), rounds)
+    others, count = sum_of_others(right.astype(np.float64), rounds)
     return (a + others) / (a + b + count)
-
-
-def mean_of_others(
-    values: NDArray[np.float64], rounds: tuple[int, ...] = (), empty: float = 0.0
-) -> NDArray[np.float64]:
-    """The mean value of the other responses in the same round and before: float64 (n,). `empty`: the mean of none."""
-    others, count = _others(values, rounds)
-    return np.where(count > 0, others / np.maximum(count, 1), empty)
-
-
-def _averaged(
-    advantages: NDArray[np.float64], scores: NDArray[np.float64], right: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """The mean advantage of the responses with the same outcome, for each response: float64 (n,).
-
-    With rounds they differ by their places alone, which chance gave them, so that the mean has the same expectation and
-    a smaller variance (Rao-Blackwell).
-    """
-    _, kinds = np.unique(np.stack([scores, right]), axis=1, return_inverse=True)
-    kinds = kinds.reshape(-1)
-    means: NDArray[np.float64] = np.bincount(kinds, advantages) / np.bincount(kinds)
-    return means[kinds]
-
-
-def _others(
-    values: NDArray[np.float64], rounds: tuple[int, ...]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Of each response, the sum over the others up to its round, and how many these are: two (n,).
-
-    Raises ValueError for rounds that do not add up to the group.
-    """
-    sizes = rounds or (len(values),)
-    if sum(sizes) != len(values):
-        raise ValueError(f"rounds of {sizes} responses were given for a group of {len(values)}")
-    ends = np.repeat(np.cumsum(sizes), sizes)
-    sums: NDArray[np.float64] = np.cumsum(values)[ends - 1] - values
-    return sums, ends - 1

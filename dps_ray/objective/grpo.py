@@ -1,19 +1,22 @@
-"""The GRPO objective on tensors: clipped policy gradient, KL to a reference, entropy.
+"""The objective on tensors: the policy's loss, KL to a reference, entropy.
+
+    scores of the policy ──> loss of each token (policy_losses.py) ┐
+    reference, entropy ────> KL and entropy bonus of each token    ┴─ weighted (aggregation.py) ──> a scalar
 
 Each term has one value per token, shape (b, t). `token_weights` gives each token's weight in the loss, relative to
 the whole minibatch instead of its micro-batch. The weighted sum is therefore the same loss for any split into
 micro-batches and any number of ranks.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dps_ray.objective.aggregation import token_weights
+from dps_ray.objective.policy_losses import importance_weights_by, loss_by
 from dps_ray.objective.settings import ObjectiveSettings
 from dps_ray.objective.trajectories import PaddedBatch
-
-Aggregation = Literal["token-mean", "sequence-mean"]
 
 
 class PaddedTensors(NamedTuple):
@@ -24,7 +27,7 @@ class PaddedTensors(NamedTuple):
     logprobs: Tensor  # (b, t) float32
     proximal: Tensor  # (b, t) float32
     reference: Tensor  # (b, t) float32
-    advantages: Tensor  # (b, t) float32
+    advantages: Tensor  # (b, t) float32, or (b, 1) if all tokens of a response have the same
 
 
 def to_tensors(batch: PaddedBatch, device: torch.device) -> PaddedTensors:
@@ -37,14 +40,6 @@ class TokenScores(NamedTuple):
 
     logprobs: Tensor
     entropy: Tensor  # nats
-
-
-class PolicyLoss(NamedTuple):
-    """The loss of each token and whether it was clipped, each (b, t)."""
-
-    loss: Tensor  # to be minimised
-    clipped: Tensor  # bool: the upper or lower clip is active
-    dual_clipped: Tensor  # bool: the dual clip is active
 
 
 def token_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
@@ -68,56 +63,6 @@ def token_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
-def policy_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-    dual_clip: float = 10.0,
-) -> PolicyLoss:
-    """The clipped surrogate loss (PPO, arXiv 1707.06347, eq. 7), with
-
-    - a separate upper clip (clip-higher; DAPO, arXiv 2503.14476, eq. 10), and
-    - dual clip (arXiv 1912.09729, eq. 5): for a negative advantage the loss is at most
-      ``dual_clip * |advantage|``, so that a very large ratio cannot dominate the batch.
-
-    As in verl's ``compute_policy_loss_vanilla``, the log-ratio is clamped to [-20, 20].
-
-    Args:
-        logprobs: (b, t) log-probabilities of the policy in training; they carry the gradient.
-        old_logprobs: (b, t) log-probabilities of the policy in the ratio's denominator.
-        advantages: (b, t) or (b, 1).
-    """
-    ratio = (logprobs - old_logprobs).clamp(-20.0, 20.0).exp()
-    plain = -advantages * ratio
-    bounded = -advantages * ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
-    surrogate = torch.maximum(plain, bounded)
-    ceiling = -advantages * dual_clip
-    negative = advantages < 0
-    return PolicyLoss(
-        loss=torch.where(negative, torch.minimum(surrogate, ceiling), surrogate),
-        clipped=bounded > plain,
-        dual_clipped=negative & (surrogate > ceiling),
-    )
-
-
-def importance_weights(proximal: Tensor, sampled: Tensor, cap: float) -> Tensor:
-    """Weights of truncated importance sampling: ``min(proximal / sampled, cap)`` per token, without gradient.
-
-    They correct for an engine that samples with older weights, or computes in another precision, than the
-    learner. The truncation is IMPALA's (arXiv 1802.01561, eq. 1). The proximal policy is separate from the
-    policy that sampled (decoupled PPO, arXiv 2110.00641, eq. 7), as in verl and OpenRLHF.
-
-    Args:
-        proximal: (b, t) log-probabilities of the learner's policy before the batch's first update.
-        sampled: (b, t) log-probabilities of the engine's policy.
-        cap: upper bound on a weight, above 0.
-    """
-    return (proximal - sampled).clamp(-20.0, 20.0).exp().clamp(max=cap).detach()
-
-
 def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     """Schulman's k3 estimate of KL(policy || reference) per token: ``r - 1 - log r >= 0``, r = reference/policy.
 
@@ -128,29 +73,13 @@ def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return (log_r.exp() - log_r - 1.0).clamp(-10.0, 10.0)
 
 
-def token_weights(
-    mask: Tensor,
-    aggregation: Aggregation,
-    *,
-    minibatch_tokens: int,
-    minibatch_sequences: int,
-) -> Tensor:
-    """The weight of each token in the minibatch's loss; over the minibatch the weights sum to one.
+def kl_k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """Schulman's k2 estimate of KL(policy || reference) per token: ``(log r)^2 / 2``, r = reference/policy.
 
-    - ``token-mean`` (DAPO, eq. 10): every response token of the minibatch has the same weight.
-    - ``sequence-mean`` (GRPO, eq. 3): every response has the same weight, divided equally among its tokens.
-
-    Args:
-        mask: (b, t) float, 1 on response tokens.
-        minibatch_tokens: response tokens of the whole minibatch, over all ranks.
-        minibatch_sequences: responses of the whole minibatch, over all ranks.
-
-    Returns:
-        (b, t) float32, zero where the mask is zero.
+    http://joschu.net/blog/kl-approx.html. On samples of the policy the expectation of its gradient is that of the KL
+    divergence, as that of ``-log r`` in the reward is. As in verl's ``mse``.
     """
-    if aggregation == "token-mean":
-        return mask / minibatch_tokens
-    return mask / mask.sum(-1, keepdim=True).clamp_min(1.0) / minibatch_sequences
+    return 0.5 * (reference_logprobs - logprobs).clamp(-20.0, 20.0).square()
 
 
 def grpo_loss(
@@ -162,6 +91,7 @@ def grpo_loss(
     temperature: float,
     minibatch_tokens: int,
     minibatch_sequences: int,
+    response_limit: int | None = None,
     first: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`grpo_loss_of` from all logits at once. This needs much memory: 42 GB for 3 sequences of 5,120 tokens with a
@@ -170,7 +100,7 @@ def grpo_loss(
     Args:
         logits: (b, t, vocabulary) of the policy in training; position i predicts token i + 1.
         reference_logits: (b, t, vocabulary) of the reference policy; required if ``kl_coef > 0``.
-        minibatch_tokens, minibatch_sequences: sizes of the whole minibatch, see `token_weights`.
+        minibatch_tokens, minibatch_sequences, response_limit: of the whole minibatch, see `token_weights`.
         first: whether this is the batch's first update, so that the policy in training is the proximal policy.
     """
     targets = batch.tokens[:, 1:]
@@ -184,6 +114,7 @@ def grpo_loss(
         settings=settings,
         minibatch_tokens=minibatch_tokens,
         minibatch_sequences=minibatch_sequences,
+        response_limit=response_limit,
         first=first,
     )
 
@@ -210,6 +141,7 @@ def grpo_loss_of(
     settings: ObjectiveSettings,
     minibatch_tokens: int,
     minibatch_sequences: int,
+    response_limit: int | None = None,
     first: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One micro-batch's contribution to the loss of its minibatch.
@@ -217,7 +149,7 @@ def grpo_loss_of(
     Args:
         scores: log-probabilities and entropies of the policy in training.
         batch: the micro-batch; its `reference` is required if ``kl_coef > 0``.
-        minibatch_tokens, minibatch_sequences: sizes of the whole minibatch, see `token_weights`.
+        minibatch_tokens, minibatch_sequences, response_limit: of the whole minibatch, see `token_weights`.
         first: whether this is the batch's first update, so that the policy in training is the proximal policy.
 
     Returns:
@@ -228,14 +160,9 @@ def grpo_loss_of(
     corrected = settings.importance_cap is not None
     if first and corrected:
         proximal = logprobs.detach()
-    policy = policy_loss(
-        logprobs,
-        proximal,
-        batch.advantages[:, 1:],
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
-        dual_clip=settings.dual_clip,
-    )
+    # (b, 1), or the values of the predicted tokens.
+    advantages = batch.advantages[:, -mask.shape[1] :]
+    policy = loss_by(settings, logprobs, proximal, advantages, mask)
     loss = policy.loss
     metrics = {
         "actor/pg_clipfrac": policy.clipped,
@@ -247,7 +174,7 @@ def grpo_loss_of(
         before = logprobs if first else proximal
         metrics["rollout/logprob_diff_mean"] = (sampled - before).abs()
     if settings.importance_cap is not None:
-        weights = importance_weights(proximal, sampled, settings.importance_cap)
+        weights = importance_weights_by(settings, proximal, sampled, mask, settings.importance_cap)
         loss = weights * loss
         metrics["rollout/importance_mean"] = weights
         metrics["rollout/importance_max"] = weights
@@ -255,7 +182,8 @@ def grpo_loss_of(
     metrics["actor/pg_loss"] = loss
     per_token = loss - settings.entropy_coef * entropy
     if settings.kl_coef > 0:
-        kl = kl_k3(logprobs, batch.reference[:, 1:])
+        estimate = kl_k3 if settings.kl_estimator == "k3" else kl_k2
+        kl = estimate(logprobs, batch.reference[:, 1:])
         per_token = per_token + settings.kl_coef * kl
         metrics["actor/kl_loss"] = kl
     weights = token_weights(
@@ -263,5 +191,6 @@ def grpo_loss_of(
         settings.aggregation,
         minibatch_tokens=minibatch_tokens,
         minibatch_sequences=minibatch_sequences,
+        response_limit=response_limit,
     )
     return (per_token * weights).sum(), metrics

@@ -112,8 +112,8 @@ TABLE = (
         "The policy's update",
         "dps_ray/objective",
         (
-            Metric(POLICY_LOSS, "", "Clipped surrogate loss, mean over response tokens"),
-            Metric(CLIPPED, "share", "Tokens whose probability ratio left the clip range"),
+            Metric(POLICY_LOSS, "", "Loss of `objective.loss`, mean over response tokens"),
+            Metric(CLIPPED, "share", "Tokens that the clip of `objective.loss` held back"),
             Metric(DUAL_CLIPPED, "share", "Tokens held back by the dual clip"),
             Metric(KL_STEP, "nats", "Policy before the batch against the policy now, a token"),
             Metric(KL_REFERENCE, "nats", "KL divergence from the reference policy, a token"),

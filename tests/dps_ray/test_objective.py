@@ -8,16 +8,9 @@ import torch
 
 from dps_ray.config import ObjectiveSettings
 from dps_ray.objective.advantages import carries_gradient, group_advantages, size_correction
-from dps_ray.objective.grpo import (
-    grpo_loss,
-    importance_weights,
-    kl_k3,
-    policy_loss,
-    to_tensors,
-    token_entropy,
-    token_logprobs,
-    token_weights,
-)
+from dps_ray.objective.aggregation import token_weights
+from dps_ray.objective.grpo import grpo_loss, kl_k3, to_tensors, token_entropy, token_logprobs
+from dps_ray.objective.policy_losses import importance_weights, policy_loss
 from dps_ray.objective.trajectories import concatenate, micro_batches, pad, unpad
 
 

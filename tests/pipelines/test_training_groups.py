@@ -212,7 +212,7 @@ def test_with_ppo_all_groups_train_and_the_learner_is_given_their_scores():
             {"learner": {"critic": {"lr": 1e-4, "clip": 0.2}}},
             r"learner.critic.lr=0.0001, learner.critic.clip=0.2 and objective.name=grpo: only ppo",
         ),
-        ({"objective": {"name": "ppo", "baseline": "belief"}}, "baseline=belief: with ppo"),
+        ({"objective": {"name": "ppo", "baseline": "belief"}}, "baseline=belief: ppo and no other"),
         ({"objective": {"name": "ppo", "normalize_by": "batch_size"}}, "normalize_by=batch_size"),
     ],
 )
