@@ -6,13 +6,13 @@ after each batch, so that an engine that is started again finds room.
 
 With `resources.colocate` they take turns and each has nearly the whole card: the engine sleeps while the rank trains.
 While the engine works, the rank's states are in the host's memory, except for its weights, from which engines are
-updated.
+updated. With a critic the same goes for its states, and policy and critic have theirs on the card one after the other.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from actors.memory import EngineMemory, ModelShape, engine_share, kv_cache_room
+from actors.memory import EngineMemory, LearnerMemory, ModelShape, engine_share, kv_cache_room
 from actors.model_files import without_weights
 from dps_ray.config import Config
 
@@ -30,14 +30,14 @@ def kv_cache_bytes(engine: EngineMemory, model: str) -> int | None:
     """Return the size of the KV cache of an engine that shares its card; None where vLLM is to measure."""
     if not engine.shares_card:
         return None
-    return int(kv_cache_room(shape_of(model), engine, memory_of_card()))
+    return int(kv_cache_room(shape_of(model, engine.learner), engine, memory_of_card()))
 
 
 def engine_utilization(engine: EngineMemory, model: str) -> float:
     """Return vLLM's gpu_memory_utilization, relative to a whole card."""
     if not engine.shares_card:
         return engine.utilization
-    return engine_share(shape_of(model), engine, memory_of_card())
+    return engine_share(shape_of(model, engine.learner), engine, memory_of_card())
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,31 @@ class RankCard:
             engine.offload_states(include=states, pin_memory=self.shared)
 
 
-def shape_of(model: str) -> ModelShape:
-    """Return the sizes of a model.
+def shape_of(model: str, rank: LearnerMemory | None = None) -> ModelShape:
+    """Return the sizes of a model, and of the critic that a learner rank trains beside it.
 
     Args:
         model: Hugging Face folder or name of a language model or vision-language model.
+        rank: None: without a critic.
     """
     built = without_weights(model)
     text = built.config.get_text_config()
     heads = text.num_attention_heads
+    critic = 0
+    if rank is not None and rank.critic:
+        of = built if rank.critic_path is None else without_weights(rank.critic_path)
+        critic = _parameters(of.base_model)
     return ModelShape(
-        parameters=sum(parameter.numel() for parameter in built.parameters()),
+        parameters=_parameters(built),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
         vocabulary=text.vocab_size,
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        critic=critic,
     )
+
+
+def _parameters(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

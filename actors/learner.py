@@ -132,13 +132,14 @@ class Learner:
         """Begin to train on one batch; see `Training`.
 
         Returns:
-            The training, whose result has these metrics: verl's `actor/...`; `actor/nonfinite_minibatches`, the number
-            of minibatches left out; `rollout/logprob_diff_mean`, the difference of the engines' log-probabilities to
-            the learner's own before the batch, in nats a token; and `rollout/importance_...`, mean, maximum and share
-            at the cap of the weights that correct for it. Without a single optimizer step there are no means.
+            The training, whose result has these metrics: verl's `actor/...` and, with PPO, `critic/...`;
+            `actor/nonfinite_minibatches` and `critic/nonfinite_minibatches`, the number of minibatches left out;
+            `rollout/logprob_diff_mean`, the difference of the engines' log-probabilities to the learner's own before
+            the batch, in nats a token; and `rollout/importance_...`, mean, maximum and share at the cap of the weights
+            that correct for it. Without a single optimizer step there are no means.
 
         Raises:
-            NonFiniteError: an advantage or a log-probability is NaN or infinite.
+            NonFiniteError: an advantage, a score or a log-probability is NaN or infinite.
         """
         _check_finite(trajectories, step)
         shared = ray.put(trajectories)
@@ -230,9 +231,10 @@ def _why_lost(error: Exception, calls: Sequence[Any], what: str) -> str | None:
 def _check_finite(trajectories: Trajectories, step: int) -> None:
     for name, values in (
         ("advantages", trajectories.advantages),
+        ("scores", trajectories.scores),
         ("log-probabilities", trajectories.logprobs),
     ):
-        if not np.isfinite(values).all():
+        if values is not None and not np.isfinite(values).all():
             raise NonFiniteError(
                 f"step {step}: {int((~np.isfinite(values)).sum())} of the batch's {len(values)} {name} are NaN "
                 "or infinite; nothing was trained on. Look at the scores of the reward function, and at "

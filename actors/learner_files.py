@@ -4,10 +4,10 @@
                         theirs alone, since the others stay those of the start policy
     model/...           the policy as a Hugging Face folder: loads in plain transformers
     adapter/...         its adapters in peft's format, if it has any; they are merged into `model` too
+    critic/state/...    the critic's own, with PPO
 
-Writing may fail on one rank alone, as on a full disk, while the others go on to a collective, in which they would wait
-for that rank. So an error that a rank raises between collectives is shared with all ranks before any of them gives up,
-and the engine remains usable. The rank's own log has the traceback.
+An error that a rank raises between collectives is shared with all ranks before any of them gives up
+(`failing_together.py`), and the engine remains usable.
 """
 
 import re
@@ -15,23 +15,24 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import deepspeed
 import torch
 import torch.distributed as dist
 
+from actors.failing_together import noted, on_every_rank, reason_of
 from actors.lora import adapter_parameters, has_adapters, merged, plain_parameters, save_adapter
 from actors.model_files import ModelFiles
 from dps_ray.durable import DEEPSPEED_TAG, Manifest, Storage, Stored, checkpoint_folder
-from dps_ray.errors import CheckpointError, DPSError
+from dps_ray.errors import CheckpointError
 from dps_ray.failpoints import failpoint
 
-T = TypeVar("T")
+POLICY, CRITIC = "learner", "critic"  # folders of their states
 
 _UNIVERSAL = "universal"  # tag of a converted checkpoint
 # In DeepSpeed's file names; files without it are rank 0's.
@@ -41,14 +42,23 @@ _OF_A_RANK = re.compile(r"zero_pp_rank_(\d+)_")
 # Writing.
 
 
+class Part(NamedTuple):
+    """A DeepSpeed engine whose state is part of a checkpoint."""
+
+    folder: str  # POLICY or CRITIC
+    engine: Any
+    state: dict[str, Any]  # further values that `load` returns, the same on every rank
+
+
 def write(
-    engine: Any, files: ModelFiles, state: dict[str, Any], storage: Storage, folder: str
+    parts: Sequence[Part], files: ModelFiles, step: int, storage: Storage, folder: str
 ) -> Callable[[], list[Stored]]:
-    """Write `folder/learner`, `folder/model` and, for a model with adapters, `folder/adapter`; a collective.
+    """Write the parts, and of the first of them, the policy, `folder/model` and, if it has adapters, `folder/adapter`; a
+    collective.
 
     Args:
         files: of the policy; rank 0 writes them.
-        state: further values that `load` returns, the same on every rank; "version" is the training step.
+        step: the training step.
 
     Returns:
         A function that makes the files that this rank wrote durable, hashes them, copies them to an object store, and
@@ -58,18 +68,20 @@ def write(
     Raises:
         CheckpointError: a rank could not write. All ranks raise it, and no files remain in a shared folder.
     """
-    rank = dist.get_rank()
+    rank, engine = dist.get_rank(), parts[0].engine
     shared = storage.local(folder)
     with ExitStack() as stack:
         target = shared or Path(stack.enter_context(TemporaryDirectory()))
-        own, policy, adapter = (target / name for name in ("learner", "model", "adapter"))
+        policy, adapter = target / "model", target / "adapter"
+        folders = [*(target / part.folder for part in parts), policy, adapter]
         failures: list[Exception] = []
         weights: dict[str, torch.Tensor] = {}
         adapters: dict[str, torch.Tensor] = {}
 
         def begin() -> None:
-            failpoint("learner.save", step=state["version"], rank=rank)
-            own.mkdir(parents=True, exist_ok=True)
+            failpoint("learner.save", step=step, rank=rank)
+            for part in parts:
+                (target / part.folder).mkdir(parents=True, exist_ok=True)
 
         def write_policy() -> None:
             if failures:
@@ -80,35 +92,32 @@ def write(
                 save_adapter(adapter, engine.module, adapters)
 
         try:
-            _on_every_rank(begin, f"{folder} was not written")
-            _save_engine(engine, own, state, failures)
+            on_every_rank(begin, f"{folder} was not written")
+            for part in parts:
+                _save_engine(part, target / part.folder, step, failures)
             for name, whole in _gathered(engine):
                 if rank == 0 and not failures:  # the others take part in the collective
-                    with _noted(failures):
-                        failpoint("learner.save.weights", step=state["version"], rank=rank)
+                    with noted(failures):
+                        failpoint("learner.save.weights", step=step, rank=rank)
                         weights[name] = whole.to("cpu", copy=_sharded(engine))
             for name, whole in _gathered_adapters(engine):
                 if rank == 0 and not failures:
-                    with _noted(failures):
+                    with noted(failures):
                         adapters[name] = whole.to("cpu", copy=_sharded(engine))
-            _on_every_rank(write_policy, f"{folder} was not written")
-        except CheckpointError:  # from `_on_every_rank`, so no rank is writing
+            on_every_rank(write_policy, f"{folder} was not written")
+        except CheckpointError:  # from `on_every_rank`, so no rank is writing
             if rank == 0:
-                for part in (own, policy, adapter):
-                    shutil.rmtree(part, ignore_errors=True)
+                for written in folders:
+                    shutil.rmtree(written, ignore_errors=True)
             raise
         temporary = stack.pop_all()
 
     def adopt() -> list[Stored]:
         mine = _written_by(rank, shared)
         with temporary:
-            written = [
-                part
-                for part in (own, policy, adapter)
-                if any(file.is_file() for file in part.rglob("*"))
-            ]
+            written = [each for each in folders if any(file.is_file() for file in each.rglob("*"))]
             return [
-                s for part in written for s in storage.adopt(part, f"{folder}/{part.name}", mine)
+                s for each in written for s in storage.adopt(each, f"{folder}/{each.name}", mine)
             ]
 
     return adopt
@@ -146,7 +155,7 @@ def try_to_save(engine: Any, files: ModelFiles, storage: Storage, folder: str) -
             return storage.adopt(target, here)
 
     try:
-        _on_every_rank(write, f"a trial of a checkpoint, {storage.root}/{folder}, was not written")
+        on_every_rank(write, f"a trial of a checkpoint, {storage.root}/{folder}, was not written")
     finally:
         # After all ranks have written, since deleting a file also deletes the folders that it leaves empty.
         with suppress(CheckpointError):
@@ -180,15 +189,14 @@ def _sharded(engine: Any) -> bool:
     return bool(engine.zero_optimization_stage() == 3)
 
 
-def _save_engine(
-    engine: Any, folder: Path, state: dict[str, Any], failures: list[Exception]
-) -> None:
+def _save_engine(saved: Part, folder: Path, step: int, failures: list[Exception]) -> None:
     """Call DeepSpeed's save, which has many barriers, and add errors of this rank between them to `failures`."""
+    engine = saved.engine
 
     def noting(part: Callable[..., None]) -> Callable[..., None]:
         def run(*arguments: Any, **options: Any) -> None:
-            with _noted(failures):
-                failpoint("learner.save.state", step=state["version"], rank=dist.get_rank())
+            with noted(failures):
+                failpoint("learner.save.state", step=step, rank=dist.get_rank())
                 part(*arguments, **options)
 
         return run
@@ -204,7 +212,7 @@ def _save_engine(
         engine.save_checkpoint(
             str(folder),
             tag=DEEPSPEED_TAG,
-            client_state=state,
+            client_state=saved.state,
             save_latest=False,
             exclude_frozen_parameters=has_adapters(engine.module),
         )
@@ -233,11 +241,19 @@ def needs_conversion(manifest: Manifest, *, ranks: int, zero_stage: int) -> bool
 
 
 def load(
-    engine: Any, storage: Storage, manifest: Manifest, *, epoch: int, convert: bool, timeout: float
+    engine: Any,
+    part: str,
+    *,
+    storage: Storage,
+    manifest: Manifest,
+    epoch: int,
+    convert: bool,
+    timeout: float,
 ) -> dict[str, Any]:
     """Load the engine's state, and return the `state` that was saved with it; a collective.
 
     Args:
+        part: folder of the state in the checkpoint, POLICY or CRITIC.
         epoch: under which temporary files may be written in a shared folder.
         convert: the checkpoint is of another number of ranks, and the engine is configured for that.
         timeout: seconds for the conversion.
@@ -247,7 +263,7 @@ def load(
             one rank alone the others may wait for it for ever, so the group of ranks must be ended.
     """
     rank = dist.get_rank()
-    folder = f"{checkpoint_folder(manifest.epoch, manifest.step)}/learner"
+    folder = f"{checkpoint_folder(manifest.epoch, manifest.step)}/{part}"
     home = storage.local(
         checkpoint_folder(epoch, manifest.step)
     )  # is deleted later if this process dies
@@ -265,7 +281,7 @@ def load(
             _convert(where / manifest.deepspeed_tag, scratch / _UNIVERSAL, timeout)
             return scratch, _UNIVERSAL
 
-        prepared = _on_every_rank(prepare, f"{folder} cannot be read")
+        prepared = on_every_rank(prepare, f"{folder} cannot be read")
         where, tag = prepared[rank] or prepared[0] or (None, None)
         failpoint("learner.load", epoch=epoch, rank=rank)
         try:
@@ -275,7 +291,7 @@ def load(
         except Exception as error:
             traceback.print_exc()
             raise CheckpointError(
-                f"{folder} cannot be taken by DeepSpeed on rank {rank}: {_reason(error)}"
+                f"{folder} cannot be taken by DeepSpeed on rank {rank}: {reason_of(error)}"
             ) from error
         if path is None:
             raise CheckpointError(f"DeepSpeed found no checkpoint in {where}/{tag}")
@@ -298,42 +314,3 @@ def _convert(source: Path, target: Path, timeout: float) -> None:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise CheckpointError(f"{source} was not converted for another number of ranks: {reason}")
-
-
-# Writing and reading.
-
-
-def _on_every_rank(work: Callable[[], T], failed: str) -> list[T]:
-    """Do this work, which contains no collectives, and return its result on each rank. If it fails on one rank, it fails
-    on all.
-
-    Raises:
-        CheckpointError: the work raised an error on a rank. The message is `failed`, the rank and the reason.
-    """
-    result: T | None = None
-    own: Exception | None = None
-    try:
-        result = work()
-    except Exception as error:
-        traceback.print_exc()
-        own = error
-    outcomes: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(outcomes, (result, own and _reason(own)))
-    reasons = [f"rank {rank}: {why}" for rank, (_, why) in enumerate(outcomes) if why is not None]
-    if reasons:
-        raise CheckpointError(f"{failed} by the learner ({'; '.join(reasons)})") from own
-    return [found for found, _ in outcomes]
-
-
-@contextmanager
-def _noted(failures: list[Exception]) -> Iterator[None]:
-    """Add an error raised in this context to `failures`, which are shared with all ranks later."""
-    try:
-        yield
-    except Exception as error:
-        failures.append(error)
-
-
-def _reason(error: Exception) -> str:
-    """Return the text of an error for a message, with its type unless it is a DPSError."""
-    return str(error) if isinstance(error, DPSError) else f"{type(error).__name__}: {error}"

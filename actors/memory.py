@@ -32,6 +32,7 @@ class ModelShape(NamedTuple):
     vocabulary: int
     kv_heads: int
     head_dim: int
+    critic: int = 0  # parameters of the critic that trains beside the model; 0: there is none
 
 
 class LearnerMemory(NamedTuple):
@@ -47,6 +48,8 @@ class LearnerMemory(NamedTuple):
     tokens: int  # of the largest micro-batch
     longest: int  # tokens of the longest sequence
     reference: bool  # a reference policy is in use
+    critic: bool = False  # a critic trains beside the policy
+    critic_path: str | None = None  # of its model; None: the policy's
 
     @classmethod
     def of(cls, config: Config) -> "LearnerMemory":
@@ -62,6 +65,8 @@ class LearnerMemory(NamedTuple):
             tokens=settings.max_tokens_per_micro_batch,
             longest=longest_sequence(config),
             reference=config.objective.kl_coef > 0,
+            critic=config.objective.has_critic,
+            critic_path=settings.critic.path,
         )
 
 
@@ -129,6 +134,8 @@ def learner_room(shape: ModelShape, rank: LearnerMemory, card: float) -> Room:
         + _heads(lora) * width * shape.vocabulary * shape.hidden,
         "buffers": _CONTEXT + _BUCKETS,
     }
+    critic = _critic(shape, rank, shared_by)
+    parts |= {"the critic's weights": critic["weights"], "the critic's states": critic["states"]}
     # These are freed before the following parts need memory.
     busy = parts["activations"] + parts["loss"]
     if rank.reference and lora is None:
@@ -136,8 +143,23 @@ def learner_room(shape: ModelShape, rank: LearnerMemory, card: float) -> Room:
     if lora is not None and rank.gpus < 1:
         # An engine on the same card reads all of them from the rank's memory.
         parts["merged weights"] = max(0.0, width * linear.weights - busy)
+    if rank.by_turns:  # policy and critic have their states on the card one after the other
+        of_policy = parts["gradients"] + parts["optimizer"]
+        parts["the critic's states"] = max(0.0, parts["the critic's states"] - of_policy)
     own = card - _ASLEEP if rank.by_turns else rank.gpus * card
     return Room("a learner rank", parts, own, _advice(rank))
+
+
+def _critic(
+    shape: ModelShape, rank: LearnerMemory, shared_by: Mapping[str, int]
+) -> dict[str, float]:
+    """Return the bytes of a critic, all of whose parameters are trained; it has no output head to speak of, and its
+    activations are those of the policy, at another time."""
+    return {
+        "weights": rank.width * shape.critic / shared_by["weights"],
+        "states": (4 if rank.zero_stage else rank.width) * shape.critic / shared_by["gradients"]
+        + 12 * shape.critic / shared_by["optimizer"],
+    }
 
 
 def _advice(rank: LearnerMemory) -> str:
@@ -148,6 +170,10 @@ def _advice(rank: LearnerMemory) -> str:
         advice.append(f"a smaller learner.max_tokens_per_micro_batch ({rank.longest} is the least)")
     if rank.ranks > 1 and rank.zero_stage < 3:
         advice.append("learner.zero_stage=3")
+    if rank.critic:
+        advice.append(
+            "a smaller model as learner.critic.path, or objective.name=grpo, which has no critic"
+        )
     if rank.lora is None:
         advice.append("learner.lora={}")
     advice.append("more resources.learner.ranks")
@@ -217,7 +243,7 @@ def engine_room(shape: ModelShape, engine: EngineMemory, card: float) -> Room:
 def _stays(shape: ModelShape, rank: LearnerMemory, card: float) -> float:
     """Return the bytes of a rank that stay on the card while engines generate."""
     parts = learner_room(shape, rank, card).parts
-    return parts["weights"] + parts["adapters"] + _CONTEXT
+    return parts["weights"] + parts["adapters"] + parts["the critic's weights"] + _CONTEXT
 
 
 def kv_bytes(shape: ModelShape, engine: EngineMemory) -> int:

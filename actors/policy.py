@@ -102,6 +102,16 @@ class Policy:
         Args:
             model: from `load`, or its DeepSpeed engine.
         """
+        options = {"temperature": self._temperature, "entropy_gradient": entropy_gradient}
+        return TokenScores(*self.at_responses(model, inputs, **options))
+
+    def at_responses(self, model: Any, inputs: Inputs, **options: Any) -> list[torch.Tensor]:
+        """Return what a model says of every response token, each (b, t - 1) and zero elsewhere.
+
+        Args:
+            model: a model, or its DeepSpeed engine, that returns a tuple of values for the tokens that it is to score.
+            options: further arguments of its forward pass.
+        """
         tensors = inputs.tensors
         response = tensors.response[:, 1:] > 0
         scored = response.clone()
@@ -112,16 +122,13 @@ class Policy:
         found = model(
             input_ids=tensors.tokens,
             scored=scored,
-            temperature=self._temperature,
-            entropy_gradient=entropy_gradient,
+            **options,
             **inputs.images,
         )
-        return TokenScores(
-            *(
-                torch.zeros(scored.shape, device=part.device).masked_scatter(scored, part)
-                for part in found
-            )
-        )
+        return [
+            torch.zeros(scored.shape, device=part.device).masked_scatter(scored, part)
+            for part in found
+        ]
 
 
 class _Cut:

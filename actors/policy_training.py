@@ -8,6 +8,7 @@ process group must be set before this module is imported: it imports torch and D
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import deepspeed
@@ -18,15 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors import learner_files
+from actors.critic_training import CriticTraining
 from actors.learner_setup import LearnerSetup
 from actors.lora import without_adapters
 from actors.policy import Inputs, Policy
+from actors.rank_share import RankShare
+from actors.trained_model import TrainedModel, each_minibatch, recompute_activations
 from actors.training_metrics import BatchTotals, MinibatchSums
 from dps_ray.durable import Manifest, Storage, Stored, checkpoint_folder
-from dps_ray.errors import NonFiniteError
 from dps_ray.failpoints import failpoint
 from dps_ray.objective.grpo import grpo_loss_of
-from dps_ray.objective.trajectories import Trajectories, micro_batches, minibatches, unpad
+from dps_ray.objective.trajectories import Trajectories
 
 
 class PolicyTraining:
@@ -52,7 +55,6 @@ class PolicyTraining:
     ) -> None:
         self._setup = setup
         self._rank = rank
-        self._optimizer_steps = 0
         self._version = 0  # of the weights: the training step that made them
         self._device = torch.device("cuda", 0) if setup.on_gpu else torch.device("cpu")
         if not setup.on_gpu:
@@ -63,53 +65,94 @@ class PolicyTraining:
         convert = manifest is not None and learner_files.needs_conversion(
             manifest, ranks=setup.ranks, zero_stage=settings.zero_stage
         )
+        self._share = RankShare(setup, rank, self._device)
         self._policy = Policy(setup.policy, setup.model, self._device)
-        self.engine = self._deepspeed_engine(load_universal=convert)
+        model = self._policy.load(settings.freeze_vision_tower, settings.lora)
+        recompute_activations(model, setup)
+        self._model = TrainedModel(
+            model,
+            setup,
+            lr=settings.lr,
+            warmup_steps=settings.warmup_steps,
+            load_universal=convert,
+        )
         self._reference = None
         if setup.objective.kl_coef > 0 and settings.lora is None:
             self._reference = self._policy.load().eval().requires_grad_(False)
+        self._critic = None
+        if setup.objective.has_critic:
+            self._critic = CriticTraining(
+                setup, rank, self._device, self._policy, self._share, load_universal=convert
+            )
+        self._begin_with(storage, manifest, epoch, convert)
+        setup.card.leave(self.engine)
+        if self._critic is not None:
+            setup.card.leave(self._critic.engine)
+
+    @property
+    def engine(self) -> Any:
+        """The DeepSpeed engine of the policy."""
+        return self._model.engine
+
+    def _begin_with(
+        self, storage: Storage, manifest: Manifest | None, epoch: int, convert: bool
+    ) -> None:
+        """Load the state of a checkpoint; without one, try whether one can be written."""
         if manifest is None:
             trial = checkpoint_folder(epoch, 0)
             learner_files.try_to_save(self.engine, self._policy.files, storage, trial)
-        else:
-            state = learner_files.load(
-                self.engine,
-                storage,
-                manifest,
-                epoch=epoch,
-                convert=convert,
-                timeout=setup.checkpoint_timeout,
-            )
-            self._optimizer_steps, self._version = state["optimizer_steps"], state["version"]
-        setup.card.leave(self.engine)
+            return
+        load = partial(
+            learner_files.load,
+            storage=storage,
+            manifest=manifest,
+            epoch=epoch,
+            convert=convert,
+            timeout=self._setup.checkpoint_timeout,
+        )
+        state = load(self.engine, learner_files.POLICY)
+        self._model.steps, self._version = state["optimizer_steps"], state["version"]
+        if self._critic is not None:
+            self._critic.load_state(load(self._critic.engine, learner_files.CRITIC))
 
     def train(self, trajectories: Trajectories, step: int) -> dict[str, float]:
         """Make the optimizer steps of one batch, and return metrics: means over its tokens and steps.
+
+        With a critic, its values before the batch give the advantages. It is trained after the policy.
 
         Raises:
             NonFiniteError: a loss or gradient is NaN or infinite, and recovery.on_nonfinite=stop. All ranks raise it.
                 The optimizer steps before that minibatch are made, and nothing of it is left.
         """
-        self._setup.card.take(self.engine)
-        totals = BatchTotals()
-        self.engine.train()
-        cuts = self._minibatches(len(trajectories.advantages), step)
-        trajectories = self._with_proximal(self._with_reference(trajectories), cuts)
-        for cut in cuts:
-            for number, rows in enumerate(cut, 1):
-                if self._step(trajectories, rows, step, totals):
-                    continue
-                if self._setup.stop_on_nonfinite:
-                    raise NonFiniteError(
-                        f"step {step}, minibatch {number} of {len(cut)}: the loss or its gradient is NaN or "
-                        "infinite; no optimizer step was made of it. recovery.on_nonfinite=skip leaves such "
-                        "minibatches out"
-                    )
+        if self._critic is None:
+            metrics = self._train_policy(trajectories, step)
+        else:
+            trajectories, judged = self._critic.judge(trajectories)
+            waits = self._critic.policy_waits(step)
+            metrics = {} if waits else self._train_policy(trajectories, step)
+            metrics |= self._critic.train(trajectories, judged, step)
         self._version = step
-        self._setup.card.leave(self.engine)
         self._setup.card.give_back_memory()
         failpoint("learner.train.after", step=step, rank=self._rank)
-        return totals.reduced(self._learning_rate())
+        return metrics
+
+    def _train_policy(self, trajectories: Trajectories, step: int) -> dict[str, float]:
+        settings = self._setup.settings
+        self._setup.card.take(self.engine)
+        totals = BatchTotals("actor")
+        self.engine.train()
+        cuts = self._share.minibatches(
+            len(trajectories.advantages), step, count=settings.minibatches, epochs=settings.epochs
+        )
+        trajectories = self._with_proximal(self._with_reference(trajectories), cuts)
+        each_minibatch(
+            cuts,
+            lambda rows: self._step(trajectories, rows, step, totals),
+            stop=self._setup.stop_on_nonfinite,
+            where=f"step {step}",
+        )
+        self._setup.card.leave(self.engine)
+        return totals.reduced(self._model.learning_rate())
 
     def logprobs(self, trajectories: Trajectories) -> list[float]:
         """Return the log-probability of each response token under the current weights, concatenated (R,)."""
@@ -127,63 +170,13 @@ class PolicyTraining:
         Raises:
             CheckpointError: a rank could not write; all raise it.
         """
-        state = {"optimizer_steps": self._optimizer_steps, "version": self._version}
-        return learner_files.write(self.engine, self._policy.files, state, storage, folder)
-
-    # The DeepSpeed engine.
-
-    def _deepspeed_engine(self, load_universal: bool) -> Any:
-        settings, on_gpu = self._setup.settings, self._setup.on_gpu
-        model = self._policy.load(settings.freeze_vision_tower, settings.lora)
-        recompute = settings.gradient_checkpointing
-        if on_gpu if recompute is None else recompute:
-            model.gradient_checkpointing_enable()
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=settings.lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=on_gpu,
-        )
-        engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=self._deepspeed_config(load_universal)
-        )
-        return engine
-
-    def _deepspeed_config(self, load_universal: bool) -> dict[str, Any]:
-        settings = self._setup.settings
-        bfloat16, stage = self._setup.policy.dtype == "bfloat16", settings.zero_stage
-        return {
-            # Micro-batches vary in number; their boundaries are set by hand in `_step`.
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": settings.clip_norm,
-            "zero_optimization": {"stage": stage},
-            "zero_allow_untested_optimizer": True,  # torch's AdamW
-            "bf16": {"enabled": bfloat16},
-            # Sums of many micro-batches: in bfloat16 128 of them are 0.9% off. Stage 0 does not know the setting.
-            **({"data_types": {"grad_accum_dtype": "fp32"}} if bfloat16 and stage > 0 else {}),
-            "checkpoint": {"load_universal": load_universal},
-            "steps_per_print": 10**9,
-        }
-
-    # How a batch is cut.
-
-    def _minibatches(self, n: int, step: int) -> list[list[NDArray[np.int64]]]:
-        """Return the minibatches of n trajectories, for each pass over the batch."""
-        settings, seed = self._setup.settings, self._setup.seed
-        return [
-            minibatches(n, settings.minibatches, np.random.default_rng([seed, step, epoch]))
-            for epoch in range(settings.epochs)
-        ]
-
-    def _my_micro_batches(
-        self, trajectories: Trajectories, rows: NDArray[np.int64]
-    ) -> list[NDArray[np.int64]]:
-        """Return this rank's share of these rows as micro-batches, as many as every other rank has."""
-        budget = self._setup.settings.max_tokens_per_micro_batch
-        packs = micro_batches(trajectories.lengths[rows], budget, self._setup.ranks)[self._rank]
-        return [rows[packed] for packed in packs]
+        states = {"optimizer_steps": self._model.steps, "version": self._version}
+        parts = [learner_files.Part(learner_files.POLICY, self.engine, states)]
+        if self._critic is not None:
+            parts.append(
+                learner_files.Part(learner_files.CRITIC, self._critic.engine, self._critic.state)
+            )
+        return learner_files.write(parts, self._policy.files, self._version, storage, folder)
 
     # Log-probabilities before the batch's first update.
 
@@ -226,18 +219,11 @@ class PolicyTraining:
     ) -> NDArray[np.float32]:
         """Return the log-probability of every response token of these rows, zero for the tokens of others; a
         collective."""
-        found = np.zeros_like(trajectories.logprobs)
-        for packed in self._my_micro_batches(trajectories, rows):
-            inputs = self._policy.inputs(trajectories, packed)
-            # The first position, which nothing predicts, is never part of a response.
-            here = torch.zeros_like(inputs.tensors.logprobs)
-            with torch.no_grad():
-                here[:, 1:] = self._policy.scores(model, inputs).logprobs
-            unpad(here.cpu().numpy(), trajectories, packed, found)
-        # Every rank has its share, and zeros elsewhere; with several passes it needs the others' too.
-        whole = torch.from_numpy(found).to(self._device)
-        torch.distributed.all_reduce(whole)
-        return whole.cpu().numpy()
+
+        def logprobs(packed: NDArray[np.int64]) -> Tensor:
+            return self._policy.scores(model, self._policy.inputs(trajectories, packed)).logprobs
+
+        return self._share.of_every_token(trajectories, rows, logprobs)
 
     # Optimizer steps.
 
@@ -245,33 +231,22 @@ class PolicyTraining:
         self, trajectories: Trajectories, rows: NDArray[np.int64], step: int, totals: BatchTotals
     ) -> bool:
         """Make one optimizer step on a minibatch; return False if all ranks dropped it because it is not finite."""
-        mine = self._my_micro_batches(trajectories, rows)
         size = {
-            "minibatch_tokens": int(trajectories.response_lengths[rows].sum()),
+            "minibatch_tokens": int(trajectories.trained_lengths[rows].sum()),
             "minibatch_sequences": len(rows),
             "response_limit": self._setup.response_limit,
         }
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
         found = MinibatchSums()
-        for index, packed in enumerate(mine):
-            self.engine.set_gradient_accumulation_boundary(index == len(mine) - 1)
+
+        def loss_of(packed: NDArray[np.int64]) -> Tensor:
             inputs = self._policy.inputs(trajectories, packed)
             loss = self._loss(inputs, size, found, first=not totals.stepped)
-            if failpoint("learner.loss", step=step, rank=self._rank) or not torch.isfinite(loss):
-                # Then all of the gradient is NaN, and after the reduction that of every rank, so all ranks
-                # know. (A loss that is not finite can have a gradient that is.)
-                loss = loss * math.nan
-            # DeepSpeed averages gradients over the ranks; the weights are already relative to the
-            # whole minibatch, so the gradients are to be summed.
-            self.engine.backward(loss * self._setup.ranks)
-        grad_norm = self._apply()
-        if grad_norm is None:
-            totals.dropped += 1
-            return False
-        self._optimizer_steps += 1
-        totals.add_step(found, grad_norm)
-        return True
+            if failpoint("learner.loss", step=step, rank=self._rank):
+                return loss * math.nan
+            return loss
+
+        grad_norm = self._model.step(self._share.micro_batches(trajectories, rows), loss_of)
+        return totals.add(found, grad_norm)
 
     def _loss(
         self, inputs: Inputs, size: dict[str, int], sums: MinibatchSums, first: bool
@@ -286,33 +261,6 @@ class PolicyTraining:
         loss, per_token = grpo_loss_of(scores, tensors, settings=objective, first=first, **size)
         sums.add(tensors.response[:, 1:], per_token)
         return loss
-
-    def _apply(self) -> float | None:
-        """Make an optimizer step with the gradients, and return their norm before clipping.
-
-        If that is NaN or infinite, drop the gradients, on all ranks alike, and return None. Under ZeRO and in
-        bfloat16 DeepSpeed does so itself, as on an overflow.
-        """
-        unsharded_norm = self._unsharded_grad_norm()
-        if self.engine.zero_optimization_stage() == 0 and not math.isfinite(unsharded_norm):
-            self.engine.zero_grad()
-            return None
-        self.engine.step()
-        if not self.engine.was_step_applied():
-            return None
-        return float(self.engine.get_global_grad_norm() or unsharded_norm)
-
-    def _unsharded_grad_norm(self) -> float:
-        """Return the norm before clipping under ZeRO-0, where DeepSpeed keeps none; NaN under other stages."""
-        if self.engine.zero_optimization_stage() > 0:
-            return math.nan
-        grads = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads))
-
-    def _learning_rate(self) -> float:
-        settings = self._setup.settings
-        warm = min(1.0, (self._optimizer_steps + 1) / max(settings.warmup_steps, 1))
-        return settings.lr * warm
 
 
 def _leave_out_the_shared_memory_extension() -> None:

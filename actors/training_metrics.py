@@ -28,9 +28,14 @@ class MinibatchSums:
 
 
 class BatchTotals:
-    """Sums over the minibatches of a batch, of those for which an optimizer step was made."""
+    """Sums over the minibatches of a batch, of those for which an optimizer step was made.
 
-    def __init__(self) -> None:
+    Args:
+        of: whose they are, "actor" or "critic", as in the names of its metrics.
+    """
+
+    def __init__(self, of: str) -> None:
+        self._of = of
         self.dropped = 0  # minibatches
         self._sums: dict[str, Tensor] = {}
         self._largest: list[dict[str, Tensor]] = []
@@ -41,16 +46,20 @@ class BatchTotals:
         """Whether the weights have changed since the batch began."""
         return bool(self._grad_norms)
 
-    def add_step(self, found: MinibatchSums, grad_norm: float) -> None:
-        """Add a minibatch for which a step was made."""
+    def add(self, found: MinibatchSums, grad_norm: float | None) -> bool:
+        """Add a minibatch, and return whether a step was made of it. If not, `grad_norm` is None."""
+        if grad_norm is None:
+            self.dropped += 1
+            return False
         self._grad_norms.append(grad_norm)
         for name, both in found.sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + both
         self._largest.append(found.largest)
+        return True
 
     def reduced(self, lr: float) -> dict[str, float]:
         """Return the metrics of the batch over all ranks; a collective."""
-        metrics = {"actor/lr": lr, "actor/nonfinite_minibatches": float(self.dropped)}
+        metrics = {f"{self._of}/lr": lr, f"{self._of}/nonfinite_minibatches": float(self.dropped)}
         if not self.stepped:
             return metrics
         sums = torch.stack(list(self._sums.values()))
@@ -61,4 +70,4 @@ class BatchTotals:
             largest = torch.stack([found[name] for found in self._largest]).max()
             torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
             metrics[name] = float(largest)
-        return {**metrics, "actor/grad_norm": float(np.mean(self._grad_norms))}
+        return {**metrics, f"{self._of}/grad_norm": float(np.mean(self._grad_norms))}

@@ -28,6 +28,7 @@ triggers once: the process that renames its file fails, and a restarted process 
 | `learner.save.state` | as DeepSpeed collects and writes a rank's state | step, rank |
 | `learner.save.weights` | as the full weights are copied | step, rank 0 |
 | `learner.loss` | action "nan": the loss of the next minibatch is NaN | step, rank |
+| `learner.critic.loss` | the same of PPO's critic | step, rank |
 | `driver.observe.before`, `driver.observe.after` | around the log entry of a step | step |
 | `driver.commit.before`, `driver.commit.after` | around the writing of a manifest | step |
 """

@@ -8,7 +8,7 @@ A group of settings is declared beside what it configures: `data` in `dps_ray/pr
 
 from dps_ray.beliefs.settings import StateSettings
 from dps_ray.config.config import Config
-from dps_ray.config.learner import LearnerSettings, LoraSettings, ModelSettings
+from dps_ray.config.learner import CriticSettings, LearnerSettings, LoraSettings, ModelSettings
 from dps_ray.config.resources import (
     BeliefPool,
     EngineResources,
@@ -51,6 +51,7 @@ __all__ = [
     "CheckpointSettings",
     "Config",
     "Count",
+    "CriticSettings",
     "DataSettings",
     "EachText",
     "EngineResources",

@@ -16,7 +16,7 @@ from pydantic import (
 
 from dps_ray.beliefs.settings import StateSettings
 from dps_ray.config.explain import explained
-from dps_ray.config.learner import LearnerSettings, ModelSettings
+from dps_ray.config.learner import CriticSettings, LearnerSettings, ModelSettings
 from dps_ray.config.reading import compose
 from dps_ray.config.resources import ResourceSettings
 from dps_ray.config.rollout import RolloutSettings
@@ -159,6 +159,30 @@ class Config(Settings):
             raise ValueError(
                 f"objective.baseline=belief and states.rule={self.states.rule}: predicted solve rates are of right "
                 "responses; set states.rule=right or objective.baseline=group"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_critic_is_for_ppo(self) -> "Config":
+        critic, objective = self.learner.critic, self.objective
+        unused = [
+            f"learner.critic.{name}={value}"
+            for name, value in critic
+            if value != getattr(CriticSettings(), name)
+        ]
+        if unused and not objective.has_critic:
+            raise ValueError(
+                f"{', '.join(unused)} and objective.name={objective.name}: only ppo has a critic; set "
+                "objective.name=ppo, or leave the settings of the critic out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_advantages_of_ppo_are_of_its_batch(self) -> "Config":
+        if self.objective.has_critic and self.objective.normalize_by == "batch_size":
+            raise ValueError(
+                "objective.name=ppo and objective.normalize_by=batch_size: with ppo all groups of a batch train; set "
+                "objective.normalize_by=useful_groups, or another objective"
             )
         return self
 

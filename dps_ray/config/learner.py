@@ -29,6 +29,31 @@ class LoraSettings(NullableSettings):
     head, which never has one."""
 
 
+class CriticSettings(Settings):
+    """PPO's critic: a model that predicts the score of a response at each of its tokens."""
+
+    path: Annotated[str | None, HOME] = None
+    """Hugging Face folder or name of the model that the critic starts as, with the policy's tokenizer. null: `model.path`.
+    Its output head is replaced by one value, which starts at 0."""
+    lr: Annotated[float, Field(gt=0.0)] = 1e-5
+    """Learning rate of the critic's AdamW (verl: 1e-5). Betas, weight decay and clipping of gradients are the policy's."""
+    warmup_steps: Natural = 0
+    """First steps of the run that train the critic alone, while the policy stays as it is (verl's `trainer.critic_warmup`).
+    The critic's learning rate has no warm-up."""
+    epochs: Count | None = None
+    """Passes of the critic over each batch. null: `learner.epochs`."""
+    minibatches: Count | None = None
+    """Optimizer steps of the critic in each pass. null: `learner.minibatches`."""
+    clip: Annotated[float, Field(gt=0.0)] = 0.5
+    """Clip of the value loss: a batch is not to move a value further than this, in units of the score (verl's
+    `critic.cliprange_value`: 0.5)."""
+    gamma: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Discount of the score for each token before the last one (verl: 1)."""
+    lam: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Lambda of generalized advantage estimation. 1: the advantage is the score minus the value (verl). Less: less variance,
+    and more trust in the critic; classical PPO has 0.95."""
+
+
 class LearnerSettings(Settings):
     lr: Annotated[float, Field(gt=0.0)] = 1e-6
     """Learning rate of AdamW."""
@@ -57,6 +82,7 @@ class LearnerSettings(Settings):
     """Train low-rank adapters (LoRA) instead of all weights: `learner.lora={}` for the defaults, or
     `learner.lora={rank: 8, target_modules: [q_proj, v_proj]}`. The learning rate should be about ten times that of full
     training. null: train all weights."""
+    critic: CriticSettings = CriticSettings()
     freeze_vision_tower: bool = False
     """Train only the language model of a vision-language model."""
     threads: Count = 1

@@ -27,7 +27,7 @@ class PaddedTensors(NamedTuple):
     logprobs: Tensor  # (b, t) float32
     proximal: Tensor  # (b, t) float32
     reference: Tensor  # (b, t) float32
-    advantages: Tensor  # (b, 1) or (b, t) float32
+    advantages: Tensor  # (b, t) float32, or (b, 1) if all tokens of a response have the same
 
 
 def to_tensors(batch: PaddedBatch, device: torch.device) -> PaddedTensors:

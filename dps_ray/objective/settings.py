@@ -112,6 +112,11 @@ class ObjectiveSettings(Settings):
             )
         return self
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether the learner trains a critic, from whose values it makes the advantages."""
+        return self.baseline == "critic"
+
 
 def with_scale(objective: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings with `scale` in place of `norm_by_std`, which earlier versions had; unchanged if both are

@@ -36,18 +36,32 @@ class Trajectories(NamedTuple):
     logprobs: NDArray[np.float32]  # (sum of response lengths,) of the policy that sampled them
     prompt_lengths: NDArray[np.int64]  # (n,)
     response_lengths: NDArray[np.int64]  # (n,), at least 1
-    advantages: NDArray[np.float32]  # (n,)
+    advantages: NDArray[np.float32]  # (n,); zeros where the learner makes them from `scores`
     # (sum of response lengths,) log-probabilities of the policy before this batch's first update, the denominator
     # of the clipped ratio; None: use `logprobs`.
     proximal: NDArray[np.float32] | None = None
     # (sum of response lengths,) log-probabilities of the reference policy; None: there is no reference policy.
     reference: NDArray[np.float32] | None = None
     images: Images | None = None  # None: no prompt has images
+    # (sum of response lengths,) False on tokens that the policy did not write; None: it wrote all.
+    trained: NDArray[np.bool_] | None = None
+    # (n,) from which a learner with a critic makes the advantages; None: `advantages` are given.
+    scores: NDArray[np.float32] | None = None
+    # (sum of response lengths,) the advantage of each token; None: that of its response.
+    token_advantages: NDArray[np.float32] | None = None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """(n,) tokens of prompt and response together."""
         return self.prompt_lengths + self.response_lengths
+
+    @property
+    def trained_lengths(self) -> NDArray[np.int64]:
+        """(n,) trained tokens of each response."""
+        if self.trained is None:
+            return self.response_lengths
+        row_of_each = np.repeat(np.arange(len(self.response_lengths)), self.response_lengths)
+        return np.bincount(row_of_each[self.trained], minlength=len(self.response_lengths))
 
 
 class PaddedBatch(NamedTuple):
@@ -61,7 +75,7 @@ class PaddedBatch(NamedTuple):
     reference: NDArray[
         np.float32
     ]  # (b, t), 0 outside the response; all 0 without a reference policy
-    advantages: NDArray[np.float32]  # (b, 1)
+    advantages: NDArray[np.float32]  # (b, t), 0 outside the response
 
 
 def minibatches(n: int, count: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
@@ -116,25 +130,27 @@ def pad(trajectories: Trajectories, rows: NDArray[np.int64]) -> PaddedBatch:
     if len(rows) == 0:
         nothing = np.zeros((1, 2), dtype=np.float32)
         blank = nothing.astype(np.int64)
-        return PaddedBatch(blank, nothing, nothing, nothing, nothing, nothing[:, :1])
+        return PaddedBatch(blank, nothing, nothing, nothing, nothing, nothing)
     lengths = trajectories.lengths
     starts = np.concatenate([[0], np.cumsum(lengths)])
     response_starts = np.concatenate([[0], np.cumsum(trajectories.response_lengths)])
     shape = (len(rows), int(lengths[rows].max()))
     tokens = np.zeros(shape, dtype=np.int64)
-    response, logprobs, proximal, reference = np.zeros((4, *shape), dtype=np.float32)
+    response, logprobs, proximal, reference, advantages = np.zeros((5, *shape), dtype=np.float32)
     values = [(logprobs, trajectories.logprobs), (proximal, trajectories.logprobs)]
     if trajectories.proximal is not None:
         values[1] = (proximal, trajectories.proximal)
     if trajectories.reference is not None:
         values.append((reference, trajectories.reference))
+    if trajectories.token_advantages is not None:
+        values.append((advantages, trajectories.token_advantages))
     for line, row in enumerate(rows):
         first, end = int(trajectories.prompt_lengths[row]), int(lengths[row])
         tokens[line, :end] = trajectories.tokens[starts[row] : starts[row + 1]]
         response[line, first:end] = 1
+        advantages[line, first:end] = trajectories.advantages[row]
         for padded, flat in values:
             padded[line, first:end] = flat[response_starts[row] : response_starts[row + 1]]
-    advantages = trajectories.advantages[rows, None]
     return PaddedBatch(tokens, response, logprobs, proximal, reference, advantages)
 
 
@@ -147,6 +163,26 @@ def with_blank(batch: PaddedBatch, token: int) -> PaddedBatch:
 
 def _with_a_row_of_zeros(array: Any) -> Any:
     return np.pad(array, ((0, 1), (0, 0)))
+
+
+def pad_values(
+    flat: NDArray[np.floating],
+    trajectories: Trajectories,
+    rows: NDArray[np.int64],
+    shape: tuple[int, int],
+) -> NDArray[np.float32]:
+    """The values of these trajectories' response tokens in the layout of `pad`, 0 elsewhere: (b, t) float32.
+
+    Args:
+        flat: (sum of response lengths,).
+        shape: (b, t) of the micro-batch, which may have more rows, as by `with_blank`.
+    """
+    padded = np.zeros(shape, dtype=np.float32)
+    response_starts = np.concatenate([[0], np.cumsum(trajectories.response_lengths)])
+    for line, row in enumerate(rows):
+        first, end = int(trajectories.prompt_lengths[row]), int(trajectories.lengths[row])
+        padded[line, first:end] = flat[response_starts[row] : response_starts[row + 1]]
+    return padded
 
 
 def unpad(

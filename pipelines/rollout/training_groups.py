@@ -30,7 +30,7 @@ class TrainingGroup(NamedTuple):
     prompt_tokens: NDArray[np.int32]  # (p,)
     tokens: list[NDArray[np.int32]]  # of each of the n responses
     logprobs: list[NDArray[np.float32]]  # of the same tokens, under the policy that sampled them
-    advantages: NDArray[np.float64]  # (n,)
+    advantages: NDArray[np.float64]  # (n,); with ppo the scores, from which the learner makes them
     partial: bool
     images: tuple[bytes, ...] = ()
 
@@ -180,7 +180,11 @@ def to_trajectories(
             if len(tokens):
                 sequences.append((group.prompt_tokens, tokens, logprobs, float(advantage)))
                 images.append(group.images)
-    return concatenate(sequences)._replace(images=pack_images(images))
+    found = concatenate(sequences)._replace(images=pack_images(images))
+    if objective.has_critic:
+        nothing = np.zeros_like(found.advantages)
+        found = found._replace(scores=found.advantages, advantages=nothing)
+    return found
 
 
 def share_of_batch(sizes: Sequence[int], others: Sequence[int], batch_size: int) -> float:

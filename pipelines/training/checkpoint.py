@@ -3,6 +3,7 @@
     ckpt/e0007/step=00000040/
         model/                              Hugging Face folder of the policy: loads in plain transformers
         learner/                            DeepSpeed's state: optimizer, and weights in training precision
+        critic/                             the same of PPO's critic
         beliefs-00003-of-00016.arrow ...    the selector's state, a file a shard
         pool.arrow                          the pool's files, and the prompts observed; see `pool_record.py`
         replay.arrow                        groups that may train again, with `loop.replay`

@@ -34,9 +34,10 @@ def check_fit(config: Config, model: str, place: dict[str, Any]) -> list[str]:
     card = ray.get(
         ray.remote(_memory_of_card).options(**place).remote(), timeout=config.resources.wait
     )
-    shape = shape_of(model)
+    of_a_rank = LearnerMemory.of(config)
+    shape = shape_of(model, of_a_rank)
     of_an_engine = EngineMemory.of(config)
-    learner = learner_room(shape, LearnerMemory.of(config), card)
+    learner = learner_room(shape, of_a_rank, card)
     engine = engine_room(shape, of_an_engine, card)
     check([learner, engine])
     at_once = sequences_at_a_time(shape, of_an_engine, card)

@@ -120,6 +120,12 @@ def _model(config: Config, view: View) -> str:
         from actors.lora import check_targets  # with torch, which takes seconds
 
         check_targets(model, config.learner)
+    critic = config.learner.critic.path
+    if critic is not None:
+        check_model("learner.critic.path=", critic)
+        from actors.critic import check_critic  # with torch as well
+
+        check_critic(critic, model)
     return model
 
 

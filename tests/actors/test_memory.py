@@ -142,3 +142,35 @@ def test_on_a_shared_card_merged_weights_are_counted():
     shared = "resources.rollout.gpus_per_engine=0.5", "resources.learner.gpus_per_rank=0.4"
     assert "merged weights" not in of_7b("learner.lora={}").parts
     assert of_7b("learner.lora={}", *shared).parts["merged weights"] > 1e9
+
+
+def test_a_critic_of_the_policys_size_doubles_the_states():
+    parts = of_rank(LARGE._replace(critic=LARGE.parameters), config("objective.name=ppo")).parts
+    assert parts["the critic's weights"] == parts["weights"]
+    assert parts["the critic's states"] == parts["gradients"] + parts["optimizer"]
+    alone = of_rank(LARGE, config()).parts
+    assert {name: parts[name] for name in alone if "critic" not in name} == {
+        name: size for name, size in alone.items() if "critic" not in name
+    }
+
+
+def test_by_turns_policy_and_critic_have_their_states_on_the_card_one_after_the_other():
+    by_turns = config(
+        "objective.name=ppo",
+        "resources.colocate=true",
+        "resources.rollout={engines: 4, gpus_per_engine: 0.5}",
+        "resources.learner={ranks: 4, gpus_per_rank: 0.5}",
+    )
+    shape = SMALL._replace(critic=SMALL.parameters)
+    parts = of_rank(shape, by_turns).parts
+    assert parts["the critic's states"] == 0
+    engine = engine_room(shape, EngineMemory.of(by_turns), CARD)
+    stays = engine.parts["the learner's weights"]
+    without = engine_room(SMALL, EngineMemory.of(by_turns), CARD).parts["the learner's weights"]
+    assert stays - without == parts["weights"]
+
+
+def test_a_rank_that_has_no_room_for_its_critic_is_told_what_helps():
+    room = of_rank(LARGE._replace(critic=LARGE.parameters), config("objective.name=ppo"))
+    with pytest.raises(ResourceError, match=r"critic's states .*smaller model as learner.critic"):
+        check([room])

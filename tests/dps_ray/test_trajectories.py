@@ -9,6 +9,7 @@ from dps_ray.objective.trajectories import (
     minibatches,
     pack_images,
     pad,
+    pad_values,
     with_blank,
 )
 
@@ -60,7 +61,23 @@ def test_padding_puts_prompt_response_and_logprobs_where_they_belong():
     assert batch.tokens.tolist() == [[6, 7, 0, 0, 0], [1, 2, 3, 4, 5]]
     assert batch.response.tolist() == [[0, 1, 0, 0, 0], [0, 0, 1, 1, 1]]
     np.testing.assert_allclose(batch.logprobs, [[0, -0.4, 0, 0, 0], [0, 0, -0.1, -0.2, -0.3]])
-    assert batch.advantages.tolist() == [[-1.0], [2.0]]
+    assert batch.advantages.tolist() == [[0, -1, 0, 0, 0], [0, 0, 2, 2, 2]]
+    of_tokens = np.array([1, 2, 3, 4], np.float32)
+    batch = pad(trajectories._replace(token_advantages=of_tokens), np.array([1, 0]))
+    assert batch.advantages.tolist() == [[0, 4, 0, 0, 0], [0, 0, 1, 2, 3]]
+    padded = pad_values(of_tokens, trajectories, np.array([1, 0]), (3, 5))
+    assert padded.tolist() == [*batch.advantages.tolist(), [0] * 5]
+
+
+def test_trained_tokens_are_counted_for_each_response():
+    sequences = [
+        (np.array([1], np.int32), np.arange(n, dtype=np.int32), np.zeros(n, np.float32), 1.0)
+        for n in (2, 1, 3)
+    ]
+    trajectories = concatenate(sequences)
+    assert trajectories.trained_lengths.tolist() == [2, 1, 3]
+    trained = np.array([True, False, False, True, True, False])
+    assert trajectories._replace(trained=trained).trained_lengths.tolist() == [1, 0, 2]
 
 
 def test_a_pass_without_sequences_weighs_nothing():

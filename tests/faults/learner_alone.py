@@ -39,3 +39,11 @@ def batch(seed: int, n: int = 8):
             for i in range(n)
         ]
     )
+
+
+def batch_with_scores(seed: int, n: int = 8):
+    """The same for a learner with a critic: scores of 0 and 1 in place of advantages."""
+    found = batch(seed, n)
+    scores = np.random.default_rng([seed, n]).integers(0, 2, n).astype(np.float32)
+    scores[:2] = 0, 1  # there is something to explain
+    return found._replace(scores=scores, advantages=np.zeros(n, np.float32))

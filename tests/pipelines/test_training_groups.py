@@ -192,3 +192,30 @@ def test_a_batch_says_how_large_its_groups_are_and_how_many_have_no_variance():
     metrics = batch.metrics()
     assert metrics["frac_reward_zero_std"] == pytest.approx(1 / 3)
     assert metrics["rollout/group_size_mean"] == 4.0
+
+
+def test_with_ppo_all_groups_train_and_the_learner_is_given_their_scores():
+    groups = [scored(1, WRONG), scored(2, MIXED, bonus=0.5), scored(3, RIGHT)]
+    found = chosen(groups, objective={"name": "ppo"})
+    assert ids(found) == [1, 2, 3]
+    trajectories = to_trajectories(found, config(objective={"name": "ppo"}).objective, 3)
+    assert trajectories.scores.tolist() == [0, 0, 0, 0, 1.5, 0, 0, 1, 1, 1, 1, 1]
+    assert not trajectories.advantages.any()
+    only_partial = {"objective": {"name": "ppo"}, "loop": {"filter_groups": True}}
+    assert ids(chosen(groups, **only_partial)) == [2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"learner": {"critic": {"lr": 1e-4, "clip": 0.2}}},
+            r"learner.critic.lr=0.0001, learner.critic.clip=0.2 and objective.name=grpo: only ppo",
+        ),
+        ({"objective": {"name": "ppo", "baseline": "belief"}}, "baseline=belief: ppo and no other"),
+        ({"objective": {"name": "ppo", "normalize_by": "batch_size"}}, "normalize_by=batch_size"),
+    ],
+)
+def test_settings_at_odds_with_ppo_are_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        config(**settings)
