@@ -8,6 +8,17 @@ from dps_ray.setting_types import Settings
 
 
 class ObjectiveSettings(Settings):
+    name: Literal[
+        "grpo",
+        "dr_grpo",
+        "rloo",
+        "reinforce_plus_plus",
+        "reinforce_plus_plus_baseline",
+        "gspo",
+        "cispo",
+        "ppo",
+    ] = "grpo"
+    """The objective, by its published name."""
     clip_low: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
     """Lower clip: ratios of the policy to the policy before the batch are clipped at 1 - clip_low."""
     clip_high: Annotated[float, Field(ge=0.0)] = 0.28
