@@ -67,11 +67,13 @@ class ScoreSettings(SelectorSettings):
     advantages are divided by the group's deviation, as in GRPO. variance: E[p (1 - p)] of its solve rate p, where they are
     rewards less the group's mean (RLOO, Dr. GRPO). batch: against the mean of the batch (REINFORCE++). surprise: against a
     critic that knows as much as the belief (PPO). objective: the one of these that belongs to `objective.name`. All but
-    partial are for `states.rule=right`."""
+    partial are for `states.rule=right`; with other rules objective means partial."""
 
     def scored_by(self, context: Context) -> Score:
         """Returns the score of a selector that is made for this run."""
-        return context.score if self.score == "objective" else self.score
+        if self.score != "objective":
+            return self.score
+        return context.score if context.states.rule == "right" else "partial"
 
     def check(self, states: StateSettings) -> None:
         super().check(states)

@@ -52,13 +52,12 @@ class BeliefStore(PoolBeliefs):
         entropy_weight: score = P(partial) + entropy_weight * entropy in nats (published "topk+entropy").
         temperature: T > 0 draws without replacement by weight score^(1/T); None takes the best.
         score: what takes the place of P(partial) in the score; see `dps_ray.selection.signal`. `batch` needs counts with each
-            observation, and a decay below 1.
+            observation.
         group_size: k, responses of the next group; `partial` does not depend on it.
         candidates: share of the pool to rank, unless `select` says otherwise; None: all of it.
 
     Raises:
-        ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice, or the score cannot be
-            had with this decay.
+        ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice.
     """
 
     class Settings(DrawSettings, BeliefSettings, ScoreSettings):
@@ -168,8 +167,6 @@ class BeliefStore(PoolBeliefs):
     ) -> None:
         if temperature is not None and not temperature > 0:
             raise ValueError(f"temperature must be above 0, not {temperature!r}")
-        if score == "batch" and decay == 1:
-            raise ValueError(f"score='batch' and decay={decay!r}: {_RESTS}")
         signal = Signal.of(score, group_size)
         super().__init__(ids, decay, prior, initial, seed, tolerance, entropy_weight, signal)
         self._temperature, self._candidates = temperature, candidates

@@ -105,7 +105,10 @@ class PoolBeliefs:
         self._moving.seen_at[rows] = self._step
         self._shared = hmm.drift(self._shared, self._prior)
         if self._step % _SETTLE_EVERY == 0:
-            self._let_idle() if self._decay < 1 else self._let_rest()
+            if self._decay < 1:
+                self._let_idle()
+            elif self._signal.score != "batch":  # whose scores change while prompts rest
+                self._let_rest()
 
     def _wake(self, positions: Positions) -> None:
         """Gives each of these prompts a moving row."""
