@@ -34,6 +34,7 @@ from dps_ray.selection.mixture import Mixture
 from dps_ray.selection.population import Population
 from dps_ray.selection.selector import Context
 from dps_ray.selection.settings import SelectorSettings
+from dps_ray.selection.signal import SCORES
 
 
 class BeliefVersion(NamedTuple):
@@ -121,7 +122,14 @@ def parts(
         prompts = tuple(
             Prompts(
                 ids,
-                Context(config.seed, pool, config.rollout.group_size, config.states, clusters),
+                Context(
+                    config.seed,
+                    pool,
+                    config.rollout.group_size,
+                    config.states,
+                    clusters,
+                    SCORES[config.objective.name],
+                ),
             )
             for ids, pool, clusters in portions
         )

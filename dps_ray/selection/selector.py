@@ -10,6 +10,7 @@ from dps_ray.beliefs.settings import StateSettings
 from dps_ray.beliefs.states import Observation
 from dps_ray.selection.choice import Selection
 from dps_ray.selection.clusters import Clusters
+from dps_ray.selection.signal import Score
 
 
 class Context(NamedTuple):
@@ -20,6 +21,7 @@ class Context(NamedTuple):
     group_size: k, responses to a prompt
     states:     what makes a group partial
     clusters:   of each id that the selector holds; None where the method does not learn by cluster
+    score:      expected squared advantage under the run's objective, for `selector.score=objective`
     """
 
     seed: int
@@ -27,6 +29,7 @@ class Context(NamedTuple):
     group_size: int
     states: StateSettings = StateSettings()
     clusters: Clusters | None = None
+    score: Score = "partial"
 
 
 class Selector(Protocol):

@@ -1,7 +1,7 @@
 """Settings that selection methods share: `selector.*`. Each method declares its own in its class `Settings`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from dps_ray.beliefs.settings import StateSettings
 from dps_ray.plain_settings import HOME, Count, Limits, Natural, PlainSettings, Share
 from dps_ray.plugins import load_object, spec_of
 from dps_ray.selection.evidence import Evidence
+from dps_ray.selection.selector import Context
+from dps_ray.selection.signal import Score
 
 
 class SelectorSettings(PlainSettings):
@@ -55,6 +57,31 @@ class DrawSettings(SelectorSettings):
     temperature: Annotated[float, Limits(gt=0.0)] | None = None
     """Prompts are drawn without replacement with weight score^(1 / temperature): small is greedy, large uniform.
     null: the best are taken."""
+
+
+class ScoreSettings(SelectorSettings):
+    """Of a method that chooses prompts by the gradient that it expects of their groups."""
+
+    score: Literal["objective", "partial", "variance", "batch", "surprise"] = "partial"
+    """What a prompt is chosen for: the expected squared advantage of its group (docs/method.md). partial: P(partial), where
+    advantages are divided by the group's deviation, as in GRPO. variance: E[p (1 - p)] of its solve rate p, where they are
+    rewards less the group's mean (RLOO, Dr. GRPO). batch: against the mean of the batch (REINFORCE++). surprise: against a
+    critic that knows as much as the belief (PPO). objective: the one of these that belongs to `objective.name`. All but
+    partial are for `states.rule=right`; with other rules objective means partial."""
+
+    def scored_by(self, context: Context) -> Score:
+        """Returns the score of a selector that is made for this run."""
+        if self.score != "objective":
+            return self.score
+        return context.score if context.states.rule == "right" else "partial"
+
+    def check(self, states: StateSettings) -> None:
+        super().check(states)
+        if self.score not in ("objective", "partial") and states.rule != "right":
+            raise ValueError(
+                f"selector.score={self.score} is for right and wrong responses, and states.rule={states.rule}; set "
+                "selector.score=partial or states.rule=right"
+            )
 
 
 class StartSettings(SelectorSettings):

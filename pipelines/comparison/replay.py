@@ -20,6 +20,7 @@ from dps_ray.selection import methods
 from dps_ray.selection.clusters import Clusters, number_within
 from dps_ray.selection.coverage import CoverageLimits
 from dps_ray.selection.selector import Context, Selector
+from dps_ray.selection.signal import SCORES
 from pipelines.monitoring.run_log import PROBES
 
 Where = Literal["batch", "probe"]
@@ -74,7 +75,14 @@ def replayed(folder: Path) -> Replay:
     probes = read_probes(folder)
     ids = np.unique(np.concatenate([o.ids for o in (*observations.values(), *probes.values())]))
     clusters = _clusters(ids, [*observations.values(), *probes.values()], config.seed)
-    context = Context(config.seed, len(ids), config.rollout.group_size, config.states, clusters)
+    context = Context(
+        config.seed,
+        len(ids),
+        config.rollout.group_size,
+        config.states,
+        clusters,
+        SCORES[config.objective.name],
+    )
     selector = methods.make(config.method, ids, config.selector, context)
     # What beliefs began with is about the whole pool, and only a part of it is here.
     began = getattr(config.selector, "start", None) is not None

@@ -6,7 +6,7 @@
     c(k)  = (1 + NOISE / 8) / (1 + NOISE / k): what a group of k is worth beside one of 8, by the same signal as
             `dps_ray.selection.adaptive_rounds`
     n     = sum of s_i / (1 + reuse u_i),   u_i: how often the prompt was used lately
-    gain  = rate sqrt(n / (n + half))
+    gain  = rate sqrt(n / (n + half))       (other objectives have another s and a noise: `pipelines.simulation.objectives`)
     skill = skill + gain (shared + (1 - shared) 20 n_topic / n),   own_i = own_i + gain own s_i / sum of s
 
 Without u, a method that returns to the same few hundred prompts would learn from them as from fresh ones,
@@ -30,6 +30,7 @@ from dps_ray.selection.adaptive_rounds import NOISE
 from dps_ray.selection.methods import Oracle
 from dps_ray.selection.rounds import RoundRule
 from dps_ray.selection.selector import Selector
+from pipelines.simulation.objectives import Lesson, Objective, lesson
 from pipelines.simulation.profiled import ProfiledSelector
 
 # Of the 20 kinds of the arithmetic task: minus the logit of the chance that a demonstration of the start
@@ -127,7 +128,17 @@ class Student:
         rates: NDArray[np.float64],
         sizes: NDArray[np.int64] | int = FITTED_SIZE,
     ) -> None:
-        """One step on these groups, distinct, with these shares of right responses, none of them 0 or 1, of so many."""
+        """One step of GRPO on these groups, distinct, with these shares of right responses, none of them 0 or 1, of so many."""
+        size = 2 * np.sqrt(rates * (1 - rates))
+        self.learn(rows, Lesson(size, size), sizes)
+
+    def learn(
+        self,
+        rows: NDArray[np.int64],
+        lesson: Lesson,
+        sizes: NDArray[np.int64] | int = FITTED_SIZE,
+    ) -> None:
+        """One step on the groups of these prompts, distinct, of so many responses, which teach this."""
         constants = self.constants
         self._step += 1
         if not len(rows):
@@ -135,10 +146,10 @@ class Student:
         lately = self._used[rows] * constants.memory ** (self._step - self._used_at[rows])
         self._used[rows], self._used_at[rows] = lately + 1, self._step
         worth_of_size = (1 + NOISE / FITTED_SIZE) / (1 + NOISE / np.asarray(sizes))
-        signal = 2 * np.sqrt(rates * (1 - rates)) * worth_of_size
+        signal, noise = lesson.signal * worth_of_size, lesson.noise * worth_of_size
         fresh = signal / (1 + constants.reuse * lately)
-        worth = fresh.sum()
-        gain = constants.rate * np.sqrt(worth / (worth + constants.half))
+        worth, spread = fresh.sum(), (noise / (1 + constants.reuse * lately)).sum()
+        gain = constants.rate * np.sqrt(worth / (worth + constants.half * (spread / worth)))
         by_topic = np.bincount(self.world.topic[rows], fresh, minlength=len(TOPICS)) / worth
         self.skill += gain * (constants.shared + (1 - constants.shared) * len(TOPICS) * by_topic)
         self._own[rows] += gain * constants.own * signal / signal.sum()
@@ -208,11 +219,13 @@ def simulate(
     hard: float = 0.0,
     easy: float = 0.0,
     rollouts: int | None = None,
+    objective: Objective = "grpo",
     **rollout: Any,
 ) -> Outcome:
     """Trains a student for so many steps on what the selector picks from prompts 0 to N - 1.
 
     rollouts: stops earlier, after the step in which so many responses were generated
+    objective: what the groups teach, and which of them train
     rollout: the fields of `Rollout`
     """
     how = Rollout(**rollout)
@@ -233,9 +246,16 @@ def simulate(
         resting.append(groups.rows)
         states = states_of(groups.right, groups.responses)
         selector.observe(Observation(groups.rows, states, groups.right, groups.responses))
-        useful = np.flatnonzero(states == PARTIAL)[: how.batch_size]
-        sizes = groups.responses[useful]
-        student.train(groups.rows[useful], groups.right[useful] / sizes, sizes)
+        found = lesson(
+            objective,
+            groups.right,
+            groups.responses,
+            student.success(groups.rows),
+            _expected(student, groups.rows) if objective == "ppo" else np.zeros(len(groups.rows)),
+        )
+        useful = np.flatnonzero(found.noise > 0)[: how.batch_size]
+        taught = Lesson(found.signal[useful], found.noise[useful])
+        student.learn(groups.rows[useful], taught, groups.responses[useful])
         total += int(groups.responses.sum())
         trained += len(useful)
         outcome.effective.append(len(useful) / how.batch_size)
@@ -247,6 +267,14 @@ def simulate(
             break
     outcome.distinct = int(np.count_nonzero(selector.times_sampled(np.arange(prompts))))
     return outcome
+
+
+def _expected(student: Student, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean success rate of the topic of each of these prompts."""
+    topics = student.world.topic
+    total = np.bincount(topics, student.success(), minlength=len(TOPICS))
+    mean = total / np.maximum(np.bincount(topics, minlength=len(TOPICS)), 1)
+    return mean[topics[rows]]
 
 
 def _roll_out(

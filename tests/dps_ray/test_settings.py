@@ -86,6 +86,20 @@ def test_what_is_dumped_loads_to_the_same_configuration(tmp_path: Path):
             "selector.prior=local is for selector.observation=states; leave it at uniform",
         ),
         (
+            "selector.score=gain",
+            "selector.score='gain': input should be 'objective', 'partial', 'variance', 'batch' or 'surprise'",
+        ),
+        (
+            "method=dps_pooled selector.score=variance states.rule=thresholds",
+            "selector.score=variance is for right and wrong responses, and states.rule=thresholds; set "
+            "selector.score=partial",
+        ),
+        (
+            "selector.observation=rewards states.rule=variation selector.score=surprise",
+            "selector.score=surprise is for right and wrong responses, and selector.observation=rewards",
+        ),
+        ("method=mopps selector.score=variance", "selector.score is a setting of dps, dps_pooled"),
+        (
             "selector.observation=counts selector.candidates=0.5",
             "selector.candidates=0.5 is for selector.observation=states; leave it at null",
         ),

@@ -22,14 +22,15 @@ from dps_ray.selection.pool.ranking import (
     keys_of,
     positions_of,
     ranks,
-    scores,
     times_of,
 )
 from dps_ray.selection.pool.rows import Rows
 from dps_ray.selection.selector import Context, Selector
-from dps_ray.selection.settings import BeliefSettings, DrawSettings
+from dps_ray.selection.settings import BeliefSettings, DrawSettings, ScoreSettings
+from dps_ray.selection.signal import Score, Signal
 
 _TEMPERED = 0x74656D70  # keeps this draw apart from that of candidates
+_RESTS = "a prompt whose belief rests keeps its score, and this one changes with the mean of the batch; write a decay below 1"
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
@@ -50,19 +51,22 @@ class BeliefStore(PoolBeliefs):
         tolerance: how near a prompt must be to what is shared to be taken for idle; see `settling`.
         entropy_weight: score = P(partial) + entropy_weight * entropy in nats (published "topk+entropy").
         temperature: T > 0 draws without replacement by weight score^(1/T); None takes the best.
+        score: what takes the place of P(partial) in the score; see `dps_ray.selection.signal`. `batch` needs counts with each
+            observation.
+        group_size: k, responses of the next group; `partial` does not depend on it.
         candidates: share of the pool to rank, unless `select` says otherwise; None: all of it.
 
     Raises:
         ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice.
     """
 
-    class Settings(DrawSettings, BeliefSettings):
+    class Settings(DrawSettings, BeliefSettings, ScoreSettings):
         decay: Share = 0.7
         """Weight of the past in the transition counts (lambda); 1 never forgets, 0 keeps one step."""
         prior: Literal["uniform", "progress", "stability", "local"] = "uniform"
         """Prior transition counts alpha0, by their published names."""
         entropy_weight: Annotated[float, Limits(ge=0.0)] = 0.0
-        """Adds this times the belief's entropy to P(partial) when ranking ("topk+entropy")."""
+        """Adds this times the belief's entropy to the score when ranking ("topk+entropy")."""
         observation: Literal["states", "counts", "rewards"] = "states"
         """What is learned from a group. states: its solve state, as published. counts: how many of its responses were
         right; the belief is then over solve rates, whose moves all prompts teach together. rewards: mean and variance
@@ -83,6 +87,15 @@ class BeliefStore(PoolBeliefs):
                     f"selector.candidates={self.candidates} and selector.temperature={self.temperature}: a draw is "
                     "from the whole pool, so set one of them to null"
                 )
+            if self.observation == "rewards" and self.score not in ("objective", "partial"):
+                raise ValueError(
+                    f"selector.score={self.score} is for right and wrong responses, and selector.observation=rewards knows "
+                    "how rewards vary; set selector.score=partial"
+                )
+            if self.observation == "states" and self.score == "batch" and self.decay == 1:
+                raise ValueError(
+                    f"selector.score=batch and selector.decay={self.decay:g}: {_RESTS}"
+                )
             defaults = {field.name: field.default for field in fields(self)}
             for name in ("prior", "entropy_weight", "candidates"):
                 value, default = getattr(self, name), defaults[name]
@@ -93,6 +106,7 @@ class BeliefStore(PoolBeliefs):
                     )
 
         def check(self, states: StateSettings) -> None:
+            super().check(states)
             if self.observation == "rewards" and states.rule != "variation":
                 raise ValueError(
                     "selector.observation=rewards predicts what states.rule=variation calls partial, and "
@@ -103,6 +117,7 @@ class BeliefStore(PoolBeliefs):
     def make(cls, ids: ArrayLike, settings: Settings, context: Context) -> Selector:
         """Returns the selector that learns from what `settings.observation` says."""
         selector: RateHMM | RewardMoments
+        score = settings.scored_by(context)
         if settings.observation == "states":
             return cls(
                 ids,
@@ -112,10 +127,16 @@ class BeliefStore(PoolBeliefs):
                 seed=context.seed,
                 temperature=settings.temperature,
                 candidates=settings.candidates,
+                score=score,
+                group_size=context.group_size,
             )
         if settings.observation == "counts":
             selector = RateHMM(
-                ids, context.seed, decay=settings.decay, group_size=context.group_size
+                ids,
+                context.seed,
+                decay=settings.decay,
+                group_size=context.group_size,
+                score=score,
             )
         else:
             states = context.states
@@ -141,10 +162,13 @@ class BeliefStore(PoolBeliefs):
         entropy_weight: float = 0.0,
         temperature: float | None = None,
         candidates: float | None = None,
+        score: Score = "partial",
+        group_size: int = 8,
     ) -> None:
         if temperature is not None and not temperature > 0:
             raise ValueError(f"temperature must be above 0, not {temperature!r}")
-        super().__init__(ids, decay, prior, initial, seed, tolerance, entropy_weight)
+        signal = Signal.of(score, group_size)
+        super().__init__(ids, decay, prior, initial, seed, tolerance, entropy_weight, signal)
         self._temperature, self._candidates = temperature, candidates
 
     # --- choosing ---------------------------------------------------------------------------------
@@ -199,7 +223,7 @@ class BeliefStore(PoolBeliefs):
         positions = np.concatenate([part[0] for part in parts])
         predicted = np.concatenate([part[1] for part in parts], axis=1)
         ties = self.index.ties(positions)
-        score = scores(predicted, self._entropy_weight)
+        score = self._scores(predicted)
         drawn = tempered(score, temperature, ties, key)
         drawn[: len(idle)] = on_the_ring(score[: len(idle)], temperature, ties[: len(idle)], start)
         selection = Selection(
@@ -248,7 +272,7 @@ class BeliefStore(PoolBeliefs):
             [
                 self._moving.ranks[moving],
                 self._resting.ranks[resting],
-                ranks(scores(shared, self._entropy_weight), idle),
+                ranks(self._scores(shared), idle),
             ]
         )
         predicted = np.concatenate(

@@ -11,6 +11,7 @@ from dps_ray.beliefs.rates import Pool
 from dps_ray.selection.methods.scored import Floats, ScoredSelector
 from dps_ray.selection.outcomes import Outcomes
 from dps_ray.selection.pool.index import Positions
+from dps_ray.selection.signal import Score, Signal
 
 _BINS = 15
 _DECIMALS = 12  # equal histories score alike, in whatever order a sum was taken
@@ -19,7 +20,7 @@ _DECIMALS = 12  # equal histories score alike, in whatever order a sum was taken
 class RateHMM(ScoredSelector):
     """The B prompts whose next group is likeliest to be mixed, under the model of `dps_ray.beliefs.rates`.
 
-        score = sum over bins of mu (1 - p^k - (1 - p)^k)
+        score = sum over bins of mu (1 - p^k - (1 - p)^k),    or another of `dps_ray.selection.signal`
 
     Prompts never seen share one belief, that of what others were found to be at their first visits.
 
@@ -31,20 +32,24 @@ class RateHMM(ScoredSelector):
         ids, seed: see `ScoredSelector`.
         decay: lambda in [0, 1], the part of the counted moves that is kept from step to step.
         group_size: k, responses of the next group.
+        score: what prompts are ranked by.
     """
 
     saved_settings = ("seed", "decay", "group_size")
     learns_from_counts = True
 
     def __init__(
-        self, ids: ArrayLike, seed: int = 0, *, decay: float = 0.7, group_size: int = 8
+        self,
+        ids: ArrayLike,
+        seed: int = 0,
+        *,
+        decay: float = 0.7,
+        group_size: int = 8,
+        score: Score = "partial",
     ) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must lie between 0 and 1, not {decay!r}")
-        if group_size < 2:
-            raise ValueError(
-                f"a group of {group_size} is never mixed: group_size must be 2 or more"
-            )
+        self._signal = Signal.of(score, group_size)
         super().__init__(ids, seed)
         self.decay, self.group_size = float(decay), int(group_size)
         self._grid = rates.rate_grid(_BINS)
@@ -63,6 +68,7 @@ class RateHMM(ScoredSelector):
 
     def learn(self, seen: Outcomes) -> None:
         whole = seen.whole
+        self._signal = self._signal.after(whole)
         assert whole.successes is not None
         assert whole.responses is not None
         new = ~np.isin(whole.ids, self._visited)
@@ -112,14 +118,13 @@ class RateHMM(ScoredSelector):
         self._coming = rates.predict(self._transitions, self._posterior)
         self._fresh = rates.fresh_belief(self._pool)
         self._score = np.empty(len(self))
-        self._score.fill(self._mixed(self._fresh)[0])
+        self._score.fill(self._scores_of(self._fresh)[0])
         mine = np.flatnonzero(self._places >= 0)
-        self._score[self._places[mine]] = self._mixed(self._coming[:, mine])
+        self._score[self._places[mine]] = self._scores_of(self._coming[:, mine])
 
-    def _mixed(self, belief: Floats) -> Floats:
-        states = rates.group_states(self._grid, belief, self.group_size)
-        mixed: Floats = np.round(states[1], _DECIMALS)
-        return mixed
+    def _scores_of(self, belief: Floats) -> Floats:
+        scores: Floats = np.round(self._signal.of_rates(self._grid, belief), _DECIMALS)
+        return scores
 
     def scores(self) -> Floats:
         return self._score
@@ -133,6 +138,7 @@ class RateHMM(ScoredSelector):
     def snapshot(self) -> dict[str, Any]:
         return {
             **super().snapshot(),
+            **self._signal.snapshot(),
             **self._pool._asdict(),
             "visited": self._visited.copy(),
             "posterior": self._posterior.copy(),
@@ -140,6 +146,7 @@ class RateHMM(ScoredSelector):
 
     def load_state(self, snapshot: Mapping[str, Any]) -> None:
         super().load_state(snapshot)
+        self._signal = self._signal.load_state(snapshot)
         self._pool = Pool(*(np.array(snapshot[name]) for name in Pool._fields))
         self._visited = np.array(snapshot["visited"])
         self._posterior = np.array(snapshot["posterior"])

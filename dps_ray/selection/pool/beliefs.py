@@ -32,6 +32,7 @@ from dps_ray.selection.pool.lazy_order import LazyOrder
 from dps_ray.selection.pool.ranking import keys, keys_of, positions_of, ranks, scores
 from dps_ray.selection.pool.rows import Content, RowTable
 from dps_ray.selection.selector import check_settings
+from dps_ray.selection.signal import Signal
 
 # Steps between checks for settled prompts. Prompts keep their rows a little longer than needed, since a check costs half
 # as much as a step.
@@ -53,10 +54,12 @@ class PoolBeliefs:
         seed: int,
         tolerance: float,
         entropy_weight: float,
+        signal: Signal | None = None,
     ) -> None:
         self._decay = within("decay", decay, 0, 1)
         self._tolerance = within("tolerance", tolerance, 0, 1)
         self._entropy_weight = within("entropy_weight", entropy_weight, -1e6, 1e6)
+        self._signal = signal or Signal()
         self._prior = prior_counts(prior)
         self._initial = initial_belief(initial)
         self._least_evidence = settling.least_evidence(self._prior, self._decay, self._tolerance)
@@ -83,11 +86,12 @@ class PoolBeliefs:
     def observe(self, mine: Observation, whole: Observation | None = None) -> None:
         """Learns from one step of the whole pool: the solve states of `mine`. Without prompts, all forget a little.
 
-        Raises ValueError, and changes nothing, for an id that is unknown or given twice, and for a state
-        that is none.
+        Raises ValueError, and changes nothing, for an id that is unknown or given twice, for a state that is none, and
+        when the score needs counts that are missing.
         """
         positions = self.index.distinct_positions(mine.ids)
         seen = check_states(mine.states, len(positions))
+        self._signal = self._signal.after(mine if whole is None else whole)
         self._wake(positions)
         _, rows = self._moving.find(positions)
         self._step += 1
@@ -97,11 +101,14 @@ class PoolBeliefs:
         for present, new in zip(self._moving.beliefs, moved, strict=True):
             present[...] = new
         self._moving.ranks.imag[rows] = key
-        self._moving.ranks.real[:] = -scores(moved.predicted, self._entropy_weight)
+        self._moving.ranks.real[:] = -self._scores(moved.predicted)
         self._moving.seen_at[rows] = self._step
         self._shared = hmm.drift(self._shared, self._prior)
         if self._step % _SETTLE_EVERY == 0:
-            self._let_idle() if self._decay < 1 else self._let_rest()
+            if self._decay < 1:
+                self._let_idle()
+            elif self._signal.score != "batch":  # whose scores change while prompts rest
+                self._let_rest()
 
     def _wake(self, positions: Positions) -> None:
         """Gives each of these prompts a moving row."""
@@ -144,7 +151,7 @@ class PoolBeliefs:
     def begin(self, evidence: Evidence) -> None:
         """Begins with what is known before the first step; see `dps_ray.selection.evidence`. Each prompt in it gets a
         row, until its evidence is forgotten."""
-        other = PoolBeliefs(
+        other = PoolBeliefs(  # of which the scores are not used
             self.index,
             self._decay,
             self._prior,
@@ -162,10 +169,14 @@ class PoolBeliefs:
             numbers[9:12] = (1 - weight) * self._initial[:, None] + weight * numbers[9:12]
             alpha = numbers[:9].reshape(3, 3, -1) + self._prior[:, :, None]
             numbers[12:] = hmm.predict(alpha, numbers[9:12])
-            score = scores(numbers[12:], self._entropy_weight)
+            score = self._scores(numbers[12:])
             self._idle_order.discard(positions)
             seen_at = table.seen_at - other._step
             self._moving.append(Content(numbers, ranks(score, positions), seen_at))
+
+    def _scores(self, predicted: Floats) -> Floats:
+        """What prompts with these predictions are ranked by: (3, n) -> (n,)."""
+        return scores(predicted, self._entropy_weight, self._signal)
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -216,6 +227,7 @@ class PoolBeliefs:
         seen = np.sort(self._seen.values)
         snapshot = {
             **self._own_settings(),
+            **self._signal.snapshot(),
             "step": self._step,
             "shared_posterior": self._shared.posterior.copy(),
             "shared_predicted": self._shared.predicted.copy(),
@@ -246,6 +258,7 @@ class PoolBeliefs:
         It takes time by the prompts ever observed, not by the pool.
         """
         check_settings(snapshot, self._own_settings())
+        self._signal = self._signal.load_state(snapshot)
         seen = self.index.distinct_positions(snapshot["seen_ids"])
         self._step = int(snapshot["step"])
         self._shared = self._shared._replace(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dps_ray.beliefs.hmm import Floats, entropy
 from dps_ray.selection.pool.index import POSITION_BITS
+from dps_ray.selection.signal import Signal
 
 Keys = NDArray[np.int64]
 Ranks = NDArray[np.complex128]
@@ -20,14 +21,14 @@ _ONE_SAMPLE = 1 << POSITION_BITS
 _SCORE_DECIMALS = 12
 
 
-def scores(predicted: Floats, entropy_weight: float) -> Floats:
-    """P(partial) + entropy_weight * entropy of the prediction, rounded to 12 decimals: (3, n) -> (n,).
+def scores(predicted: Floats, entropy_weight: float, signal: Signal) -> Floats:
+    """The signal + entropy_weight * entropy of the prediction, rounded to 12 decimals: (3, n) -> (n,).
 
     Histories that lead to equal beliefs by different sums (seen solved or seen unsolved, under a
     symmetric prior) differ in the last bit. Rounded they are equal, as on paper, and the rule for equals
     decides, least-sampled first, instead of the rounding of a division.
     """
-    value = predicted[1]
+    value = signal.of_states(predicted)
     if entropy_weight:
         value = value + entropy_weight * entropy(predicted)
     rounded: Floats = np.round(value, _SCORE_DECIMALS)

@@ -27,6 +27,7 @@ from dps_ray.selection.pooled.state_dynamics import (
     of_clusters,
     weakened,
 )
+from dps_ray.selection.signal import Signal
 
 _BINS = 15
 
@@ -61,6 +62,14 @@ class RateDynamics:
         return rates.group_states(
             self._grid, rates.predict(self._transitions, rows), self._group_size
         )
+
+    def scores(self, rows: Floats, signal: Signal) -> Floats:
+        """The expected signal of the next groups of the prompts with these rows: (n,)."""
+        return signal.of_rates(self._grid, rates.predict(self._transitions, rows))
+
+    def waiting_scores(self, signal: Signal) -> Floats:
+        """The same of a waiting prompt of each cluster: (C,)."""
+        return signal.of_rates(self._grid, self._believed)
 
     # --- learning ---------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from dps_ray.beliefs import hmm
 from dps_ray.beliefs.hmm import Floats
 from dps_ray.beliefs.states import Observation
 from dps_ray.selection.pooled.shrinkage import shrunk
+from dps_ray.selection.signal import Signal
 
 Labels = NDArray[np.integer]
 
@@ -105,6 +106,14 @@ class StateDynamics:
     def predicted(self, rows: Floats) -> Floats:
         """P(unsolved), P(partial), P(solved) at the next step of the prompts with these rows: (3, n)."""
         return rows[12:]
+
+    def scores(self, rows: Floats, signal: Signal) -> Floats:
+        """The expected signal of the next groups of the prompts with these rows: (n,)."""
+        return signal.of_states(self.predicted(rows))
+
+    def waiting_scores(self, signal: Signal) -> Floats:
+        """The same of a waiting prompt of each cluster: (C,)."""
+        return signal.of_states(self.waiting)
 
     # --- learning ---------------------------------------------------------------------------------
 

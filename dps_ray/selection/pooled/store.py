@@ -3,19 +3,19 @@
     waiting   never tried, or long ago: their cluster's belief, in a random order      O(clusters + batch)
     recent    tried in the last few dozen steps: a row of its own                      O(recent)
 
-The next batch is drawn from both, by weight P(partial)^(1/T) without replacement: a prompt seen partial lately
+The next batch is drawn from both, by weight score^(1/T) without replacement, the score being P(partial)
+unless it is said otherwise: a prompt seen partial lately
 comes again when its own belief says so, but most are new ones, of the clusters that are partial now.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dps_ray.beliefs.states import PARTIAL, Observation
+from dps_ray.beliefs.states import Observation
 from dps_ray.hashing import as_ids, hash_key
-from dps_ray.plain_settings import Limits, Share
 from dps_ray.selection.choice import Selection, check_size, merge
 from dps_ray.selection.clusters import Clusters, number_within
 from dps_ray.selection.coverage import REST, ROUND
@@ -27,11 +27,12 @@ from dps_ray.selection.pooled.growth import translated
 from dps_ray.selection.pooled.race import first_waiting
 from dps_ray.selection.pooled.rate_dynamics import RateDynamics
 from dps_ray.selection.pooled.recent import Recent
+from dps_ray.selection.pooled.settings import PooledSettings
 from dps_ray.selection.pooled.state_dynamics import Found, StateDynamics
 from dps_ray.selection.pooled.waiting import Waiting, keys_of
 from dps_ray.selection.pooled.whole_step import clustered, step_keys
 from dps_ray.selection.selector import Context, Selector, check_settings
-from dps_ray.selection.settings import BeliefSettings, ClusterSettings
+from dps_ray.selection.signal import Score, Signal
 
 _USUAL_REST = 20  # steps, unless it is set
 _RECENT = 50  # steps after which a prompt waits again
@@ -55,28 +56,15 @@ class PooledStore:
         strength: kappa, how many moves its cluster's transitions are worth to a prompt.
         temperature: T > 0; small is greedy, large uniform.
         rest, max_uses: see `Settings`; a rest of None is 20, or as many as leave half of the pool.
+        score: what takes the place of P(partial); see `dps_ray.selection.signal`.
 
     Raises:
         ValueError: an argument is out of its range, an id is not a 64-bit integer or stands twice, or there is
             not one cluster for each.
     """
 
-    class Settings(ClusterSettings, BeliefSettings):
-        cluster_decay: Share = 0.9
-        """Weight of the past in the counts of a cluster; its fourth root in a step that tried none of its waiting
-        prompts."""
-        cluster_strength: Annotated[float, Limits(gt=0.0)] = 10.0
-        """How many moves of its own its cluster's transitions are worth to a prompt (kappa)."""
-        temperature: Annotated[float, Limits(gt=0.0)] = 0.25
-        """Prompts are drawn without replacement with weight P(partial)^(1 / temperature): small is greedy, large
-        uniform."""
-        decay: Share = 0.7
-        """Weight of the past in a prompt's own transition counts (lambda), with `observation=states`."""
-        observation: Literal["states", "counts"] = "counts"
-        """What is learned from a group: its solve state, or how many of its responses were right; the belief is then
-        over solve rates, whose moves all prompts teach together."""
-
-        rests_by_itself: ClassVar[bool] = True
+    class Settings(PooledSettings):
+        pass
 
     @classmethod
     def make(cls, ids: ArrayLike, settings: Settings, context: Context) -> Selector:
@@ -93,6 +81,7 @@ class PooledStore:
             temperature=settings.temperature,
             rest=settings.rest,
             max_uses=settings.max_uses,
+            score=settings.scored_by(context),
         )
 
     def __init__(
@@ -109,6 +98,7 @@ class PooledStore:
         temperature: float = 0.25,
         rest: int | None = None,
         max_uses: int | None = None,
+        score: Score = "partial",
     ) -> None:
         self.seed = int(seed)
         self.observation, self.group_size = observation, int(group_size)
@@ -117,7 +107,6 @@ class PooledStore:
         self.temperature, self.rest, self.max_uses = float(temperature), rest, max_uses
         for name, value, good, wanted in (
             ("observation", observation, observation in ("states", "counts"), "states or counts"),
-            ("group_size", group_size, group_size >= 2, "2 or more"),
             ("cluster_decay", cluster_decay, 0 <= cluster_decay <= 1, "between 0 and 1"),
             ("decay", decay, 0 <= decay <= 1, "between 0 and 1"),
             ("strength", strength, strength > 0, "above 0"),
@@ -127,6 +116,7 @@ class PooledStore:
         ):
             if not good:
                 raise ValueError(f"{name}={value!r}: it must be {wanted}")
+        self._signal = Signal.of(score, group_size)
         known = as_ids(ids)
         clusters = number_within(known, None, seed) if clusters is None else clusters
         if len(clusters.labels) != len(known):
@@ -157,7 +147,7 @@ class PooledStore:
     # --- choosing ---------------------------------------------------------------------------------
 
     def select(self, size: int, exclude: ArrayLike | None = None) -> Selection:
-        """The first `size` of a draw without replacement, by weight P(partial)^(1/T); none in `exclude`.
+        """The first `size` of a draw without replacement, by weight score^(1/T); none in `exclude`.
 
         The draw belongs to (seed, step): asked again with others excluded, the rest come in the same order.
 
@@ -169,7 +159,7 @@ class PooledStore:
         rows = np.flatnonzero((self._mine >= 0) & ~np.isin(self._mine, excluded))
         waiting, waiting_score = first_waiting(
             self._waiting,
-            log_weights(self._dynamics.waiting[PARTIAL], self.temperature),
+            log_weights(self._dynamics.waiting_scores(self._signal), self.temperature),
             size,
             hash_key(self.seed, self.step, _OF_CLUSTERS),
             excluded,
@@ -197,9 +187,9 @@ class PooledStore:
         """The scores of recent prompts of this shard. Used-up prompts come after the others, resting ones last."""
         recent = self._recent.take(rows)
         ties = self._index.ties(self._mine[rows])
-        partial = self._dynamics.predicted(recent.parameters)[PARTIAL]
+        signal = self._dynamics.scores(recent.parameters, self._signal)
         score = tempered(
-            partial, self.temperature, ties, hash_key(self.seed, self.step, _OF_PROMPTS)
+            signal, self.temperature, ties, hash_key(self.seed, self.step, _OF_PROMPTS)
         )
         if self.max_uses is not None:
             score -= ROUND * recent.rounds(self.max_uses)
@@ -223,6 +213,7 @@ class PooledStore:
         labels, ranks = whole.clusters, whole.ranks
         assert labels is not None
         assert ranks is not None
+        self._signal = self._signal.after(whole)
         rows = self._recent.find(whole.ids)
         again, first = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
         self.step += 1
@@ -305,6 +296,7 @@ class PooledStore:
         seen = np.flatnonzero(self._times)
         return {
             **self._own_settings(),
+            **self._signal.snapshot(),
             "numbering": self._clusters.numbering,
             "step": self.step,
             **{f"waiting_{name}": value for name, value in self._waiting.snapshot().items()},
@@ -332,6 +324,7 @@ class PooledStore:
     def load_state(self, snapshot: Mapping[str, Any]) -> None:
         """Goes on from a snapshot, bit-equal; see `Selector.load_state`, and `translated` for a pool that has changed."""
         check_settings(snapshot, self._own_settings())
+        self._signal = self._signal.load_state(snapshot)
         snapshot = translated(snapshot, self._clusters)
         seen = self._index.distinct_positions(snapshot["seen_ids"])
         self.step = int(snapshot["step"])
