@@ -21,6 +21,7 @@ from actors import learner_files
 from actors.learner_setup import LearnerSetup
 from actors.lora import without_adapters
 from actors.policy import Inputs, Policy
+from actors.sequence_parallel import SequenceParallel
 from actors.training_metrics import BatchTotals, MinibatchSums
 from dps_ray.durable import Manifest, Storage, Stored, checkpoint_folder
 from dps_ray.errors import NonFiniteError
@@ -63,7 +64,8 @@ class PolicyTraining:
         convert = manifest is not None and learner_files.needs_conversion(
             manifest, ranks=setup.ranks, zero_stage=settings.zero_stage
         )
-        self._policy = Policy(setup.policy, setup.model, self._device)
+        self._sequence = SequenceParallel(settings.sequence_parallel, rank, setup.ranks)
+        self._policy = Policy(setup.policy, setup.model, self._device, self._sequence)
         self.engine = self._deepspeed_engine(load_universal=convert)
         self._reference = None
         if setup.objective.kl_coef > 0 and settings.lora is None:
@@ -180,9 +182,11 @@ class PolicyTraining:
     def _my_micro_batches(
         self, trajectories: Trajectories, rows: NDArray[np.int64]
     ) -> list[NDArray[np.int64]]:
-        """Return this rank's share of these rows as micro-batches, as many as every other rank has."""
-        budget = self._setup.settings.max_tokens_per_micro_batch
-        packs = micro_batches(trajectories.lengths[rows], budget, self._setup.ranks)[self._rank]
+        """Return this rank's share of these rows as micro-batches, as many as every other rank has. Ranks that share
+        sequences have the same rows, and the budget is for a rank's part of their tokens."""
+        sequence, budget = self._sequence, self._setup.settings.max_tokens_per_micro_batch
+        lengths = sequence.divided(trajectories.lengths[rows])
+        packs = micro_batches(lengths, budget, sequence.groups)[sequence.group]
         return [rows[packed] for packed in packs]
 
     # Log-probabilities before the batch's first update.
@@ -233,7 +237,8 @@ class PolicyTraining:
             here = torch.zeros_like(inputs.tensors.logprobs)
             with torch.no_grad():
                 here[:, 1:] = self._policy.scores(model, inputs).logprobs
-            unpad(here.cpu().numpy(), trajectories, packed, found)
+            if self._sequence.first:
+                unpad(here.cpu().numpy(), trajectories, packed, found)
         # Every rank has its share, and zeros elsewhere; with several passes it needs the others' too.
         whole = torch.from_numpy(found).to(self._device)
         torch.distributed.all_reduce(whole)

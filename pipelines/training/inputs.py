@@ -120,6 +120,10 @@ def _model(config: Config, view: View) -> str:
         from actors.lora import check_targets  # with torch, which takes seconds
 
         check_targets(model, config.learner)
+    if config.learner.sequence_parallel > 1:
+        from actors.sequence_parallel import check_model as check_shared  # with torch
+
+        check_shared(model, config.learner.sequence_parallel)
     return model
 
 
