@@ -50,7 +50,8 @@ class Policy:
 
         self._path = path
         self._device = device
-        self._sequence = sequence or SequenceParallel()
+        self.sequence = sequence or SequenceParallel()
+        """The ranks that share each sequence."""
         self._dtype = getattr(torch, setup.dtype)
         self._temperature = setup.temperature
         self._seed = setup.seed
@@ -84,7 +85,7 @@ class Policy:
                 f"{type(model).__name__} changes its logits after the output head, so they are made for whole "
                 "sequences: learner.max_tokens_per_micro_batch bounds the memory they take"
             )
-        self._sequence.adopt(model)
+        self.sequence.adopt(model)
         return model
 
     def inputs(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> Inputs:
@@ -113,7 +114,7 @@ class Policy:
             model: from `load`, or its DeepSpeed engine.
         """
         tensors = inputs.tensors
-        mine = self._sequence.own_slice(tensors.tokens, tensors.response)
+        mine = self.sequence.own_slice(tensors.tokens, tensors.response)
         found = model(
             input_ids=mine.tokens,
             targets=mine.targets,
@@ -128,7 +129,7 @@ class Policy:
             for part in found
         )
         return TokenScores(
-            *(self._sequence.whole(part, tensors.tokens.shape[1] - 1) for part in padded)
+            *(self.sequence.whole(part, tensors.tokens.shape[1] - 1) for part in padded)
         )
 
 

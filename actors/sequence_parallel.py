@@ -62,9 +62,12 @@ class SequenceParallel:
         self._process_group: Any = None
         if size > 1:
             from deepspeed.runtime.sequence_parallel import parallel_state_sp
+            from transformers import AttentionInterface
 
             parallel_state_sp.initialize_sequence_parallel(size)
             self._process_group = parallel_state_sp.get_sequence_parallel_group()
+            # transformers makes no attention mask for it, as it registers no function for one.
+            AttentionInterface.register(_ATTENTION, _attention(self._process_group))
 
     @property
     def first(self) -> bool:
@@ -83,11 +86,7 @@ class SequenceParallel:
         """
         if self.size == 1:
             return
-        from transformers import AttentionInterface
-
         _check(model, self.size)
-        # Without an attention mask: transformers makes none for a function that registers none of its own.
-        AttentionInterface.register(_ATTENTION, _attention(model.config, self._process_group))
         model.set_attn_implementation(_ATTENTION)
 
     def own_slice(self, tokens: Tensor, response: Tensor) -> Slice:
@@ -185,27 +184,29 @@ def _kv_heads(config: Any) -> int:
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
-def _attention(config: Any, process_group: Any) -> Callable[..., Any]:
-    """Return an attention function as transformers calls it, for a model with this config."""
+def _attention(process_group: Any) -> Callable[..., Any]:
+    """Return an attention function as transformers calls it, for models of any shape."""
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    heads = config.num_attention_heads
-
     @cache
-    def of(sequences: int) -> Any:
+    def of(sequences: int, heads: int, kv_heads: int, head_size: int) -> Any:
         return UlyssesSPAttentionHF(
             attn=ALL_ATTENTION_FUNCTIONS["sdpa"],
             batch_size=sequences,
             attn_head_count=heads,
-            attn_head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            kv_head_count=_kv_heads(config),
-            num_hidden_layers=config.num_hidden_layers,
+            attn_head_size=head_size,
+            kv_head_count=kv_heads,
+            num_hidden_layers=1,  # only a mode for debugging counts them
             process_group=process_group,
             seq_length_is_variable=True,
         )
 
-    def attention(module: Any, query: Tensor, *arguments: Any, **named: Any) -> Any:
-        return of(len(query))(module, query, *arguments, **named)
+    def attention(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, *others: Any, **named: Any
+    ) -> Any:
+        sequences, heads, _, head_size = query.shape
+        divided = of(sequences, heads, key.shape[1], head_size)
+        return divided(module, query, key, value, *others, **named)
 
     return attention
