@@ -12,11 +12,13 @@ from transformers import (
     BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
 )
 
 from actors.learner import Learner
@@ -213,8 +215,17 @@ def test_a_model_whose_sequences_cannot_be_shared_is_refused_before_it_is_loaded
     check_model(str(tmp_path), 1)
 
 
-def test_a_model_whose_heads_are_divided_is_accepted(tmp_path):
-    Qwen2Config(**SMALL, sliding_window=16, use_sliding_window=False).save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        LlamaConfig(**SMALL),
+        Qwen2Config(**SMALL, sliding_window=16, use_sliding_window=False),
+        Qwen3Config(**SMALL),
+    ],
+    ids=["llama", "qwen2", "qwen3"],
+)
+def test_a_model_whose_heads_are_divided_is_accepted(tmp_path, shape):
+    shape.save_pretrained(tmp_path)
     for size in (1, 2, 4, 6, 12):
         check_model(str(tmp_path), size)
 
@@ -240,7 +251,7 @@ def test_settings_that_do_not_fit_together_are_refused(given, message):
         settings.load(None, ["learner.sequence_parallel=2", *lengths, *given])
 
 
-def test_a_rank_holds_as_many_tokens_as_it_may_whoever_shares_them():
+def test_the_least_budget_that_is_accepted_holds_a_part_of_the_longest_sequence():
     given = ["resources.learner.ranks=2", "learner.sequence_parallel=2"]
     longest = ["data.max_prompt_length=1024", "rollout.max_response_length=1025"]
     budget = "learner.max_tokens_per_micro_batch=1025"
