@@ -41,9 +41,7 @@ class Slice(NamedTuple):
 
     tokens: Tensor  # (b, t') int64
     targets: Tensor  # (b, t') int64, the token after each; 0 after the last
-    scored: (
-        Tensor  # (b, t') bool, the targets to score; at least one, though it may be of no response
-    )
+    scored: Tensor  # (b, t') bool, the targets to score; one at least, if of no response
     positions: dict[str, Tensor]  # the model's input of positions, if it cannot count them itself
 
 
@@ -145,7 +143,8 @@ def _check(model: Any, size: int) -> None:
             f"{setting}: {name} is a vision-language model, and ranks can share the sequences of language models only; "
             "set learner.sequence_parallel=1"
         )
-    if config._attn_implementation != "sdpa" or not model._supports_attention_backend:
+    through_the_table = model._supports_attention_backend and model._can_set_attn_implementation()
+    if config._attn_implementation != "sdpa" or not through_the_table:
         raise ModelError(
             f"{setting}: {name} computes attention by code of its own, which cannot be divided among ranks; set "
             "learner.sequence_parallel=1"
