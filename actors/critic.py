@@ -40,18 +40,21 @@ class Critic(torch.nn.Module):
         self.body = body
         self.head = ValueHead(body.config.get_text_config().hidden_size, body.dtype)
 
-    def forward(self, input_ids: Tensor, scored: Tensor, **images: Tensor) -> tuple[Tensor]:
+    def forward(
+        self, input_ids: Tensor, targets: Tensor, scored: Tensor, **others: Tensor
+    ) -> tuple[Tensor]:
         """Return the values of n tokens, (n,) float32, as the only result.
 
         Args:
             input_ids: (b, t), padded on the right; attention is causal, so no mask is needed.
-            scored: (b, t - 1) bool, true for the n tokens, of which the first of a sequence is none.
-            images: additional inputs of a vision-language model.
+            targets: (b, t), the token after each. A value does not depend on it.
+            scored: (b, t) bool, true for the n targets whose values are wanted.
+            others: additional inputs: images of a vision-language model, positions.
         """
         states = self.body(
-            input_ids=input_ids, attention_mask=None, use_cache=False, **images
+            input_ids=input_ids, attention_mask=None, use_cache=False, **others
         ).last_hidden_state
-        return (self.head(states[:, :-1][scored]),)
+        return (self.head(states[scored]),)
 
 
 def load_critic(path: str, dtype: torch.dtype, freeze_vision_tower: bool) -> Critic:

@@ -62,6 +62,7 @@ class CriticTraining:
             getattr(torch, setup.policy.dtype),
             setup.settings.freeze_vision_tower,
         )
+        policy.sequence.adopt(model.body)
         recompute_activations(model.body, setup)
         self._model = TrainedModel(
             model, setup, lr=self._settings.lr, load_universal=load_universal

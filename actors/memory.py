@@ -46,8 +46,9 @@ class LearnerMemory(NamedTuple):
     lora: LoraSettings | None
     gradient_checkpointing: bool | None
     tokens: int  # of the largest micro-batch
-    longest: int  # tokens of the longest sequence
+    longest: int  # tokens of the longest sequence, or of the rank's part of it
     reference: bool  # a reference policy is in use
+    sharing: int  # ranks that share a sequence
     critic: bool = False  # a critic trains beside the policy
     critic_path: str | None = None  # of its model; None: the policy's
 
@@ -63,8 +64,9 @@ class LearnerMemory(NamedTuple):
             lora=settings.lora,
             gradient_checkpointing=settings.gradient_checkpointing,
             tokens=settings.max_tokens_per_micro_batch,
-            longest=longest_sequence(config),
+            longest=-(-longest_sequence(config) // settings.sequence_parallel),
             reference=config.objective.kl_coef > 0,
+            sharing=settings.sequence_parallel,
             critic=config.objective.has_critic,
             critic_path=settings.critic.path,
         )
@@ -168,6 +170,10 @@ def _advice(rank: LearnerMemory) -> str:
         advice.append("learner.gradient_checkpointing=true")
     if rank.tokens > rank.longest:
         advice.append(f"a smaller learner.max_tokens_per_micro_batch ({rank.longest} is the least)")
+    elif rank.ranks > rank.sharing:
+        advice.append(
+            "a larger learner.sequence_parallel, and with it a smaller learner.max_tokens_per_micro_batch"
+        )
     if rank.ranks > 1 and rank.zero_stage < 3:
         advice.append("learner.zero_stage=3")
     if rank.critic:

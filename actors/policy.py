@@ -16,6 +16,7 @@ from actors.learner_setup import PolicySetup
 from actors.lora import add_adapters
 from actors.model_files import ModelFiles
 from actors.scoring import answer_with_scores
+from actors.sequence_parallel import SequenceParallel
 from dps_ray.config import LoraSettings
 from dps_ray.objective.grpo import PaddedTensors, TokenScores, to_tensors
 from dps_ray.objective.trajectories import Images, Trajectories, pad, with_blank
@@ -35,13 +36,22 @@ class Policy:
 
     Args:
         path: Hugging Face folder or name.
+        sequence: the ranks that share each sequence; None: every rank has its own.
     """
 
-    def __init__(self, setup: PolicySetup, path: str, device: torch.device):
+    def __init__(
+        self,
+        setup: PolicySetup,
+        path: str,
+        device: torch.device,
+        sequence: SequenceParallel | None = None,
+    ):
         from transformers import AutoTokenizer
 
         self._path = path
         self._device = device
+        self.sequence = sequence or SequenceParallel()
+        """The ranks that share each sequence."""
         self._dtype = getattr(torch, setup.dtype)
         self._temperature = setup.temperature
         self._seed = setup.seed
@@ -60,7 +70,7 @@ class Policy:
             lora: add adapters with these settings, and train nothing else.
 
         Raises:
-            ModelError: the model does not have the layers that are to be adapted.
+            ModelError: the model does not have the layers that are to be adapted, or ranks cannot share its sequences.
         """
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -75,6 +85,7 @@ class Policy:
                 f"{type(model).__name__} changes its logits after the output head, so they are made for whole "
                 "sequences: learner.max_tokens_per_micro_batch bounds the memory they take"
             )
+        self.sequence.adopt(model)
         return model
 
     def inputs(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> Inputs:
@@ -113,22 +124,20 @@ class Policy:
             options: further arguments of its forward pass.
         """
         tensors = inputs.tensors
-        response = tensors.response[:, 1:] > 0
-        scored = response.clone()
-        if not response.any():
-            scored[0, 0] = (
-                True  # the pass is a collective, and for its gradients something must be scored
-            )
+        mine = self.sequence.own_slice(tensors.tokens, tensors.response)
         found = model(
-            input_ids=tensors.tokens,
-            scored=scored,
+            input_ids=mine.tokens,
+            targets=mine.targets,
+            scored=mine.scored,
+            **mine.positions,
             **options,
             **inputs.images,
         )
-        return [
-            torch.zeros(scored.shape, device=part.device).masked_scatter(scored, part)
+        padded = (
+            torch.zeros(mine.scored.shape, device=part.device).masked_scatter(mine.scored, part)
             for part in found
-        ]
+        )
+        return [self.sequence.whole(part, tensors.tokens.shape[1] - 1) for part in padded]
 
 
 class _Cut:

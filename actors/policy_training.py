@@ -24,6 +24,7 @@ from actors.learner_setup import LearnerSetup
 from actors.lora import without_adapters
 from actors.policy import Inputs, Policy
 from actors.rank_share import RankShare
+from actors.sequence_parallel import SequenceParallel
 from actors.trained_model import TrainedModel, each_minibatch, recompute_activations
 from actors.training_metrics import BatchTotals, MinibatchSums
 from dps_ray.durable import Manifest, Storage, Stored, checkpoint_folder
@@ -65,8 +66,9 @@ class PolicyTraining:
         convert = manifest is not None and learner_files.needs_conversion(
             manifest, ranks=setup.ranks, zero_stage=settings.zero_stage
         )
-        self._share = RankShare(setup, rank, self._device)
-        self._policy = Policy(setup.policy, setup.model, self._device)
+        sequence = SequenceParallel(settings.sequence_parallel, rank, setup.ranks)
+        self._share = RankShare(setup, sequence, self._device)
+        self._policy = Policy(setup.policy, setup.model, self._device, sequence)
         model = self._policy.load(settings.freeze_vision_tower, settings.lora)
         recompute_activations(model, setup)
         self._model = TrainedModel(

@@ -8,15 +8,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.learner_setup import LearnerSetup
+from actors.sequence_parallel import SequenceParallel
 from dps_ray.objective.trajectories import Trajectories, micro_batches, minibatches, unpad
 
 
 class RankShare:
-    """One rank's part in passes over a batch."""
+    """One rank's part in passes over a batch.
 
-    def __init__(self, setup: LearnerSetup, rank: int, device: torch.device) -> None:
+    Args:
+        sequence: the ranks that share each sequence with this one.
+    """
+
+    def __init__(
+        self, setup: LearnerSetup, sequence: SequenceParallel, device: torch.device
+    ) -> None:
         self._setup = setup
-        self._rank = rank
+        self._sequence = sequence
         self._device = device
 
     def minibatches(
@@ -36,9 +43,11 @@ class RankShare:
     def micro_batches(
         self, trajectories: Trajectories, rows: NDArray[np.int64]
     ) -> list[NDArray[np.int64]]:
-        """Return this rank's share of these rows as micro-batches, as many as every other rank has."""
-        budget = self._setup.settings.max_tokens_per_micro_batch
-        packs = micro_batches(trajectories.lengths[rows], budget, self._setup.ranks)[self._rank]
+        """Return this rank's share of these rows as micro-batches, as many as every other rank has. Ranks that share
+        sequences have the same rows, and the budget is for a rank's part of their tokens."""
+        sequence, budget = self._sequence, self._setup.settings.max_tokens_per_micro_batch
+        lengths = sequence.divided(trajectories.lengths[rows])
+        packs = micro_batches(lengths, budget, sequence.groups)[sequence.group]
         return [rows[packed] for packed in packs]
 
     def of_every_token(
@@ -57,7 +66,8 @@ class RankShare:
         for packed in self.micro_batches(trajectories, rows):
             with torch.no_grad():
                 here = torch.nn.functional.pad(compute(packed), (1, 0))
-            unpad(here.cpu().numpy(), trajectories, packed, found)
+            if self._sequence.first:
+                unpad(here.cpu().numpy(), trajectories, packed, found)
         # Every rank has its share, and zeros elsewhere; with several passes it needs the others' too.
         whole = torch.from_numpy(found).to(self._device)
         torch.distributed.all_reduce(whole)

@@ -47,24 +47,26 @@ def _forward(
     states_of: Callable[..., Tensor],
     head: Callable[..., TokenScores],
     input_ids: Tensor,
+    targets: Tensor,
     scored: Tensor,
     temperature: float,
     entropy_gradient: bool,
-    **images: Tensor,
+    **others: Tensor,
 ) -> TokenScores:
     """Return the scores of n tokens.
 
     Args:
         input_ids: (b, t), padded on the right. Attention is causal, so tokens before the padding need no mask, and
             without a mask attention can use its fastest kernels.
-        scored: (b, t - 1) bool, true for the n tokens that are scored. The first token of a sequence is left out.
-        images: additional inputs of a vision-language model.
+        targets: (b, t), the token after each.
+        scored: (b, t) bool, true for the n targets that are scored.
+        others: additional inputs: images of a vision-language model, positions.
 
     Returns:
         Each (n,) float32.
     """
-    states = states_of(input_ids=input_ids, attention_mask=None, use_cache=False, **images)
-    return head(states[:, :-1][scored], input_ids[:, 1:][scored], temperature, entropy_gradient)
+    states = states_of(input_ids=input_ids, attention_mask=None, use_cache=False, **others)
+    return head(states[scored], targets[scored], temperature, entropy_gradient)
 
 
 def _states(model: Any, **inputs: Any) -> Tensor:

@@ -140,11 +140,25 @@ class Config(Settings):
     @model_validator(mode="after")
     def _a_sequence_fits_a_micro_batch(self) -> "Config":
         longest = self.data.max_prompt_length + self.rollout.max_response_length
-        if self.learner.max_tokens_per_micro_batch < longest:
+        ranks = self.learner.sequence_parallel
+        least = -(-longest // ranks)
+        if self.learner.max_tokens_per_micro_batch < least:
+            shared = "" if ranks == 1 else f", shared by learner.sequence_parallel={ranks} ranks"
             raise ValueError(
                 f"learner.max_tokens_per_micro_batch={self.learner.max_tokens_per_micro_batch} cannot hold one "
-                f"sequence of data.max_prompt_length + rollout.max_response_length = {longest} tokens; "
-                f"set it to {longest} or more"
+                f"sequence of data.max_prompt_length + rollout.max_response_length = {longest} tokens{shared}; "
+                f"set it to {least} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_share_sequences_in_groups_of_one_size(self) -> "Config":
+        ranks, sharing = self.resources.learner.ranks, self.learner.sequence_parallel
+        if ranks % sharing:
+            raise ValueError(
+                f"learner.sequence_parallel={sharing} and resources.learner.ranks={ranks}: ranks share sequences in "
+                f"groups of {sharing}; set resources.learner.ranks to a multiple of {sharing}, or "
+                "learner.sequence_parallel to a divisor of the ranks"
             )
         return self
 

@@ -72,7 +72,12 @@ class LearnerSettings(Settings):
     epochs: Count = 1
     """Passes over each batch."""
     max_tokens_per_micro_batch: Count = 16_384
-    """Maximum number of tokens in a forward pass, padding included. It bounds memory and does not change results."""
+    """Maximum number of tokens that a rank has in a forward pass, padding included. It bounds memory and does not change
+    results."""
+    sequence_parallel: Count = 1
+    """Number of ranks that share each sequence (DeepSpeed Ulysses), for sequences whose activations do not fit a card. N
+    ranks hold 1/N of a sequence each, and a micro-batch may have N times max_tokens_per_micro_batch tokens. N must divide
+    resources.learner.ranks and the model's attention heads. It does not change results. Not for vision-language models."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     """DeepSpeed ZeRO stage: ranks partition the optimizer state (1), gradients too (2), weights too (3). 0: nothing."""
     gradient_checkpointing: bool | None = None

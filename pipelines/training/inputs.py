@@ -126,6 +126,10 @@ def _model(config: Config, view: View) -> str:
         from actors.critic import check_critic  # with torch as well
 
         check_critic(critic, model)
+    if config.learner.sequence_parallel > 1:
+        from actors.sequence_parallel import check_model as check_shared  # with torch
+
+        check_shared(model, config.learner.sequence_parallel)
     return model
 
 

@@ -21,8 +21,10 @@ SCORED = torch.tensor([[0, 1, 1, 1, 1], [0, 0, 1, 0, 0]]).bool()
 
 
 def values(critic, tokens, scored=SCORED):
+    """Of the tokens after the first that `scored` names, (b, t - 1)."""
+    targets, wanted = (torch.nn.functional.pad(each, (0, 1)) for each in (tokens[:, 1:], scored))
     with torch.no_grad():
-        return critic(tokens, scored)[0]
+        return critic(tokens, targets, wanted)[0]
 
 
 def test_a_new_critic_expects_a_score_of_0(tiny_policy):

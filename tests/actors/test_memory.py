@@ -73,6 +73,19 @@ def test_what_is_proposed_is_not_what_is_set_already():
     assert room.advice == "learner.lora={}, more resources.learner.ranks"
 
 
+def test_ranks_that_share_sequences_may_have_smaller_micro_batches():
+    """Sequences of 9,216 tokens, of which each of two ranks has half."""
+    whole = of_rank(LARGE, config("learner.max_tokens_per_micro_batch=9216"))
+    assert "a larger learner.sequence_parallel" in whole.advice
+    shared = ["learner.sequence_parallel=2", "learner.max_tokens_per_micro_batch=4608"]
+    half = of_rank(LARGE, config(*shared))
+    assert half.parts["activations"] == whole.parts["activations"] / 2
+    assert half.parts["optimizer"] == whole.parts["optimizer"]
+    assert of_rank(LARGE, config(shared[0])).advice.startswith(
+        "a smaller learner.max_tokens_per_micro_batch (4608 is the least)"
+    )
+
+
 def test_an_engine_whose_cache_cannot_hold_one_sequence_is_refused():
     _, room = rooms(LARGE, config("rollout.gpu_memory_utilization=0.2"))
     with pytest.raises(ResourceError, match=r"a rollout engine takes .*gpu_memory_utilization"):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import pad
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from actors import scoring
@@ -62,7 +63,8 @@ def in_chunks(model, entropy_gradient=False):
     tokens, _, scored = micro_batch()
     return model(
         input_ids=tokens,
-        scored=scored,
+        targets=pad(tokens[:, 1:], (0, 1)),
+        scored=pad(scored, (0, 1)),
         temperature=TEMPERATURE,
         entropy_gradient=entropy_gradient,
     )
