@@ -9,7 +9,6 @@ import importlib
 import math
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable
