@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any
 
 from dps_ray.environments.process import EnvironmentProcess
+from dps_ray.environments.protocol import Turn
 from dps_ray.environments.settings import EnvironmentSettings
 from dps_ray.errors import ConfigError, EpisodeError, TurnError
 from dps_ray.prompts.dataset import Prompt
@@ -41,10 +42,10 @@ class EnvironmentTrial:
     def check(
         self, prompts: Iterable[Prompt], tokenized: Callable[[Messages, Messages | None], object]
     ) -> None:
-        """Find out whether the environment can begin episodes of some of these prompts and answer a response.
+        """Find out whether the environment can begin episodes of some of these prompts and answer responses.
 
-        The response has the ground truth in the usual formats. An environment works as soon as it has answered one,
-        since that is nearly always the first.
+        Two episodes are played: one's response has the ground truth in the usual formats, the other's is "?". An environment
+        works as soon as it has answered both for a prompt, which is nearly always the first.
 
         Args:
             tokenized: is given the first messages of an episode and those of the answer, or None, and raises if the chat
@@ -52,7 +53,7 @@ class EnvironmentTrial:
 
         Raises:
             TurnError: it did not return.
-            EpisodeError: it answered no response; the message is the first reason.
+            EpisodeError: it did so for none of them; the message is the first reason.
             ConfigError: a prompt has images.
         """
         failures: list[EpisodeError] = []
@@ -63,18 +64,21 @@ class EnvironmentTrial:
                     "prompts without images, or a reward function in place of the environment"
                 )
             try:
-                text = trial_text(prompt)
-                first = self._process.play(prompt.id, prompt, 0, []).turn
-                answer = self._process.play(prompt.id, prompt, 0, [text]).turn
+                first = self._play(prompt, [])
+                answers = [self._play(prompt, [text]) for text in (trial_text(prompt), "?")]
             except TurnError:
                 raise
             except EpisodeError as error:
                 failures.append(error)
                 continue
             assert first.messages is not None, "reset gives messages"
-            tokenized(first.messages, answer.messages)
+            for answer in answers:
+                tokenized(first.messages, answer.messages)
             return
         if failures:
             raise EpisodeError(
                 f"none of {len(failures)} trial episodes came through their first turn: {failures[0]}"
             ) from failures[0]
+
+    def _play(self, prompt: Prompt, responses: list[str]) -> Turn:
+        return self._process.play(tuple(responses), prompt, 0, responses).turn
