@@ -113,7 +113,7 @@ def _arrays(kept: Sequence[Kept]) -> dict[str, np.ndarray]:
         "lengths": np.array([len(tokens) for tokens in responses], dtype=np.int64),
         "tokens": flat(responses, np.int32),
         "logprobs": flat([each for group in groups for each in group.logprobs], np.float32),
-        "written": flat([mask for group in groups for mask in _masks(group)], np.bool_),
+        "written": flat([mask for group in groups for mask in _masks(group)], np.uint8),
         "advantages": flat([group.advantages for group in groups], np.float64),
         "images": np.array([len(group.images) for group in groups], dtype=np.int64),
         "image_lengths": np.array([len(file) for file in files], dtype=np.int64),
@@ -127,7 +127,8 @@ def _groups(arrays: dict[str, np.ndarray]) -> list[Kept]:
     tokens = _nested(_split(arrays["tokens"], arrays["lengths"]), arrays["responses"])
     logprobs = _nested(_split(arrays["logprobs"], arrays["lengths"]), arrays["responses"])
     advantages = _split(arrays["advantages"], arrays["responses"])
-    masks = arrays.get("written", np.ones(len(arrays["tokens"]), np.bool_))  # of earlier versions
+    # A checkpoint of an earlier version has none.
+    masks = arrays.get("written", np.ones(len(arrays["tokens"]), np.uint8)).astype(np.bool_)
     written = _nested(_split(masks, arrays["lengths"]), arrays["responses"])
     files = [part.tobytes() for part in _split(arrays["image_files"], arrays["image_lengths"])]
     images = _nested(files, arrays["images"])

@@ -313,10 +313,10 @@ def test_an_idle_engine_gets_its_part_of_further_rounds_and_no_more():
 
 def test_a_second_round_of_a_prompt_cannot_begin_before_the_first_is_answered():
     work = queue(1)
-    with pytest.raises(AssertionError, match="0 has a round already"):
+    with pytest.raises(AssertionError, match="0 has a round or turn already"):
         work.add(requests(1))
     work.deal([0])
-    with pytest.raises(AssertionError, match="0 has a round already"):
+    with pytest.raises(AssertionError, match="0 has a round or turn already"):
         work.add(requests(1))
 
 
