@@ -102,12 +102,13 @@ class Evil(Countdown):
 
 
 class HangsOn(Chains):
-    """Never answers the first response to the prompts with these numbers of characters."""
+    """Never answers a response to the prompts whose id `every` divides, except those of a trial."""
 
-    def __init__(self, sizes):
-        self.sizes = sizes
+    def __init__(self, every):
+        self.every = every
 
     def step(self, response):
-        if len(self.prompt.messages[0]["content"]) in self.sizes:
+        of_a_trial = response == "?" or response.startswith("<think>")
+        if self.prompt.id % self.every == 0 and not of_a_trial:
             time.sleep(3600)
         return super().step(response)
