@@ -481,7 +481,7 @@ def test_the_turns_that_an_engine_had_when_it_failed_are_dealt_again_in_pieces_a
 def test_a_prompt_whose_turn_breaks_engines_is_set_aside_with_all_its_episodes():
     work = WorkQueue((), Quarantine(1), engines=2)
     work.add([*(turn_of(0, episode, 0) for episode in range(4)), turn_of(1, 0, 0)])
-    first, second = work.deal([0, 1])
+    _, second = work.deal([0, 1])
     assert second.engine == 1
     work.failed(0)
     assert work.waiting == 0
