@@ -24,7 +24,7 @@ from dps_ray.config import Config, EnvironmentSettings, StateSettings
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.environments.episode import NonFiniteScoreError
 from dps_ray.environments.process import EnvironmentProcess, Played
-from dps_ray.errors import DPSError, EpisodeError, TurnError
+from dps_ray.errors import DataError, DPSError, EpisodeError, ModelError, TurnError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import ScoredGroup
 from dps_ray.prompts.dataset import Prompt
@@ -182,8 +182,8 @@ class Environments(ActorPool):
         """
         if isinstance(answer, NonFiniteScoreError) and self._stop_on_nonfinite:
             raise answer
-        if isinstance(answer, TurnError):
-            self._failed += 1
+        self._failed += isinstance(answer, TurnError)
+        if isinstance(answer, TurnError | DataError | ModelError):
             self._quarantine.failed(prompt.id)
         elif isinstance(answer, ScoredGroup):
             self._quarantine.succeeded([prompt.id])
