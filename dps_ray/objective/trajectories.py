@@ -43,7 +43,8 @@ class Trajectories(NamedTuple):
     # (sum of response lengths,) log-probabilities of the reference policy; None: there is no reference policy.
     reference: NDArray[np.float32] | None = None
     images: Images | None = None  # None: no prompt has images
-    # (sum of response lengths,) False on tokens that the policy did not write; None: it wrote all.
+    # (sum of response lengths,) False on tokens that the policy did not write, which the loss leaves out; None: it
+    # wrote all.
     trained: NDArray[np.bool_] | None = None
     # (n,) from which a learner with a critic makes the advantages; None: `advantages` are given.
     scores: NDArray[np.float32] | None = None
@@ -57,11 +58,13 @@ class Trajectories(NamedTuple):
 
     @property
     def trained_lengths(self) -> NDArray[np.int64]:
-        """(n,) trained tokens of each response."""
+        """(n,) tokens of the response that are trained."""
         if self.trained is None:
             return self.response_lengths
-        row_of_each = np.repeat(np.arange(len(self.response_lengths)), self.response_lengths)
-        return np.bincount(row_of_each[self.trained], minlength=len(self.response_lengths))
+        ends = np.cumsum(self.response_lengths)
+        until = np.concatenate([[0], np.cumsum(self.trained)])
+        counts: NDArray[np.int64] = until[ends] - until[ends - self.response_lengths]
+        return counts
 
 
 class PaddedBatch(NamedTuple):
@@ -69,7 +72,7 @@ class PaddedBatch(NamedTuple):
     needs no padding mask, because later tokens do not affect earlier ones."""
 
     tokens: NDArray[np.int64]  # (b, t), 0 on padding
-    response: NDArray[np.float32]  # (b, t), 1 on response tokens
+    response: NDArray[np.float32]  # (b, t), 1 on the response tokens that are trained
     logprobs: NDArray[np.float32]  # (b, t), 0 outside the response
     proximal: NDArray[np.float32]  # (b, t), 0 outside the response
     reference: NDArray[
@@ -147,10 +150,13 @@ def pad(trajectories: Trajectories, rows: NDArray[np.int64]) -> PaddedBatch:
     for line, row in enumerate(rows):
         first, end = int(trajectories.prompt_lengths[row]), int(lengths[row])
         tokens[line, :end] = trajectories.tokens[starts[row] : starts[row + 1]]
-        response[line, first:end] = 1
+        places = slice(response_starts[row], response_starts[row + 1])
+        response[line, first:end] = (
+            1 if trajectories.trained is None else trajectories.trained[places]
+        )
         advantages[line, first:end] = trajectories.advantages[row]
         for padded, flat in values:
-            padded[line, first:end] = flat[response_starts[row] : response_starts[row + 1]]
+            padded[line, first:end] = flat[places]
     return PaddedBatch(tokens, response, logprobs, proximal, reference, advantages)
 
 

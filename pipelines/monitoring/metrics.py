@@ -8,6 +8,7 @@ import re
 from functools import cache
 
 from pipelines.monitoring.critic_metrics import CRITIC
+from pipelines.monitoring.environment_metrics import ENVIRONMENTS, EPISODES
 from pipelines.monitoring.metric_rows import Group, Metric
 
 # The parts of a step in the order they happen. `timing_s/step` holds all but the last two, which come at some steps
@@ -53,8 +54,8 @@ PLACEHOLDERS = {
     "phase": ("a part of a step: " + ", ".join(PHASES), "|".join(PHASES)),
     "pool": ("`rollout` or `learner`", "rollout|learner"),
     "kind": (
-        "`rollout_engine`, `verifier`, `belief_shard` or `learner`",
-        "rollout_engine|verifier|belief_shard|learner",
+        "`rollout_engine`, `verifier`, `environment`, `belief_shard` or `learner`",
+        "rollout_engine|verifier|environment|belief_shard|learner",
     ),
     "source": ("a data source, `all` prompts, or the `average` of several data sources", ".+"),
     "n": ("responses to each prompt", r"\d+"),
@@ -62,7 +63,6 @@ PLACEHOLDERS = {
     "predicted": ("the predicted state: 1 unsolved, 2 partial, 3 solved", "[123]"),
     "seen": ("the state then seen, counted alike", "[123]"),
 }
-
 
 TABLE = (
     Group(
@@ -210,6 +210,8 @@ TABLE = (
             ),
         ),
     ),
+    EPISODES,
+    ENVIRONMENTS,
     Group(
         "The selector",
         "dps_ray/selection",

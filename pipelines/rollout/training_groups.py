@@ -33,6 +33,7 @@ class TrainingGroup(NamedTuple):
     advantages: NDArray[np.float64]  # (n,); with ppo the scores, from which the learner makes them
     partial: bool
     images: tuple[bytes, ...] = ()
+    written: list[NDArray[np.bool_]] | None = None  # whether the policy wrote each token; None: all
 
     @classmethod
     def of(
@@ -47,6 +48,7 @@ class TrainingGroup(NamedTuple):
         group = scored.group
         kept = [with_truncated or not response.truncated for response in group.responses]
         responses = list(compress(group.responses, kept))
+        written = [response.written for response in responses if response.written is not None]
         return cls(
             group.prompt_id,
             group.prompt_tokens,
@@ -55,6 +57,7 @@ class TrainingGroup(NamedTuple):
             advantages[kept],
             scored.state == PARTIAL,
             scored.images,
+            written or None,
         )
 
 
@@ -165,22 +168,28 @@ def to_trajectories(
     """The groups' responses with their advantages, for the learner. Empty responses are left out.
 
     The learner averages over the responses that it is given. The policy loss is linear in the advantages, so with
-    `normalize_by=batch_size` they are scaled by `share_of_batch`.
+    `normalize_by=batch_size` they are scaled by `share_of_batch`. Scores for a critic are never scaled: it learns them.
 
     Args:
         others: sizes of the groups of the same batch that do not train.
     """
     share = 1.0
-    if objective.normalize_by == "batch_size":
+    if objective.normalize_by == "batch_size" and not objective.has_critic:
         share = share_of_batch([len(group.advantages) for group in groups], others, batch_size)
-    sequences, images = [], []
+    sequences, images, trained = [], [], []
     for group in groups:
         scaled = share * group.advantages
-        for tokens, logprobs, advantage in zip(group.tokens, group.logprobs, scaled, strict=True):
+        written = group.written or [np.ones(len(tokens), np.bool_) for tokens in group.tokens]
+        each = zip(group.tokens, group.logprobs, scaled, written, strict=True)
+        for tokens, logprobs, advantage, mask in each:
             if len(tokens):
                 sequences.append((group.prompt_tokens, tokens, logprobs, float(advantage)))
                 images.append(group.images)
+                trained.append(mask)
     found = concatenate(sequences)._replace(images=pack_images(images))
+    flat = np.concatenate(trained)
+    if not flat.all():
+        found = found._replace(trained=flat)
     if objective.has_critic:
         nothing = np.zeros_like(found.advantages)
         found = found._replace(scores=found.advantages, advantages=nothing)

@@ -113,6 +113,8 @@ def _arrays(kept: Sequence[Kept]) -> dict[str, np.ndarray]:
         "lengths": np.array([len(tokens) for tokens in responses], dtype=np.int64),
         "tokens": flat(responses, np.int32),
         "logprobs": flat([each for group in groups for each in group.logprobs], np.float32),
+        # Only of episodes over several turns.
+        "written": flat([mask for group in groups for mask in group.written or ()], np.uint8),
         "advantages": flat([group.advantages for group in groups], np.float64),
         "images": np.array([len(group.images) for group in groups], dtype=np.int64),
         "image_lengths": np.array([len(file) for file in files], dtype=np.int64),
@@ -126,6 +128,10 @@ def _groups(arrays: dict[str, np.ndarray]) -> list[Kept]:
     tokens = _nested(_split(arrays["tokens"], arrays["lengths"]), arrays["responses"])
     logprobs = _nested(_split(arrays["logprobs"], arrays["lengths"]), arrays["responses"])
     advantages = _split(arrays["advantages"], arrays["responses"])
+    written: list[Any] = [None] * len(prompts)
+    if len(arrays.get("written", ())):
+        masks = _split(arrays["written"].astype(np.bool_), arrays["lengths"])
+        written = _nested(masks, arrays["responses"])
     files = [part.tobytes() for part in _split(arrays["image_files"], arrays["image_lengths"])]
     images = _nested(files, arrays["images"])
     columns = zip(
@@ -136,11 +142,12 @@ def _groups(arrays: dict[str, np.ndarray]) -> list[Kept]:
         logprobs,
         advantages,
         images,
+        written,
         strict=True,
     )
     return [
-        Kept(step, TrainingGroup(prompt, of_prompt, of_each, logs, values, True, tuple(own)))
-        for step, prompt, of_prompt, of_each, logs, values, own in columns
+        Kept(step, TrainingGroup(prompt, of_prompt, of_each, logs, values, True, tuple(own), masks))
+        for step, prompt, of_prompt, of_each, logs, values, own, masks in columns
     ]
 
 
