@@ -56,6 +56,14 @@ class ResponseError(RewardError):
     """The reward function did not return for a response: it hung, exceeded a limit, or ended its process."""
 
 
+class EpisodeError(DPSError, ValueError):
+    """An environment raised, or returned what is no messages or no reward."""
+
+
+class TurnError(EpisodeError):
+    """The environment did not return from a call: it hung, or ended its process."""
+
+
 class ResourceError(DPSError, RuntimeError):
     """The machine or cluster lacks resources that the configuration asks for."""
 

@@ -13,7 +13,11 @@ class Response(NamedTuple):
     tokens: NDArray[np.int32]  # (n,) including the end-of-sequence token
     logprobs: NDArray[np.float32]  # (n,) of the tokens, under the policy that sampled them
     text: str  # without special tokens
-    truncated: bool  # whether the length limit ended it
+    truncated: bool  # whether the length limit, or the limit on turns, ended it
+    # (n,) False on tokens that the policy did not write, such as an environment's answers; their log-probabilities
+    # are 0. None: it wrote all of them.
+    written: NDArray[np.bool_] | None = None
+    turns: int = 1  # responses of the policy that the tokens hold, with an environment's answers between them
 
 
 class Group(NamedTuple):

@@ -43,6 +43,9 @@ class Trajectories(NamedTuple):
     # (sum of response lengths,) log-probabilities of the reference policy; None: there is no reference policy.
     reference: NDArray[np.float32] | None = None
     images: Images | None = None  # None: no prompt has images
+    # (sum of response lengths,) False on tokens that the policy did not write, which the loss leaves out; None: it
+    # wrote all.
+    trained: NDArray[np.bool_] | None = None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -55,7 +58,7 @@ class PaddedBatch(NamedTuple):
     needs no padding mask, because later tokens do not affect earlier ones."""
 
     tokens: NDArray[np.int64]  # (b, t), 0 on padding
-    response: NDArray[np.float32]  # (b, t), 1 on response tokens
+    response: NDArray[np.float32]  # (b, t), 1 on the response tokens that are trained
     logprobs: NDArray[np.float32]  # (b, t), 0 outside the response
     proximal: NDArray[np.float32]  # (b, t), 0 outside the response
     reference: NDArray[
@@ -131,9 +134,12 @@ def pad(trajectories: Trajectories, rows: NDArray[np.int64]) -> PaddedBatch:
     for line, row in enumerate(rows):
         first, end = int(trajectories.prompt_lengths[row]), int(lengths[row])
         tokens[line, :end] = trajectories.tokens[starts[row] : starts[row + 1]]
-        response[line, first:end] = 1
+        places = slice(response_starts[row], response_starts[row + 1])
+        response[line, first:end] = (
+            1 if trajectories.trained is None else trajectories.trained[places]
+        )
         for padded, flat in values:
-            padded[line, first:end] = flat[response_starts[row] : response_starts[row + 1]]
+            padded[line, first:end] = flat[places]
     advantages = trajectories.advantages[rows, None]
     return PaddedBatch(tokens, response, logprobs, proximal, reference, advantages)
 
