@@ -7,7 +7,7 @@
 
 The calculator adds, subtracts and multiplies two whole numbers, so an expression takes several calls, and the policy has
 to know which operation comes first. The score is 1 for the right result, otherwise 0. A call that the calculator cannot
-read is answered with `?;` and costs a turn.
+read is answered with `?;` and costs a turn. `environment.max_turns` limits the turns.
 """
 
 import re
@@ -16,7 +16,6 @@ from typing import Any
 from dps_ray.errors import RewardError
 from dps_ray.prompts.dataset import Prompt
 
-MAX_TURNS = 8  # responses; after the last one without a result the episode ends with score 0
 MAX_DIGITS = 12  # of a number that the calculator takes; longer ones it cannot read
 
 _CALL = re.compile(rf"(-?[0-9]{{1,{MAX_DIGITS}}})([+*-])(-?[0-9]{{1,{MAX_DIGITS}}})")
@@ -28,7 +27,6 @@ class Calculator:
 
     def __init__(self) -> None:
         self._result = 0
-        self._turns = 0
 
     def reset(self, prompt: Prompt) -> list[dict[str, Any]]:
         """Begins the episode. Returns the prompt's messages.
@@ -42,7 +40,6 @@ class Calculator:
             raise RewardError(
                 f"calculator needs a ground truth such as '23', not {prompt.ground_truth!r}"
             ) from None
-        self._turns = 0
         return prompt.messages
 
     def step(self, response: str) -> tuple[list[dict[str, Any]] | None, dict[str, float]]:
@@ -50,18 +47,14 @@ class Calculator:
 
         `=23` ends the episode. `4*5` is a call. Blanks around both, and a `;` at the end, do not matter.
         """
-        self._turns += 1
         text = response.strip().removesuffix(";").rstrip()
         result = _RESULT.fullmatch(text)
         if result:
             right = float(int(result.group(1)) == self._result)
             return None, {"score": right, "acc": right}
-        wrong = {"score": 0.0, "acc": 0.0}
-        if self._turns == MAX_TURNS:
-            return None, wrong
         value = calculate(text)
         shown = "?" if value is None else str(value)
-        return [{"role": "user", "content": f"{shown};"}], wrong
+        return [{"role": "user", "content": f"{shown};"}], {"score": 0.0, "acc": 0.0}
 
 
 def calculate(call: str) -> int | None:

@@ -7,7 +7,7 @@ and is sent the environment's answers.
 
 import random
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from dps_ray.environments.calculator import Calculator
 from dps_ray.environments.guess_the_number import GuessTheNumber
@@ -16,7 +16,7 @@ from dps_ray.tasks import arithmetic
 from pipelines.data.prepare import calculator, guess_the_number
 from pipelines.data.prepare.rows import Row
 
-Player = Generator[str, str, None]
+Player: TypeAlias = Generator[str, str, None]
 
 # Probability that the first sum of an expression is computed before the product that follows it, by its operator.
 SLIP_IN_ORDER = {"+": 0.6, "-": 0.85}
@@ -72,7 +72,7 @@ def _guess(prompt: str, rng: random.Random) -> Player:
             high = min(high, guess - 1)
 
 
-def _episode(environment: Any, row: Row, player: Player) -> list[Part]:
+def _episode(environment: Calculator | GuessTheNumber, row: Row, player: Player) -> list[Part]:
     """The texts of an episode, beginning with the prompt. Messages are joined as the chat template joins them."""
     prompt = Prompt(
         0,
@@ -98,11 +98,19 @@ def _joined(messages: Sequence[dict[str, Any]]) -> str:
     return "".join(message["content"] for message in messages)
 
 
-Demonstrate = Callable[[Any, random.Random], list[Part]]
+class Task(NamedTuple):
+    """What a start policy is trained for.
 
-# A demonstration of a level by task, with the constants that it depends on.
-DEMONSTRATIONS: dict[str, Demonstrate] = {
-    "arithmetic": arithmetic_chain,
-    "calculator": calculator_episode,
-    "guess_the_number": guessing_episode,
+    demonstrate: makes a demonstration of a level
+    slips:       the constants, as JSON, that demonstrations depend on
+    """
+
+    demonstrate: Callable[[Any, random.Random], list[Part]]
+    slips: Any
+
+
+TASKS = {
+    "arithmetic": Task(arithmetic_chain, (arithmetic.SLIP, arithmetic.SLIP_TO_SUM)),
+    "calculator": Task(calculator_episode, SLIP_IN_ORDER),
+    "guess_the_number": Task(guessing_episode, SLIP_OF_MEMORY),
 }

@@ -1,10 +1,11 @@
-"""The built-in start policy: a Llama with 0.86 million parameters that solves some of the arithmetic chains.
+"""The built-in start policies: Llamas with 0.86 million parameters, each of which solves a part of a built-in task.
 
-It is trained once, for a minute or two, on demonstrations with deliberate errors
-(`dps_ray.tasks.arithmetic.SLIP`): it can write a chain, but gets most products wrong. The setup is
-artificial; its purpose is to show reinforcement learning at work on a CPU.
+Each is trained once, for a few minutes, on demonstrations with deliberate errors
+(`pipelines/data/demonstrations.py`): that of the arithmetic chains can write a chain, but gets most products wrong; that
+of the calculator can use it, but often takes the operations in the wrong order. The setup is artificial; its purpose is
+to show reinforcement learning at work on a CPU.
 
-    python -m pipelines.data.start_policy        makes the policy if needed, and prints its success rates
+    python -m pipelines.data.start_policy        makes the policy of the chains if needed, and prints its success rates
 """
 
 import argparse
@@ -14,6 +15,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +25,24 @@ import rich.table
 from dps_ray.paths import path_option
 from dps_ray.tasks.arithmetic import LEVELS
 from pipelines.data.builtin import cache, kept_in
-from pipelines.data.policy_recipe import Recipe
+from pipelines.data.policy_recipe import RECIPES, Recipe
 
 Progress = Callable[[int, int, float], None]
 
 
-def ensure_start_policy(folder: Path, seed: int = 0, progress: Progress | None = None) -> Path:
-    """The Hugging Face folder of the start policy, which is trained if it is not in `folder` yet.
+def ensure_start_policy(
+    folder: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+    name: str = "builtin:start-policy",
+) -> Path:
+    """The Hugging Face folder of the start policy of this name in `policy_recipe.RECIPES`, which is trained if it is not in
+    `folder` yet.
 
     `progress` is called with (step, total steps, loss). Several processes may call this at once: one
     trains the policy, and the others wait. The same seed gives the same policy on the same machine.
     """
-    return _ensure(folder, Recipe(seed=seed), progress)
+    return _ensure(folder, replace(RECIPES[name], seed=seed), progress)
 
 
 def tiny_policy(folder: Path, seed: int = 0, tied: bool = False, steps: int = 0) -> Path:

@@ -1,13 +1,14 @@
-"""Trains the built-in start policy on demonstrations with deliberate errors, and samples from it."""
+"""Trains a built-in start policy on demonstrations with deliberate errors, and samples chains from it."""
 
 import math
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dps_ray.tasks import arithmetic
 from dps_ray.tasks.arithmetic import Level
+from pipelines.data.demonstrations import TASKS, Part
 from pipelines.data.policy_recipe import BOS, CHAT_TEMPLATE, EOS, PAD, VOCABULARY, Recipe
 
 Progress = Callable[[int, int, float], None]
@@ -54,7 +56,7 @@ def encode(text: str) -> list[int]:
 
 
 def warm_start(recipe: Recipe, progress: Progress | None = None) -> LlamaForCausalLM:
-    """A policy trained on noisy demonstrations, with next-token loss on the responses only."""
+    """A policy trained on noisy demonstrations, with next-token loss on what the policy writes only."""
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
     model = LlamaForCausalLM(_architecture(recipe)).train()
@@ -96,8 +98,9 @@ def success_rates(
     right = []
     for row, response in enumerate(sampled[:, tokens.shape[1] :].tolist()):
         text = "".join(characters[t] for t in response if t not in (PAD, EOS))
-        chain = arithmetic.demonstration(problems[row // responses])
-        right.append(arithmetic.score(text, chain)["acc"])
+        right.append(
+            arithmetic.score(text, arithmetic.demonstration(problems[row // responses]))["acc"]
+        )
     return torch.tensor(right).view(prompts, responses).mean(1)
 
 
@@ -133,15 +136,23 @@ def _learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * (0.1 + 0.9 * cosine)
 
 
-class _Batch(NamedTuple):
-    """Demonstrations whose prompts have equal length; the first `prompt_length` tokens of each are its prompt."""
+_IGNORED = -100  # the target of tokens that the policy does not write: no loss
+_BUCKET = 8  # tokens by which the lengths of demonstrations in a batch may differ
 
-    tokens: torch.Tensor  # int64 (demonstrations, length)
-    prompt_length: int
+
+class _Batch(NamedTuple):
+    """Demonstrations of about the same length, padded on the right.
+
+    tokens:  int64 (demonstrations, length)
+    targets: int64 (demonstrations, length): the tokens that the policy writes, `_IGNORED` elsewhere
+    """
+
+    tokens: torch.Tensor
+    targets: torch.Tensor
 
 
 class _Part(NamedTuple):
-    """One batch's contribution to a step: sums over its `tokens` response tokens."""
+    """One batch's contribution to a step: sums over the `tokens` that the policy writes."""
 
     loss: float
     gradients: tuple[torch.Tensor, ...]
@@ -149,17 +160,42 @@ class _Part(NamedTuple):
 
 
 def _demonstrations(recipe: Recipe, rng: random.Random) -> list[_Batch]:
-    """Noisy demonstrations grouped by prompt length, so that none is padded; longest first, to keep all cores busy."""
-    by_length: dict[int, list[list[int]]] = defaultdict(list)
+    """Noisy demonstrations grouped by length, so that little is padded; longest first, to keep all cores busy."""
+    by_length: dict[int, list[tuple[list[int], list[int]]]] = defaultdict(list)
     for _ in range(recipe.batch_size):
-        prompt = arithmetic.make_problem(rng.choice(recipe.demonstrated), rng)
-        response = arithmetic.noisy_demonstration(prompt, rng)
-        by_length[len(prompt)].append([*encode(prompt + response), EOS])
-    return [_Batch(torch.tensor(by_length[n]), n) for n in sorted(by_length, reverse=True)]
+        parts = TASKS[recipe.task].demonstrate(rng.choice(recipe.demonstrated), rng)
+        tokens, targets = tokens_and_targets(parts)
+        by_length[-(-len(tokens) // _BUCKET)].append((tokens, targets))
+    return [_padded(by_length[n]) for n in sorted(by_length, reverse=True)]
+
+
+def tokens_and_targets(parts: Sequence[Part]) -> tuple[list[int], list[int]]:
+    """The tokens of a demonstration, and the same with -100 where the policy does not write. What it writes ends in
+    the end-of-sequence token, as in a run."""
+    texts = [[*encode(part.text), *[EOS] * part.written] for part in parts]
+    targets = [
+        text if part.written else [_IGNORED] * len(text)
+        for text, part in zip(texts, parts, strict=True)
+    ]
+    return list(chain(*texts)), list(chain(*targets))
+
+
+def _padded(demonstrations: list[tuple[list[int], list[int]]]) -> _Batch:
+    length = max(len(tokens) for tokens, _ in demonstrations)
+    rows = [
+        (
+            [*tokens, *[PAD] * (length - len(tokens))],
+            [*targets, *[_IGNORED] * (length - len(targets))],
+        )
+        for tokens, targets in demonstrations
+    ]
+    return _Batch(*(torch.tensor(column) for column in zip(*rows, strict=True)))
 
 
 def _gradient(model: LlamaForCausalLM, weights: list[torch.Tensor], batch: _Batch) -> _Part:
-    targets = batch.tokens[:, batch.prompt_length :].flatten()
-    logits = model(batch.tokens[:, :-1]).logits[:, batch.prompt_length - 1 :]
-    loss = cross_entropy(logits.flatten(0, 1), targets, reduction="sum")
-    return _Part(loss.item(), torch.autograd.grad(loss, weights), len(targets))
+    # Causal attention needs no mask for padding on the right, which later tokens alone would see.
+    logits = model(batch.tokens[:, :-1]).logits
+    targets = batch.targets[:, 1:].flatten()
+    loss = cross_entropy(logits.flatten(0, 1), targets, reduction="sum", ignore_index=_IGNORED)
+    written = int((targets != _IGNORED).sum())
+    return _Part(loss.item(), torch.autograd.grad(loss, weights), written)
