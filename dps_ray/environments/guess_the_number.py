@@ -50,10 +50,7 @@ class GuessTheNumber:
         wrong = {"score": 0.0, "acc": 0.0}
         if self._left <= 0:
             return None, wrong
-        if guess is None:
-            shown = "?"
-        else:
-            shown = "+" if self._secret > guess else "-"
+        shown = "?" if guess is None else "+" if self._secret > guess else "-"
         return [{"role": "user", "content": f"{shown};"}], wrong
 
 

@@ -1,8 +1,8 @@
-"""Demonstrations with deliberate errors, which start policies are trained on: texts, and who wrote each of them.
+"""The built-in tasks that start policies are trained for, and demonstrations of them with deliberate errors.
 
-Those of an environment are episodes: a scripted player with deliberate errors answers the environment turn by turn, so
-what the environment says in a demonstration is what it says in a run. A player is a generator that yields its responses
-and is sent the environment's answers.
+A demonstration is an episode: a scripted player with deliberate errors answers the environment turn by turn, so what the
+environment says in a demonstration is what it says in a run. A player is a generator that yields its responses and is
+sent the environment's answers. The arithmetic chains are an environment of one turn here.
 """
 
 import random
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeAlias
 from dps_ray.environments.calculator import Calculator
 from dps_ray.environments.guess_the_number import GuessTheNumber
 from dps_ray.prompts.dataset import Prompt
-from dps_ray.tasks import arithmetic
-from pipelines.data.prepare import calculator, guess_the_number
+from dps_ray.tasks.arithmetic import LEVELS, SLIP, SLIP_TO_SUM, noisy_demonstration, score
+from pipelines.data.prepare import arithmetic, calculator, guess_the_number
 from pipelines.data.prepare.rows import Row
 
 Player: TypeAlias = Generator[str, str, None]
@@ -31,26 +31,74 @@ class Part(NamedTuple):
     written: bool
 
 
-def arithmetic_chain(level: arithmetic.Level, rng: random.Random) -> list[Part]:
-    """A prompt of the arithmetic chains and a response with errors (`dps_ray.tasks.arithmetic.SLIP`)."""
-    prompt = arithmetic.make_problem(level, rng)
-    return [Part(prompt, False), Part(arithmetic.noisy_demonstration(prompt, rng), True)]
+class Chains:
+    """The arithmetic chains as an environment: the first response ends the episode."""
+
+    def __init__(self) -> None:
+        self._chain = ""
+
+    def reset(self, prompt: Prompt) -> list[dict[str, Any]]:
+        """Begins an episode. Returns the prompt's messages."""
+        self._chain = prompt.ground_truth
+        return prompt.messages
+
+    def step(self, response: str) -> tuple[None, dict[str, float]]:
+        """Scores the response."""
+        return None, score(response, self._chain)
 
 
-def calculator_episode(level: str, rng: random.Random) -> list[Part]:
-    """An expression worked out with the calculator, sometimes in the wrong order (`SLIP_IN_ORDER`)."""
-    expression = calculator.make_expression(level, rng)
-    return _episode(Calculator(), calculator.row(level, expression), _calculate(expression, rng))
+class Task(NamedTuple):
+    """What a start policy is trained for.
+
+    environment: plays an episode
+    levels:      of the task's data
+    make_row:    makes the row of a random prompt of a level
+    play:        a player with deliberate errors, given the text of a prompt
+    slips:       the constants, as JSON, that its errors depend on
+    """
+
+    environment: type[Chains] | type[Calculator] | type[GuessTheNumber]
+    levels: tuple[Any, ...]
+    make_row: Callable[[Any, random.Random], Row]
+    play: Callable[[str, random.Random], Player]
+    slips: Any
 
 
-def guessing_episode(level: guess_the_number.Level, rng: random.Random) -> list[Part]:
-    """A number guessed at random among those that are left, and sometimes among all (`SLIP_OF_MEMORY`)."""
-    prompt = guess_the_number.make_prompt(level, rng)
-    return _episode(GuessTheNumber(), guess_the_number.row(level, prompt, rng), _guess(prompt, rng))
+def demonstration(task: str, level: Any, rng: random.Random) -> list[Part]:
+    """An episode of a random prompt of this level, by a player with deliberate errors. `task`: in `TASKS`."""
+    environment = TASKS[task].environment()
+    given = joined(environment.reset(prompt_of(TASKS[task].make_row(level, rng))))
+    player = TASKS[task].play(given, rng)
+    response = next(player)
+    parts = []
+    while True:
+        parts += [Part(given, False), Part(response, True)]
+        messages, _ = environment.step(response)
+        if messages is None:
+            return parts
+        given = joined(messages)
+        response = player.send(given)
 
 
-def _calculate(expression: str, rng: random.Random) -> Player:
-    terms = calculator.split(expression)
+def prompt_of(row: Row) -> Prompt:
+    """The prompt that a row becomes when it is read."""
+    truth = row["reward_model"]["ground_truth"]
+    return Prompt(0, row["prompt"], row["data_source"], truth, row["extra_info"], [])
+
+
+def joined(messages: Sequence[dict[str, Any]]) -> str:
+    """The text of messages, joined as the start policies' chat template joins them."""
+    return "".join(message["content"] for message in messages)
+
+
+def _chain(prompt: str, rng: random.Random) -> Player:
+    """Writes a chain with errors (`dps_ray.tasks.arithmetic.SLIP`)."""
+    yield noisy_demonstration(prompt, rng)
+
+
+def _calculate(prompt: str, rng: random.Random) -> Player:
+    """Works an expression out with the calculator, sometimes in the wrong order (`SLIP_IN_ORDER`)."""
+    terms = calculator.split(prompt)
     while len(terms) > 1:
         at = calculator.next_operator(terms)
         if at > 1 and rng.random() < SLIP_IN_ORDER[terms[1]]:
@@ -61,6 +109,7 @@ def _calculate(expression: str, rng: random.Random) -> Player:
 
 
 def _guess(prompt: str, rng: random.Random) -> Player:
+    """Guesses at random among the numbers that are left, and sometimes among all (`SLIP_OF_MEMORY`)."""
     first, last, _ = guess_the_number.read(prompt)
     low, high = first, last
     while True:
@@ -72,45 +121,16 @@ def _guess(prompt: str, rng: random.Random) -> Player:
             high = min(high, guess - 1)
 
 
-def _episode(environment: Calculator | GuessTheNumber, row: Row, player: Player) -> list[Part]:
-    """The texts of an episode, beginning with the prompt. Messages are joined as the chat template joins them."""
-    prompt = Prompt(
-        0,
-        row["prompt"],
-        row["data_source"],
-        row["reward_model"]["ground_truth"],
-        row["extra_info"],
-        [],
-    )
-    messages = environment.reset(prompt)
-    parts = [Part(_joined(messages), False)]
-    response = next(player)
-    while True:
-        messages, _ = environment.step(response)
-        parts.append(Part(response, True))
-        if messages is None:
-            return parts
-        parts.append(Part(_joined(messages), False))
-        response = player.send(parts[-1].text)
-
-
-def _joined(messages: Sequence[dict[str, Any]]) -> str:
-    return "".join(message["content"] for message in messages)
-
-
-class Task(NamedTuple):
-    """What a start policy is trained for.
-
-    demonstrate: makes a demonstration of a level
-    slips:       the constants, as JSON, that demonstrations depend on
-    """
-
-    demonstrate: Callable[[Any, random.Random], list[Part]]
-    slips: Any
-
-
 TASKS = {
-    "arithmetic": Task(arithmetic_chain, (arithmetic.SLIP, arithmetic.SLIP_TO_SUM)),
-    "calculator": Task(calculator_episode, SLIP_IN_ORDER),
-    "guess_the_number": Task(guessing_episode, SLIP_OF_MEMORY),
+    "arithmetic": Task(Chains, LEVELS, arithmetic.random_row, _chain, (SLIP, SLIP_TO_SUM)),
+    "calculator": Task(
+        Calculator, calculator.LEVELS, calculator.random_row, _calculate, SLIP_IN_ORDER
+    ),
+    "guess_the_number": Task(
+        GuessTheNumber,
+        guess_the_number.LEVELS,
+        guess_the_number.random_row,
+        _guess,
+        SLIP_OF_MEMORY,
+    ),
 }

@@ -5,7 +5,9 @@ Each is trained once, for a few minutes, on demonstrations with deliberate error
 of the calculator can use it, but often takes the operations in the wrong order. The setup is artificial; its purpose is
 to show reinforcement learning at work on a CPU.
 
-    python -m pipelines.data.start_policy        makes the policy of the chains if needed, and prints its success rates
+    python -m pipelines.data.start_policy [builtin:calculator-policy]
+
+makes a policy if needed (that of the chains, if none is named), and prints its success rates.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import rich.table
 from dps_ray.paths import path_option
 from dps_ray.tasks.arithmetic import LEVELS
 from pipelines.data.builtin import cache, kept_in
+from pipelines.data.demonstrations import TASKS
 from pipelines.data.policy_recipe import RECIPES, Recipe
 
 Progress = Callable[[int, int, float], None]
@@ -89,8 +92,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Makes the built-in start policy if it is missing, and prints its success rate at each level."""
+    """Makes a built-in start policy if it is missing, and prints its success rate at each level."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument(
+        "name",
+        nargs="?",
+        choices=RECIPES,
+        default="builtin:start-policy",
+        help="the policy (builtin:start-policy)",
+    )
     parser.add_argument(
         "--folder", type=path_option, default=cache(), help="folder that the policy is kept in"
     )
@@ -102,7 +112,7 @@ def main() -> None:
     import torch
     from transformers import LlamaForCausalLM
 
-    from pipelines.data.warm_start import success_rates
+    from pipelines.data.playing import success_rates
 
     with rich.progress.Progress() as bar:
         task = bar.add_task("warm start")
@@ -114,7 +124,7 @@ def main() -> None:
             if step == steps:
                 bar.console.print(f"loss per response token after {steps} steps: {loss:.3f}")
 
-        path = ensure_start_policy(arguments.folder, arguments.seed, show)
+        path = ensure_start_policy(arguments.folder, arguments.seed, show, arguments.name)
         bar.update(task, visible=False)
         bar.console.print(f"start policy: {path}")
 
@@ -123,8 +133,9 @@ def main() -> None:
         torch.manual_seed(arguments.seed)
         table = rich.table.Table("level", "right", "partial groups of 8", title="at temperature 1")
         everything = []
-        for level in bar.track(LEVELS, description="sampling"):
-            rates = success_rates(model, level, prompts=32, responses=8, rng=rng)
+        name = RECIPES[arguments.name].task
+        for level in bar.track(TASKS[name].levels, description="sampling"):
+            rates = success_rates(model, name, level, prompts=32, responses=8, rng=rng)
             table.add_row(str(level), *_summary(rates))
             everything.append(rates)
         table.add_section()

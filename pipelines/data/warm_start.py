@@ -1,4 +1,4 @@
-"""Trains a built-in start policy on demonstrations with deliberate errors, and samples chains from it."""
+"""Trains a built-in start policy on demonstrations with deliberate errors."""
 
 import math
 import os
@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,9 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dps_ray.tasks import arithmetic
-from dps_ray.tasks.arithmetic import Level
-from pipelines.data.demonstrations import TASKS, Part
+from pipelines.data.demonstrations import Part, demonstration
 from pipelines.data.policy_recipe import BOS, CHAT_TEMPLATE, EOS, PAD, VOCABULARY, Recipe
 
 Progress = Callable[[int, int, float], None]
@@ -78,30 +76,6 @@ def warm_start(recipe: Recipe, progress: Progress | None = None) -> LlamaForCaus
             if progress is not None:
                 progress(step + 1, recipe.steps, sum(part.loss for part in parts) / tokens)
     return model.eval()
-
-
-@torch.no_grad()
-def success_rates(
-    model: LlamaForCausalLM, level: Level, prompts: int, responses: int, rng: random.Random
-) -> torch.Tensor:
-    """The fraction of right responses at temperature 1 for each of some random prompts: (prompts,)."""
-    problems = [arithmetic.make_problem(level, rng) for _ in range(prompts)]
-    tokens = torch.tensor([encode(p) for p in problems]).repeat_interleave(responses, 0)
-    sampled = model.generate(
-        tokens,
-        attention_mask=torch.ones_like(tokens),
-        do_sample=True,
-        top_k=0,
-        max_new_tokens=6 * level.operations + 4,
-    )
-    characters = list(VOCABULARY)
-    right = []
-    for row, response in enumerate(sampled[:, tokens.shape[1] :].tolist()):
-        text = "".join(characters[t] for t in response if t not in (PAD, EOS))
-        right.append(
-            arithmetic.score(text, arithmetic.demonstration(problems[row // responses]))["acc"]
-        )
-    return torch.tensor(right).view(prompts, responses).mean(1)
 
 
 @contextmanager
@@ -163,7 +137,7 @@ def _demonstrations(recipe: Recipe, rng: random.Random) -> list[_Batch]:
     """Noisy demonstrations grouped by length, so that little is padded; longest first, to keep all cores busy."""
     by_length: dict[int, list[tuple[list[int], list[int]]]] = defaultdict(list)
     for _ in range(recipe.batch_size):
-        parts = TASKS[recipe.task].demonstrate(rng.choice(recipe.demonstrated), rng)
+        parts = demonstration(recipe.task, rng.choice(recipe.demonstrated), rng)
         tokens, targets = tokens_and_targets(parts)
         by_length[-(-len(tokens) // _BUCKET)].append((tokens, targets))
     return [_padded(by_length[n]) for n in sorted(by_length, reverse=True)]

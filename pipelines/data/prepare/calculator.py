@@ -39,11 +39,10 @@ def rows(seed: int) -> Iterator[Row]:
     rng = random.Random(seed)
     sizes = {level: len(NUMBERS) ** (len(level) + 1) for level in LEVELS}
     for level, expression in by_level(sizes, lambda level: make_expression(level, rng)):
-        yield row(level, expression)
+        yield _row(level, expression)
 
 
-def row(level: str, expression: str) -> Row:
-    """The row of an expression, without a split."""
+def _row(level: str, expression: str) -> Row:
     return {
         "data_source": "calculator",
         "prompt": [{"role": "user", "content": f"{expression}?"}],
@@ -51,6 +50,11 @@ def row(level: str, expression: str) -> Row:
         "reward_model": {"style": "rule", "ground_truth": str(value(expression))},
         "extra_info": {"level": level},
     }
+
+
+def random_row(level: str, rng: random.Random) -> Row:
+    """The row of a random expression of a level."""
+    return _row(level, make_expression(level, rng))
 
 
 def make_expression(level: str, rng: random.Random) -> str:
@@ -69,7 +73,7 @@ def value(expression: str) -> int:
 
 
 def split(expression: str) -> list[str]:
-    """The numbers and operators of an expression by `make_expression`, in turn."""
+    """The numbers and operators of an expression or prompt, in turn."""
     return _TERM.findall(expression)
 
 

@@ -57,11 +57,10 @@ def rows(seed: int) -> Iterator[Row]:
     rng = random.Random(seed)
     sizes = {level: distinct_prompts(level) for level in LEVELS}
     for level, prompt in by_level(sizes, lambda level: make_prompt(level, rng)):
-        yield row(level, prompt, rng)
+        yield _row(level, prompt, rng)
 
 
-def row(level: Level, prompt: str, rng: random.Random) -> Row:
-    """The row of a prompt with a random secret number, without a split."""
+def _row(level: Level, prompt: str, rng: random.Random) -> Row:
     low, high, guesses = read(prompt)
     truth = {"secret": rng.randint(low, high), "guesses": guesses}
     return {
@@ -71,6 +70,11 @@ def row(level: Level, prompt: str, rng: random.Random) -> Row:
         "reward_model": {"style": "rule", "ground_truth": json.dumps(truth)},
         "extra_info": {"level": str(level)},
     }
+
+
+def random_row(level: Level, rng: random.Random) -> Row:
+    """The row of a random prompt of a level."""
+    return _row(level, make_prompt(level, rng), rng)
 
 
 def make_prompt(level: Level, rng: random.Random) -> str:
