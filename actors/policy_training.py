@@ -247,7 +247,7 @@ class PolicyTraining:
         """Make one optimizer step on a minibatch; return False if all ranks dropped it because it is not finite."""
         mine = self._my_micro_batches(trajectories, rows)
         size = {
-            "minibatch_tokens": int(trajectories.response_lengths[rows].sum()),
+            "minibatch_tokens": int(trajectories.trained_lengths[rows].sum()),
             "minibatch_sequences": len(rows),
         }
         for group in self.engine.optimizer.param_groups:

@@ -30,6 +30,15 @@ class Request:
     images: tuple[bytes, ...] = ()  # encoded files
     first: int = 0  # number of the first response among all responses to the prompt in this step
     responses: int | None = None  # None: as `Sampling` says
+    # Of an episode over several turns, which is response number `first`: the number of the turn. `tokens` are the prompt
+    # and all turns before. None: a response has one turn.
+    turn: int | None = None
+    max_tokens: int | None = None  # of this turn; None: as `Sampling` says
+
+    @property
+    def key(self) -> tuple[int, int, int | None]:
+        """What tells it from the other requests of a batch."""
+        return self.prompt_id, self.first, self.turn
 
     def round(self, first: int, responses: int) -> "Request":
         """Return the request for these responses to the same prompt."""

@@ -13,6 +13,7 @@ import ray
 from actors.card import engine_utilization, kv_cache_bytes
 from actors.engine_setup import EngineSetup
 from actors.images import NEVER, load_image_inputs
+from actors.intake import Intake
 from actors.process import log_to, take_children_along
 from actors.requests import Request, Sampling
 from actors.rollout_images import engine_arguments, engine_input
@@ -42,7 +43,7 @@ class RolloutEngine:
         self._joining: SimpleQueue[BaseException | None] | None = (
             None  # the outcome of joining a transfer, while that lasts
         )
-        self._intake = _Intake()
+        self._intake = Intake()
         self._asleep = False
         from vllm import LLM
 
@@ -157,7 +158,7 @@ class RolloutEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        name = f"{request.prompt_id}.{request.first}"
+        name = ".".join(map(str, request.key))
         tokens = request.tokens.tolist()
         prompt: Any = {"prompt_token_ids": tokens}
         if request.images:
@@ -170,8 +171,8 @@ class RolloutEngine:
                 n=sampling.responses if request.responses is None else request.responses,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
-                max_tokens=sampling.max_tokens,
-                seed=_seed(sampling.seed, request.prompt_id) + request.first,
+                max_tokens=request.max_tokens or sampling.max_tokens,
+                seed=_seed(sampling.seed, request) + request.first,
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
@@ -190,7 +191,14 @@ class RolloutEngine:
                 "learner would train on"
             )
         responses = self._responses(output)
-        return Group(request.prompt_id, request.tokens, responses, weights, first=request.first)
+        return Group(
+            request.prompt_id,
+            request.tokens,
+            responses,
+            weights,
+            first=request.first,
+            turn=request.turn,
+        )
 
     def _responses(self, output: Any) -> list[Response]:
         texts = self._tokenizer.batch_decode(
@@ -316,34 +324,9 @@ def _leave_group(worker: Any) -> None:
     worker.weight_transfer_engine.shutdown()
 
 
-class _Intake:
-    """Passes requests from the thread that receives them to the thread that generates."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._call: int | None = None  # the call to `generate` that takes requests
-        self._requests: list[Request] = []
-
-    def open(self, call: int, requests: list[Request]) -> None:
-        with self._lock:
-            self._call, self._requests = call, list(requests)
-
-    def add(self, call: int, requests: list[Request]) -> None:
-        with self._lock:
-            if call == self._call:
-                self._requests += requests
-
-    def take(self, close: bool) -> list[Request]:
-        """Return the new requests. If there are none, and `close`, accept no more."""
-        with self._lock:
-            taken, self._requests = self._requests, []
-            if close and not taken:
-                self._call = None
-            return taken
-
-
-def _seed(seed: str, prompt_id: int) -> int:
-    digest = hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=4).digest()
+def _seed(seed: str, request: Request) -> int:
+    turn = f":turn-{request.turn}" if request.turn else ""  # the first as if there were no other
+    digest = hashlib.blake2b(f"{seed}:{request.prompt_id}{turn}".encode(), digest_size=4).digest()
     return (
         int.from_bytes(digest, "little") >> 1
     )  # vLLM adds the response's index in its round to it

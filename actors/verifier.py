@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.calls import Lost, answer, wait
 from actors.health import Quarantine
-from actors.managed_actor import ManagedActor, RestartTracker
+from actors.managed_actor import RestartTracker
+from actors.open_calls import ActorPool, OpenCalls
 from actors.process import environment, log_to
 from dps_ray.beliefs.state_rules import successes
 from dps_ray.beliefs.states import states_of
@@ -104,7 +104,7 @@ class Verifier:
             return error
 
 
-class Verifiers:
+class Verifiers(ActorPool):
     """All verifiers, as the driver uses them.
 
     Args:
@@ -119,8 +119,6 @@ class Verifiers:
         place: Callable[[int], dict[str, Any]],
     ):
         setup = VerifierSetup.of(config)
-        self.to_start = setup.to_start
-        self.timeout = setup.to_score
         self.rule = config.states if isinstance(config, Config) else StateSettings()
         self._stop_on_nonfinite = config.recovery.on_nonfinite == "stop"
         self._quarantine = quarantine
@@ -129,34 +127,22 @@ class Verifiers:
         self.left_behind = (
             0  # groups of the last batch that were not scored when its last group came
         )
-        self._starts: dict[int, Any] = {}  # by index, the call that loads the function
 
-        def start(index: int) -> Callable[[int], Any]:
+        def make(index: int) -> Any:
             options = Verifier.options(  # type: ignore[attr-defined]
                 **place(index),
                 runtime_env=environment(threads=1),
             )
+            return options.remote(setup, index)
 
-            def make(incarnation: int) -> Any:
-                actor = options.remote(setup, index)
-                self._starts[index] = actor.start.remote()
-                return actor
-
-            return make
-
-        self.members = [
-            ManagedActor("verifier", index, start(index), restarts)
-            for index in range(config.resources.verifiers.workers)
-        ]
-
-    def has_loaded(self, index: int) -> bool:
-        """Return whether a verifier has loaded the reward function, or has failed to."""
-        return bool(wait([self._starts[index]], 1, 0.0)[0])
-
-    def stop(self) -> None:
-        """End every verifier."""
-        for member in self.members:
-            member.kill()
+        super().__init__(
+            "verifier",
+            config.resources.verifiers.workers,
+            make,
+            restarts,
+            to_start=setup.to_start,
+            to_answer=setup.to_score,
+        )
 
     def scoring(self) -> "Scoring":
         """Return an object that scores a batch, round by round."""
@@ -203,20 +189,15 @@ class Scoring:
         self._places: dict[int, list[int]] = {}  # in `_work`, of the rounds of each prompt
         self._scored: dict[int, Scores | RewardError] = {}  # by place in `_work`
         self._new: list[int] = []  # prompts with a round scored since the last call to `ready`
-        # By index of the verifier, the calls that it has not answered, with the place of the round in `_work`.
-        self._asked: list[dict[Any, int]] = [{} for _ in verifiers.members]
-        self._silent_since = [0.0 for _ in verifiers.members]  # while it has calls to answer
-        self._loaded = [
-            False for _ in verifiers.members
-        ]  # whether its silence began after the function was loaded
+        self._calls = OpenCalls(verifiers)
 
     def add(self, prompt: Prompt, group: Group) -> None:
         """Begin to score a group, or the next round of one. The rounds of a prompt come in their order."""
-        self._collect()
+        self._take(self._calls.answered())
+        place, texts = len(self._work), [response.text for response in group.responses]
         self._work.append((prompt, group))
-        self._places.setdefault(prompt.id, []).append(len(self._work) - 1)
-        index = min(range(len(self._asked)), key=lambda i: len(self._asked[i]))
-        self._ask(index, len(self._work) - 1)
+        self._places.setdefault(prompt.id, []).append(place)
+        self._calls.ask(place, lambda actor: actor.score.remote(prompt, texts, self._number))
 
     @property
     def prompts(self) -> list[int]:
@@ -231,12 +212,12 @@ class Scoring:
     @property
     def calls(self) -> list[Any]:
         """The Ray calls that verifiers have not answered."""
-        return [call for asked in self._asked for call in asked]
+        return self._calls.refs
 
     def ready(self) -> list[tuple[int, Answer]]:
         """Return, without waiting, the prompts with a round that was scored since the last call, each with its group so
         far, or the error."""
-        self._look(0.0)
+        self._take(self._calls.look(0.0))
         new, self._new = self._new, []
         return [(prompt_id, self._answer(prompt_id)) for prompt_id in new]
 
@@ -248,47 +229,19 @@ class Scoring:
             RewardError: the reward function cannot be loaded.
             NonFiniteRewardError: a reward is NaN or infinite, unless recovery.on_nonfinite=skip.
         """
-        self._collect()
+        self._take(self._calls.answered())
         self._verifiers.left_behind = self.waiting
         while self.waiting:
-            self._look(_LOOK_UP)
+            self._take(self._calls.look(_LOOK_UP))
         answers = [self._answer(prompt_id) for prompt_id in self._places]
         for places, each in zip(self._places.values(), answers, strict=True):
             self._verifiers.judge(self._work[places[0]][0], each)
         return answers
 
-    def _look(self, seconds: float) -> None:
-        """Wait so long for an answer, process all answers, and replace verifiers that were silent for too long."""
-        self._collect(seconds)
-        timeout = self._verifiers.timeout
-        for index, asked in enumerate(self._asked):
-            if asked and not self._loaded[index] and self._verifiers.has_loaded(index):
-                self._loaded[index], self._silent_since[index] = True, time.monotonic()
-            allowed = timeout if self._loaded[index] else self._verifiers.to_start + timeout
-            if asked and time.monotonic() - self._silent_since[index] > allowed:
-                self._replace(index, f"did not answer within {timeout:.0f} s")
-
-    def _collect(self, seconds: float = 0.0) -> None:
-        """Process the answers, waiting at most so long for one."""
-        calls = self.calls
-        if not calls:
-            return
-        if seconds:
-            wait(calls, 1, seconds)
-        done = set(wait(calls, len(calls), 0.0)[0])
-        for index, asked in enumerate(self._asked):
-            for call in [call for call in asked if call in done]:
-                found = answer(call)
-                if isinstance(found, Lost):
-                    self._replace(index, found.why)
-                    break
-                self._take(asked.pop(call), found)
-                self._silent_since[index] = time.monotonic()
-                self._verifiers.members[index].record_success()
-
-    def _take(self, place: int, found: Scores | RewardError) -> None:
-        self._scored[place] = found
-        self._new.append(self._work[place][0].id)
+    def _take(self, answers: list[tuple[int, Scores | RewardError]]) -> None:
+        for place, found in answers:
+            self._scored[place] = found
+            self._new.append(self._work[place][0].id)
 
     def _answer(self, prompt_id: int) -> Answer:
         """The group of a prompt with all its rounds, or the first error in one of them."""
@@ -300,22 +253,11 @@ class Scoring:
                 return found
             scored.append(found)
         all_ = Scores(*(np.concatenate(column) for column in zip(*scored, strict=True)))
-        right = successes(*all_, self._verifiers.rule)
-        state = int(states_of(np.array(right), np.array(len(all_.scores))))
-        return ScoredGroup(joined(rounds), *all_, right, state)
+        return scored_group(joined(rounds), all_, self._verifiers.rule)
 
-    def _ask(self, index: int, place: int) -> None:
-        prompt, group = self._work[place]
-        texts = [response.text for response in group.responses]
-        call = self._verifiers.members[index].actor.score.remote(prompt, texts, self._number)
-        if not self._asked[index]:
-            self._silent_since[index] = time.monotonic()
-        self._asked[index][call] = place
 
-    def _replace(self, index: int, why: str) -> None:
-        """Replace a verifier, and ask its successor for all groups that it had not answered."""
-        self._verifiers.members[index].replace(why)
-        self._loaded[index] = False
-        places, self._asked[index] = list(self._asked[index].values()), {}
-        for place in places:
-            self._ask(index, place)
+def scored_group(group: Group, scores: Scores, rule: StateSettings) -> ScoredGroup:
+    """Return the group with its rewards and its solve state."""
+    right = successes(*scores, rule)
+    state = int(states_of(np.array(right), np.array(len(scores.scores))))
+    return ScoredGroup(group, *scores, right, state)

@@ -19,6 +19,11 @@ class Response(NamedTuple):
     written: NDArray[np.bool_] | None = None
     turns: int = 1  # responses of the policy that the tokens hold, with an environment's answers between them
 
+    @property
+    def generated(self) -> int:
+        """The number of tokens that the policy wrote."""
+        return len(self.tokens) if self.written is None else int(self.written.sum())
+
 
 class Group(NamedTuple):
     prompt_id: int
@@ -27,6 +32,12 @@ class Group(NamedTuple):
     weights: WeightsId  # the weights that sampled the responses
     first: int = 0  # number of the first response among all responses to the prompt in this step
     rounds: tuple[int, ...] = ()  # responses of each round; empty: there was one round
+    turn: int | None = None  # of an episode over several turns: the turn that its one response is
+
+    @property
+    def key(self) -> tuple[int, int, int | None]:
+        """What tells it from the other answers of the engines to a batch."""
+        return self.prompt_id, self.first, self.turn
 
 
 def joined(rounds: Sequence[Group]) -> Group:

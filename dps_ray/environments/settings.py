@@ -27,3 +27,15 @@ class EnvironmentSettings(Settings):
     turn_timeout: Seconds = 10.0
     """Maximum seconds for one call of the environment's `reset` or `step`. A call that takes longer is ended, and the group
     of the episode is dropped and counted as failed."""
+
+
+def one_source_of_rewards(environment: EnvironmentSettings, reward: str | None) -> None:
+    """
+    Raises:
+        ValueError: there is an environment, and a reward function too.
+    """
+    if environment.path is not None and reward is not None:
+        raise ValueError(
+            f"environment.path={environment.path} and data.reward={reward}: an environment gives the rewards itself; set "
+            "one of them to null"
+        )

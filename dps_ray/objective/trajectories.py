@@ -52,6 +52,16 @@ class Trajectories(NamedTuple):
         """(n,) tokens of prompt and response together."""
         return self.prompt_lengths + self.response_lengths
 
+    @property
+    def trained_lengths(self) -> NDArray[np.int64]:
+        """(n,) tokens of the response that are trained."""
+        if self.trained is None:
+            return self.response_lengths
+        ends = np.cumsum(self.response_lengths)
+        until = np.concatenate([[0], np.cumsum(self.trained)])
+        counts: NDArray[np.int64] = until[ends] - until[ends - self.response_lengths]
+        return counts
+
 
 class PaddedBatch(NamedTuple):
     """A micro-batch of b sequences, padded on the right to the length t of the longest. A model with causal attention

@@ -5,12 +5,10 @@ connection, event loop or counter of a call is shared by two workers. Standard o
 through the file whose number is given.
 """
 
-import ctypes
 import importlib
 import math
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -23,12 +21,12 @@ from multiprocessing.reduction import recv_handle
 from pathlib import Path
 
 from dps_ray.errors import RewardError
+from dps_ray.processes import die_with_parent
 from dps_ray.prompts.dataset import Prompt
 from dps_ray.rewards import sandboxed
 from dps_ray.rewards.functions import RewardFunction, load_reward, score_response, trial_text
 from dps_ray.rewards.warm_process import BringIn, Fork, Responses, Spent, TrialCall, Tried
 
-_PR_SET_PDEATHSIG = 1
 # Takes care of forks itself, and comes with pyarrow.
 _HARMLESS_THREAD = "jemalloc_bg_thd"
 # What an import raises besides MemoryError when an allocation fails: of a folder's listing, a library, CPython's own.
@@ -39,7 +37,7 @@ Work = Callable[[Connection], None]
 
 
 def main(file: int) -> None:
-    _die_with_parent()
+    die_with_parent()
     os.set_inheritable(file, False)
     control = Connection(file)
     # A process that is forked must not answer in our place, nor hide our end from the parent.
@@ -115,7 +113,7 @@ def _exit_code(worker: ForkProcess, patience: float | None) -> int | None:
 
 
 def _in_a_fork(parent: int, work: Work, connection: Connection) -> None:
-    _die_with_parent()
+    die_with_parent()
     if os.getppid() == parent:  # else it has died before we could ask to die with it
         work(connection)
 
@@ -185,10 +183,6 @@ def _scored(reward: RewardFunction, prompt: Prompt, text: str, memory: int) -> t
 
 
 # --- limits ---------------------------------------------------------------------------------------
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _limit(kind: int, value: int) -> None:

@@ -106,8 +106,9 @@ def _check_context(model: Model, config: EvaluationConfig) -> None:
 
 def _key(model: Model, benchmark: Benchmark, config: EvaluationConfig, chat_template: Any) -> str:
     """A hash of everything that a response and its accuracy depend on."""
-    reward = config.data.reward
-    source = Path(reward.rpartition(":")[0]) if reward else Path()
+    reward, environment = config.data.reward, config.environment
+    code = reward or environment.path
+    source = Path(code.rpartition(":")[0]) if code else Path()
     return digest(
         [
             model.weights,
@@ -122,5 +123,6 @@ def _key(model: Model, benchmark: Benchmark, config: EvaluationConfig, chat_temp
             config.seed,
             reward,
             source.read_text() if source.is_file() else None,
+            *([environment.model_dump(mode="json")] if environment.path else []),
         ]
     )

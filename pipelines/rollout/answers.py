@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.environment import Scorers
 from actors.requests import Sampling
 from actors.rollout import Rollouts
-from actors.verifier import Verifiers
 from dps_ray.config import EvalSettings
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.errors import DPSError
@@ -77,7 +77,7 @@ def answer(
     ids: NDArray[np.int64],
     sampling: Sampling,
     rollouts: Rollouts,
-    verifiers: Verifiers,
+    scorers: Scorers,
     progress: Callable[[int, int, str], None],
 ) -> Iterator[list[Answered]]:
     """Generates and scores `sampling.responses` responses to each of these prompts. Yields the results in order, in
@@ -94,7 +94,9 @@ def answer(
     for start in range(0, len(ids), at_once):
         began, chunk = time.monotonic(), ids[start : start + at_once]
         drawn = pool.drawn(chunk)
-        groups = roll_out(drawn, sampling, rollouts, verifiers, generated=generated).answers
+        groups = roll_out(
+            drawn, sampling, rollouts, scorers, pool.encoder, generated=generated
+        ).answers
         seconds = (time.monotonic() - began) / len(chunk)
         contents = pool.table.contents[pool.table.find(chunk)[0]].tolist()
         yield [
@@ -112,7 +114,7 @@ def _answered(prompt: Prompt, group: ScoredGroup | DPSError) -> Answered:
         prompt.id,
         prompt.data_source,
         tuple(group.accuracies.tolist()),
-        tokens=sum(len(response.tokens) for response in responses),
+        tokens=sum(response.generated for response in responses),
         truncated=sum(response.truncated for response in responses),
         reward=float(group.scores.mean()),
         prompt=text,

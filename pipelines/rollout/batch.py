@@ -10,7 +10,7 @@ from dps_ray import PARTIAL, SOLVED, UNSOLVED, Selection
 from dps_ray.beliefs.prediction import prediction_metrics
 from dps_ray.beliefs.states import Observation, observed_groups
 from dps_ray.errors import DPSError
-from dps_ray.groups import ScoredGroup
+from dps_ray.groups import Response, ScoredGroup
 from dps_ray.objective.advantages import carries_gradient
 
 
@@ -37,7 +37,7 @@ class Batch:
                 self.errors.append(answer)
                 continue
             self.scored.append(answer)
-            self.tokens += sum(len(r.tokens) for r in answer.group.responses)
+            self.tokens += sum(r.generated for r in answer.group.responses)
             self._predicted.append(selection.predicted[row])
             self.distinct += int(selection.times_sampled[row] == 0)
 
@@ -96,8 +96,23 @@ class Batch:
             "response_length/max": float(lengths.max()),
             "response_length/clip_ratio": float(np.mean([r.truncated for r in responses])),
             "rollouts/skipped": float(len(self.errors)),
+            **_metrics_of_turns(responses),
             **prediction_metrics(self.predicted, states),
         }
+
+
+def _metrics_of_turns(responses: Sequence[Response]) -> dict[str, float]:
+    """Metrics of episodes over several turns; none for responses that were written in one."""
+    if all(response.written is None for response in responses):
+        return {}
+    turns = np.array([response.turns for response in responses])
+    tokens = sum(len(response.tokens) for response in responses)
+    return {
+        "environment/turns_mean": float(turns.mean()),
+        "environment/turns_max": float(turns.max()),
+        "environment/truncated": float(np.mean([response.truncated for response in responses])),
+        "environment/written_share": sum(r.generated for r in responses) / max(tokens, 1),
+    }
 
 
 def observation_of(scored: Sequence[ScoredGroup], with_rewards: bool = False) -> Observation:

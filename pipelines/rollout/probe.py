@@ -40,5 +40,5 @@ def probe_of(answers: Sequence[ScoredGroup | DPSError], generated: int) -> Probe
     return Probe(
         found=observation_of(scored),
         rollouts=generated,
-        tokens=sum(len(r.tokens) for s in scored for r in s.group.responses),
+        tokens=sum(r.generated for s in scored for r in s.group.responses),
     )

@@ -4,15 +4,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+from actors.environment import Environments, Scorers
 from actors.requests import Request, Sampling
 from actors.rollout import Rollouts
-from actors.verifier import Verifiers
 from dps_ray.beliefs.beta_rates import BetaRates
 from dps_ray.errors import DPSError, EngineError
 from dps_ray.groups import Group, ScoredGroup
 from dps_ray.selection.rounds import RoundRule
+from pipelines.rollout.encoding import Encoder
 from pipelines.rollout.pool import Drawn
 from pipelines.rollout.rounds import Rounds
+from pipelines.rollout.turns import roll_out_turns
 
 
 class InRounds(NamedTuple):
@@ -40,20 +42,30 @@ def roll_out(
     drawn: Drawn,
     sampling: Sampling,
     rollouts: Rollouts,
-    verifiers: Verifiers,
+    scorers: Scorers,
+    encoder: Encoder,
     timed: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
     generated: Callable[[], None] = lambda: None,
     in_rounds: InRounds | None = None,
 ) -> RolledOut:
     """Generates and scores responses to each prompt: `sampling.responses`, or as many as the rule of rounds asks for.
 
-    A group, or a round of it, is scored as soon as its responses are complete, while others are still generated.
+    A group, or a round of it, is scored as soon as its responses are complete, while others are still generated. With
+    environments a response is an episode over several turns.
 
     Args:
+        encoder: tokenizes what environments say.
         timed: context manager for the phases "generate" and "score", which covers the scoring that remains after
             generation.
         generated: called for each group, or round of it, when its responses are complete.
     """
+    if isinstance(scorers, Environments):
+        assert in_rounds is None, "the configuration refuses rounds of episodes"
+        return RolledOut(
+            *roll_out_turns(
+                drawn.prompts, sampling, rollouts, scorers, encoder, timed, done=generated
+            )
+        )
     count = 0
 
     def on_group(group: Group) -> None:
@@ -66,7 +78,7 @@ def roll_out(
 
     # Rewards depend on the text only, so verifiers get no images.
     prompts = {prompt.id: prompt._replace(images=[]) for prompt in drawn.prompts}
-    scoring = verifiers.scoring()
+    scoring = scorers.scoring()
     rounds = None if in_rounds is None else Rounds(drawn.requests, *in_rounds, scoring)
     with timed("generate"):
         requests = drawn.requests if rounds is None else rounds.first

@@ -25,11 +25,13 @@ class TrainingGroup(NamedTuple):
     advantages: NDArray[np.float64]  # (n,)
     partial: bool
     images: tuple[bytes, ...] = ()
+    written: list[NDArray[np.bool_]] | None = None  # whether the policy wrote each token; None: all
 
     @classmethod
     def of(cls, scored: ScoredGroup, advantages: NDArray[np.float64]) -> "TrainingGroup":
         """Returns what the learner needs of a scored group."""
         group = scored.group
+        written = [response.written for response in group.responses if response.written is not None]
         return cls(
             group.prompt_id,
             group.prompt_tokens,
@@ -38,6 +40,7 @@ class TrainingGroup(NamedTuple):
             advantages,
             scored.state == PARTIAL,
             scored.images,
+            written or None,
         )
 
 
@@ -111,14 +114,19 @@ def to_trajectories(
     share = 1.0
     if objective.normalize_by == "batch_size":
         share = share_of_batch([len(group.advantages) for group in groups], others, batch_size)
-    sequences, images = [], []
+    sequences, images, trained = [], [], []
     for group in groups:
         scaled = share * group.advantages
-        for tokens, logprobs, advantage in zip(group.tokens, group.logprobs, scaled, strict=True):
+        written = group.written or [np.ones(len(tokens), np.bool_) for tokens in group.tokens]
+        each = zip(group.tokens, group.logprobs, scaled, written, strict=True)
+        for tokens, logprobs, advantage, mask in each:
             if len(tokens):
                 sequences.append((group.prompt_tokens, tokens, logprobs, float(advantage)))
                 images.append(group.images)
-    return concatenate(sequences)._replace(images=pack_images(images))
+                trained.append(mask)
+    found = concatenate(sequences)._replace(images=pack_images(images))
+    flat = np.concatenate(trained)
+    return found if flat.all() else found._replace(trained=flat)
 
 
 def share_of_batch(sizes: Sequence[int], others: Sequence[int], batch_size: int) -> float:

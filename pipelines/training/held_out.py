@@ -30,7 +30,7 @@ def evaluate(run: Run) -> dict[str, float]:
     began = time.monotonic()
     run.view.phase("eval")
     ids = run.test.ids[: settings.max_prompts]
-    answers = answer(run.test, ids, sampling, run.rollouts, run.verifiers, run.view.progress)
+    answers = answer(run.test, ids, sampling, run.rollouts, run.scorers, run.view.progress)
     metrics = metrics_of([each.without_texts() for each in chain.from_iterable(answers)])
     metrics["timing_s/eval"] = time.monotonic() - began
     run.note_rollouts("eval", step)

@@ -9,7 +9,6 @@ from dps_ray.durable import Manifest, Storage
 from dps_ray.errors import ConfigError, DataError
 from dps_ray.prompts.cache import Cache
 from dps_ray.prompts.dataset import PromptTable, note_on_strings, overlap
-from dps_ray.rewards.trial import TRIALS, RewardTrial
 from dps_ray.selection.evidence import Evidence
 from dps_ray.selection.population import Population
 from pipelines.data import builtin
@@ -19,6 +18,7 @@ from pipelines.data.start_policy import ensure_start_policy
 from pipelines.monitoring.view import View
 from pipelines.rollout.pool import PromptPool
 from pipelines.rollout.processors import Processors, load_processors
+from pipelines.rollout.trial import trial_of
 from pipelines.training.pool_record import PoolRecord, changes, check_pool
 from pipelines.training.population import population_of_run
 from pipelines.training.start import Start, start_of
@@ -50,7 +50,7 @@ def prepare(
         storage, base: the checkpoint that the run continues from, if it does, and where it is.
 
     Raises:
-        DataError, ModelError, RewardError, ConfigError: what is wrong with them.
+        DataError, ModelError, RewardError, EpisodeError, ConfigError: what is wrong with them.
         CheckpointError: prompts that the run has observed have changed, or are gone.
     """
     view.start(
@@ -60,14 +60,13 @@ def prepare(
             f"folder {config.folder}",
         ],
     )
-    view.phase("loading the reward function")
-    with RewardTrial(
-        config.data.reward, config.verifier, config.resources.wait, view.message
-    ) as trial:
+    what = "reward function" if config.environment.path is None else "environment"
+    view.phase(f"loading the {what}")
+    with trial_of(config, view.message) as trial:
         inputs = _prepare(config, view, storage, base)
-        view.phase("trying the reward function")
+        view.phase(f"trying the {what}")
         for pool in filter(None, (inputs.pool, inputs.test)):
-            trial.check(pool.samples(TRIALS))
+            trial.check(pool)
     return inputs
 
 

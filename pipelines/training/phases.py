@@ -15,7 +15,7 @@ from actors.requests import Sampling
 from dps_ray import Selection
 from dps_ray.beliefs.beta_rates import BetaRates
 from dps_ray.config import LoopSettings
-from dps_ray.errors import DataError, DPSError, EngineError, RewardError, StaleError
+from dps_ray.errors import DataError, DPSError, EngineError, EpisodeError, RewardError, StaleError
 from dps_ray.failpoints import failpoint
 from dps_ray.selection.rounds import RoundRule
 from pipelines.rollout.batch import Batch, observation_of
@@ -94,7 +94,7 @@ class Phases:
         Sampling), the pool is used up, or `loop.max_gen_batches * B` prompts were tried.
 
         Raises:
-            RewardError, EngineError: every group failed.
+            RewardError, EpisodeError, EngineError: every group failed.
             DataError: no prompt of the pool can be used.
         """
         run, loop = self._run, self._run.config.loop
@@ -113,8 +113,10 @@ class Phases:
                 f"longer than data.max_prompt_length={run.config.data.max_prompt_length}, or set aside"
             )
         if not batch.scored:
-            kind = RewardError if isinstance(batch.errors[0], RewardError) else EngineError
-            raise kind(f"step {step}: all {len(batch.errors)} groups failed; {batch.errors[0]}")
+            first = batch.errors[0]
+            kinds = (kind for kind in (RewardError, EpisodeError) if isinstance(first, kind))
+            kind = next(kinds, EngineError)
+            raise kind(f"step {step}: all {len(batch.errors)} groups failed; {first}")
         return batch
 
     def _draw(self, step: int, wanted: int, tried: np.ndarray) -> tuple[Selection, Drawn]:
@@ -237,7 +239,13 @@ class Phases:
             seed=f"{run.config.seed}/{'step' if what == 'generate' else what}-{step}",
         )
         rolled_out = roll_out(
-            found, sampling, run.rollouts, run.verifiers, run.clock.timed, in_rounds=in_rounds
+            found,
+            sampling,
+            run.rollouts,
+            run.scorers,
+            run.pool.encoder,
+            run.clock.timed,
+            in_rounds=in_rounds,
         )
         run.note_rollouts(what, step)
         return rolled_out

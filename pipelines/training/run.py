@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actors.coordinator import Coordinator
+from actors.environment import Scorers, scorers
 from actors.health import Quarantine
 from actors.learner import Learner
 from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts
-from actors.verifier import Verifiers
 from cluster.placement import Placement
 from dps_ray.beliefs.states import Observation
 from dps_ray.config import Config
@@ -47,7 +47,7 @@ class Run:
     checkpoints: Checkpoints
     coordinator: Coordinator
     rollouts: Rollouts
-    verifiers: Verifiers
+    scorers: Scorers
     make_learner: Callable[[int], Learner]
     """Starts the learner of an epoch."""
     quarantine: Quarantine
@@ -90,7 +90,7 @@ class Run:
         """What the parts say of themselves, and the run's counters."""
         return {
             **self.coordinator.metrics,
-            **self.verifiers.metrics(),
+            **self.scorers.metrics(),
             **self.restarts.metrics(),
             "recovery/steps_lost": float(self.steps_lost),
             "recovery/failed_checkpoints": float(self.checkpoints.failed),
@@ -155,8 +155,8 @@ def start_run(
     at_the_end(coordinator.stop)
     rollouts = Rollouts(config, model, transfer, restarts, quarantine, placement.rollout)
     at_the_end(rollouts.stop)
-    verifiers = Verifiers(config, restarts, quarantine, placement.verifiers)
-    at_the_end(verifiers.stop)
+    scoring = scorers(config, restarts, quarantine, placement.verifiers)
+    at_the_end(scoring.stop)
     return Run(
         config,
         model,
@@ -168,7 +168,7 @@ def start_run(
         checkpoints=checkpoints,
         coordinator=coordinator,
         rollouts=rollouts,
-        verifiers=verifiers,
+        scorers=scoring,
         make_learner=make_learner,
         quarantine=quarantine,
         restarts=restarts,
