@@ -24,7 +24,7 @@ from dps_ray.config import Config, EnvironmentSettings, StateSettings
 from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.environments.episode import NonFiniteScoreError
 from dps_ray.environments.process import EnvironmentProcess, Played
-from dps_ray.errors import DPSError, EpisodeError, TurnError
+from dps_ray.errors import DataError, DPSError, EpisodeError, ModelError, TurnError
 from dps_ray.failpoints import failpoint
 from dps_ray.groups import ScoredGroup
 from dps_ray.prompts.dataset import Prompt
@@ -59,6 +59,7 @@ class EnvironmentActor:
         self._patience = setup.patience
         self._batch = -1
         self._wasted = 0.0  # seconds spent on calls of this batch that failed
+        self._failed: dict[int, EpisodeError] = {}  # by prompt id, in this batch
 
     def start(self) -> None:
         """Load the environment.
@@ -84,7 +85,11 @@ class EnvironmentActor:
         failpoint("environment.play", environment=self._index, **call._asdict())
         if batch != self._batch:
             self._process.forget()
-            self._batch, self._wasted = batch, 0.0
+            self._batch, self._wasted, self._failed = batch, 0.0, {}
+        if (
+            prompt.id in self._failed
+        ):  # its group is dropped, so its other episodes would be for nothing
+            return self._failed[prompt.id]
         if self._wasted > self._patience:
             return EpisodeError(
                 f"an episode of prompt {prompt.id} was not played, as calls that failed took {self._wasted:.0f} s "
@@ -95,6 +100,7 @@ class EnvironmentActor:
             return self._process.play((prompt.id, call.episode), prompt, seed, responses)
         except EpisodeError as error:
             self._wasted += time.monotonic() - began
+            self._failed[prompt.id] = error
             return error
 
 
@@ -176,8 +182,8 @@ class Environments(ActorPool):
         """
         if isinstance(answer, NonFiniteScoreError) and self._stop_on_nonfinite:
             raise answer
-        if isinstance(answer, TurnError):
-            self._failed += 1
+        self._failed += isinstance(answer, TurnError)
+        if isinstance(answer, TurnError | DataError | ModelError):
             self._quarantine.failed(prompt.id)
         elif isinstance(answer, ScoredGroup):
             self._quarantine.succeeded([prompt.id])

@@ -136,7 +136,12 @@ class RolloutEngine:
         self._intake.open(call, requests)
         while True:
             for request in self._intake.take(close=not asked):
-                failpoint("engine.prompt", prompt=request.prompt_id, first=request.first)
+                failpoint(
+                    "engine.prompt",
+                    prompt=request.prompt_id,
+                    first=request.first,
+                    turn=request.turn,
+                )
                 asked[self._ask(request, sampling)] = request
             if not asked:
                 break

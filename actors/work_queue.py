@@ -23,6 +23,7 @@ from actors.requests import Request
 from dps_ray.groups import Group, joined
 
 Key = tuple[int, int, int | None]  # of a request
+_Asked = tuple[int, int | None]  # a prompt; or a prompt and the number of an episode
 
 
 class Deal(NamedTuple):
@@ -71,7 +72,7 @@ class WorkQueue:
         self._quarantine = quarantine
         self._engines, self._capacity = engines, capacity
         self._rounds: dict[int, list[Group]] = {}  # by prompt id, answered
-        self._open: set[Key] = set()  # requests that wait or are with an engine
+        self._open: set[_Asked] = set()  # with a request that waits or is with an engine
         self._homes: dict[tuple[int, int], int] = {}  # by prompt id and episode, its engine
         self._suspects: set[Key] = set()  # requests that an engine had when it failed
         self._aside: set[int] = set()  # prompts
@@ -90,11 +91,12 @@ class WorkQueue:
         """Queue these rounds, of prompts that have no other waiting or with an engine, or turns of episodes."""
         queued = []
         for request in requests:
-            assert request.key not in self._open, f"{request.key} was asked for already"
+            asked = _asked(request)
+            assert asked not in self._open, f"{request.prompt_id} has a round or turn already"
             if request.prompt_id in self._quarantine:
                 self._aside.add(request.prompt_id)
             else:
-                self._open.add(request.key)
+                self._open.add(asked)
                 queued.append(request)
         self._again(queued)
         self._even = max(1, math.ceil(len(self._waiting) / max(self._engines, 1)))
@@ -127,7 +129,7 @@ class WorkQueue:
         if share is None or group.key not in share.unanswered:
             return False
         del share.unanswered[group.key]
-        self._open.discard(group.key)  # of a prompt set aside meanwhile it is not there
+        self._open.discard(_asked(group))  # of a prompt set aside meanwhile it is not there
         if group.turn is None:
             self._rounds.setdefault(group.prompt_id, []).append(group)
         else:
@@ -144,7 +146,7 @@ class WorkQueue:
         prompts = dict.fromkeys(request.prompt_id for request in unanswered)  # in their order
         aside = {prompt_id for prompt_id in prompts if self._quarantine.failed(prompt_id)}
         self._aside |= aside
-        self._open = {key for key in self._open if key[0] not in aside}
+        self._open = {asked for asked in self._open if asked[0] not in aside}
         self._suspects |= {request.key for request in unanswered}
         self._waiting = deque(r for r in self._waiting if r.prompt_id not in aside)
         pieces = ([r for r in piece if r.prompt_id not in aside] for piece in self._pieces)
@@ -199,6 +201,11 @@ class WorkQueue:
             size = math.ceil(len(group) ** ((left - 1) / left) - 1e-9)
             parts = math.ceil(len(group) / size)
             self._pieces.extend(group[i::parts] for i in range(parts))
+
+
+def _asked(each: Request | Group) -> _Asked:
+    """Return what can have but one request at a time."""
+    return each.prompt_id, None if each.turn is None else each.first
 
 
 def _by_key(requests: Iterable[Request]) -> dict[Key, Request]:

@@ -12,13 +12,15 @@ triggers once: the process that renames its file fails, and a restarted process 
 | `shard.save` | before a shard writes its snapshot | step, shard |
 | `engine.start` | before an engine loads the model | engine |
 | `engine.generate.before`, `engine.generate.after` | before and after an engine generates responses to a request's prompts | seed, engine |
-| `engine.prompt` | an engine received this prompt, or a round of its group that begins with this response | prompt, first |
+| `engine.prompt` | an engine received this prompt, or a round of its group that begins with this response, or this turn of an episode | prompt, first, turn |
 | `engine.join` | an engine is about to join a transfer group | engine |
 | `engine.sleep` | an engine is about to release its GPU to the learner | engine |
 | `engine.update` | an engine is about to load new weights | weights, engine |
 | `engine.weights` | an engine is asked which weights it has | engine |
 | `verifier.start` | before a verifier loads the reward function | verifier |
 | `verifier.score` | a verifier received so many responses to a prompt | verifier, responses |
+| `environment.start` | before an actor loads the environment | environment |
+| `environment.play` | an actor is to answer an episode that has had so many responses | environment, prompt_id, episode, responses |
 | `learner.start` | before a rank joins the others and loads the model | epoch, rank |
 | `learner.load` | before DeepSpeed loads a checkpoint | epoch, rank |
 | `learner.send` | before a rank sends the weights of this name | weights, rank |

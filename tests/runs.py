@@ -85,6 +85,7 @@ def last_step(folder):
     """What was measured at the last step, but for time, queues, and what was lost."""
     metrics = [m for m in read_metrics(folder) if "training/step" in m][-1]
     left_out = ("time", "timing", "perf/thr", "recovery/", "busy/", "queue/", "data/read")
+    left_out = (*left_out, "environment/seconds")
     return {k: v for k, v in metrics.items() if not k.startswith(left_out)}
 
 

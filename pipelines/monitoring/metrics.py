@@ -5,9 +5,10 @@ module. A selector of one's own may write other names: metrics.jsonl and the log
 """
 
 import re
-from collections.abc import Sequence
 from functools import cache
-from typing import Literal, NamedTuple
+
+from pipelines.monitoring.environment_metrics import ENVIRONMENTS, EPISODES
+from pipelines.monitoring.metric_rows import Group, Metric
 
 # The parts of a step in the order they happen. `timing_s/step` holds all but the last two, which come at some steps
 # only, and beside the step. `checkpoint` is the wait for one that was not written by the time the batch was rolled out.
@@ -52,8 +53,8 @@ PLACEHOLDERS = {
     "phase": ("a part of a step: " + ", ".join(PHASES), "|".join(PHASES)),
     "pool": ("`rollout` or `learner`", "rollout|learner"),
     "kind": (
-        "`rollout_engine`, `verifier`, `belief_shard` or `learner`",
-        "rollout_engine|verifier|belief_shard|learner",
+        "`rollout_engine`, `verifier`, `environment`, `belief_shard` or `learner`",
+        "rollout_engine|verifier|environment|belief_shard|learner",
     ),
     "source": ("a data source, `all` prompts, or the `average` of several data sources", ".+"),
     "n": ("responses to each prompt", r"\d+"),
@@ -61,30 +62,6 @@ PLACEHOLDERS = {
     "predicted": ("the predicted state: 1 unsolved, 2 partial, 3 solved", "[123]"),
     "seen": ("the state then seen, counted alike", "[123]"),
 }
-
-
-class Metric(NamedTuple):
-    """A row of the table.
-
-    over: what the value is about. "step": this step alone. "run": everything since the run began, also across a
-        resume. "start": everything since the program started. "now": the moment.
-    trouble: what the report calls it where it is not zero; empty for what is no trouble.
-    """
-
-    name: str
-    unit: str
-    says: str
-    over: Literal["step", "run", "start", "now"] = "step"
-    trouble: str = ""
-
-
-class Group(NamedTuple):
-    """Rows about one subject, and the folder whose code writes them."""
-
-    title: str
-    folder: str
-    metrics: Sequence[Metric]
-
 
 TABLE = (
     Group(
@@ -231,6 +208,8 @@ TABLE = (
             ),
         ),
     ),
+    EPISODES,
+    ENVIRONMENTS,
     Group(
         "The selector",
         "dps_ray/selection",

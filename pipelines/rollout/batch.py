@@ -96,12 +96,12 @@ class Batch:
             "response_length/max": float(lengths.max()),
             "response_length/clip_ratio": float(np.mean([r.truncated for r in responses])),
             "rollouts/skipped": float(len(self.errors)),
-            **_metrics_of_turns(responses),
+            **_turn_metrics(responses),
             **prediction_metrics(self.predicted, states),
         }
 
 
-def _metrics_of_turns(responses: Sequence[Response]) -> dict[str, float]:
+def _turn_metrics(responses: Sequence[Response]) -> dict[str, float]:
     """Metrics of episodes over several turns; none for responses that were written in one."""
     if all(response.written is None for response in responses):
         return {}

@@ -15,7 +15,15 @@ from actors.requests import Sampling
 from dps_ray import Selection
 from dps_ray.beliefs.beta_rates import BetaRates
 from dps_ray.config import LoopSettings
-from dps_ray.errors import DataError, DPSError, EngineError, EpisodeError, RewardError, StaleError
+from dps_ray.errors import (
+    DataError,
+    DPSError,
+    EngineError,
+    EpisodeError,
+    ModelError,
+    RewardError,
+    StaleError,
+)
 from dps_ray.failpoints import failpoint
 from dps_ray.selection.rounds import RoundRule
 from pipelines.rollout.batch import Batch, observation_of
@@ -94,8 +102,8 @@ class Phases:
         Sampling), the pool is used up, or `loop.max_gen_batches * B` prompts were tried.
 
         Raises:
-            RewardError, EpisodeError, EngineError: every group failed.
-            DataError: no prompt of the pool can be used.
+            RewardError, EpisodeError, ModelError, EngineError: every group failed.
+            DataError: every group failed, or no prompt of the pool can be used.
         """
         run, loop = self._run, self._run.config.loop
         batch = Batch()
@@ -114,8 +122,8 @@ class Phases:
             )
         if not batch.scored:
             first = batch.errors[0]
-            kinds = (kind for kind in (RewardError, EpisodeError) if isinstance(first, kind))
-            kind = next(kinds, EngineError)
+            causes = (RewardError, EpisodeError, DataError, ModelError)
+            kind = next((kind for kind in causes if isinstance(first, kind)), EngineError)
             raise kind(f"step {step}: all {len(batch.errors)} groups failed; {first}")
         return batch
 

@@ -113,7 +113,8 @@ def _arrays(kept: Sequence[Kept]) -> dict[str, np.ndarray]:
         "lengths": np.array([len(tokens) for tokens in responses], dtype=np.int64),
         "tokens": flat(responses, np.int32),
         "logprobs": flat([each for group in groups for each in group.logprobs], np.float32),
-        "written": flat([mask for group in groups for mask in _masks(group)], np.bool_),
+        # Only of episodes over several turns.
+        "written": flat([mask for group in groups for mask in group.written or ()], np.uint8),
         "advantages": flat([group.advantages for group in groups], np.float64),
         "images": np.array([len(group.images) for group in groups], dtype=np.int64),
         "image_lengths": np.array([len(file) for file in files], dtype=np.int64),
@@ -127,8 +128,10 @@ def _groups(arrays: dict[str, np.ndarray]) -> list[Kept]:
     tokens = _nested(_split(arrays["tokens"], arrays["lengths"]), arrays["responses"])
     logprobs = _nested(_split(arrays["logprobs"], arrays["lengths"]), arrays["responses"])
     advantages = _split(arrays["advantages"], arrays["responses"])
-    masks = arrays.get("written", np.ones(len(arrays["tokens"]), np.bool_))  # of earlier versions
-    written = _nested(_split(masks, arrays["lengths"]), arrays["responses"])
+    written: list[Any] = [None] * len(prompts)
+    if len(arrays.get("written", ())):
+        masks = _split(arrays["written"].astype(np.bool_), arrays["lengths"])
+        written = _nested(masks, arrays["responses"])
     files = [part.tobytes() for part in _split(arrays["image_files"], arrays["image_lengths"])]
     images = _nested(files, arrays["images"])
     columns = zip(
@@ -146,11 +149,6 @@ def _groups(arrays: dict[str, np.ndarray]) -> list[Kept]:
         Kept(step, TrainingGroup(prompt, of_prompt, of_each, logs, values, True, tuple(own), masks))
         for step, prompt, of_prompt, of_each, logs, values, own, masks in columns
     ]
-
-
-def _masks(group: TrainingGroup) -> list[np.ndarray]:
-    """Which tokens of each response the policy wrote."""
-    return group.written or [np.ones(len(tokens), np.bool_) for tokens in group.tokens]
 
 
 def _split(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

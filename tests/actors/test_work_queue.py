@@ -313,10 +313,10 @@ def test_an_idle_engine_gets_its_part_of_further_rounds_and_no_more():
 
 def test_a_second_round_of_a_prompt_cannot_begin_before_the_first_is_answered():
     work = queue(1)
-    with pytest.raises(AssertionError, match="0 has a round already"):
+    with pytest.raises(AssertionError, match="0 has a round or turn already"):
         work.add(requests(1))
     work.deal([0])
-    with pytest.raises(AssertionError, match="0 has a round already"):
+    with pytest.raises(AssertionError, match="0 has a round or turn already"):
         work.add(requests(1))
 
 
@@ -411,3 +411,82 @@ def test_whatever_engines_do_each_round_is_answered_once_and_in_order(
             assert starts == ends[prompt_id][:-1]
             assert group is not None
             assert len(group.responses) == ends[prompt_id][-1]
+
+
+# --- turns of episodes ---------------------------------------------------------------------------
+
+
+def turn_of(prompt_id: int, episode: int, turn: int) -> Request:
+    return Request(prompt_id, TOKENS, first=episode, responses=1, turn=turn)
+
+
+def answer_turn(work: WorkQueue, engine: int, request: Request) -> None:
+    answered = group(request.prompt_id)._replace(first=request.first, turn=request.turn)
+    assert work.answered(engine, answered)
+
+
+def of_engines(deals: list[Deal]) -> dict[int, list[tuple[int, int, int | None]]]:
+    found: dict[int, list[tuple[int, int, int | None]]] = {}
+    for deal in deals:
+        found.setdefault(deal.engine, []).extend(request.key for request in deal.requests)
+    return found
+
+
+def begun(episodes: int, **options: int) -> WorkQueue:
+    """Two engines that have answered the first turns of these episodes of one prompt: the first half each."""
+    work = WorkQueue((), Quarantine(3), engines=2, **options)
+    work.add(turn_of(0, episode, 0) for episode in range(episodes))
+    for deal in work.deal([0, 1]):
+        for request in deal.requests:
+            answer_turn(work, deal.engine, request)
+    return work
+
+
+def test_a_further_turn_goes_to_the_engine_that_had_the_turns_before():
+    work = begun(6)
+    work.add(turn_of(0, episode, 1) for episode in (5, 0, 1, 2))
+    assert of_engines(work.deal([])) == {0: [(0, 0, 1), (0, 1, 1), (0, 2, 1)], 1: [(0, 5, 1)]}
+    work.put_back(0)
+    work.put_back(1)
+    assert of_engines(work.deal([1, 0])) == {
+        0: [(0, 0, 1), (0, 1, 1), (0, 2, 1)],
+        1: [(0, 5, 1)],
+    }
+
+
+def test_a_further_turn_goes_to_another_engine_when_its_own_is_gone():
+    work = begun(6)
+    work.failed(0)
+    work.add(turn_of(0, episode, 1) for episode in range(6))
+    assert len(of_engines(work.deal([]))[1]) == 6
+
+
+def test_the_turns_that_an_engine_had_when_it_failed_are_dealt_again_in_pieces_and_later_turns_are_not():
+    work = begun(4)
+    work.add(turn_of(0, episode, 1) for episode in range(4))
+    work.deal([])
+    work.failed(0)
+    assert work.waiting == 2
+    work.add([])
+    work.put_back(1)
+    (piece,) = work.deal([1])
+    assert not piece.more
+    for request in piece.requests:
+        answer_turn(work, 1, request)
+    work.put_back(1)
+    work.add([turn_of(0, request.first, 2) for request in piece.requests])
+    assert [request.turn for deal in work.deal([0]) for request in deal.requests].count(2) <= 2
+
+
+def test_a_prompt_whose_turn_breaks_engines_is_set_aside_with_all_its_episodes():
+    work = WorkQueue((), Quarantine(1), engines=2)
+    work.add([*(turn_of(0, episode, 0) for episode in range(4)), turn_of(1, 0, 0)])
+    _, second = work.deal([0, 1])
+    assert second.engine == 1
+    work.failed(0)
+    assert work.waiting == 0
+    for request in second.requests:
+        answered = group(request.prompt_id)._replace(first=request.first, turn=0)
+        assert work.answered(1, answered)
+    work.add([turn_of(0, 3, 1), turn_of(1, 0, 1)])
+    assert of_engines(work.deal([])) == {1: [(1, 0, 1)]}

@@ -17,6 +17,7 @@ ROOMS = [
     "dps_ray/rewards",
     "dps_ray/durable",
     "dps_ray/tasks",
+    "dps_ray/environments",
     "dps_ray/selection",
     "dps_ray/sampler",
     "dps_ray/integrations",

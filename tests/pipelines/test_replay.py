@@ -113,6 +113,22 @@ def test_a_resumed_run_trains_again_on_the_same_groups_bit_for_bit(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+def test_a_resumed_run_knows_which_tokens_of_episodes_the_policy_wrote(tmp_path):
+    storage, replay = Storage.at(tmp_path), Replay(SETTINGS, seed=1)
+    made = [
+        each._replace(written=[tokens % 2 == 0 for tokens in each.tokens]) for each in groups(100)
+    ]
+    replay.add(1, made)
+    files = replay.saving(storage, checkpoint_folder(1, 3))()
+    found = Replay.load(SETTINGS, 1, storage, manifest(files, 3)).take(2, 12)
+    by_id = {each.prompt_id: each for each in made}
+    assert len(found) == 4
+    for kept in found:
+        for mask, same in zip(kept.group.written, by_id[kept.group.prompt_id].written, strict=True):
+            assert mask.dtype == np.bool_
+            np.testing.assert_array_equal(mask, same)
+
+
 def test_an_empty_replay_can_be_written(tmp_path):
     storage = Storage.at(tmp_path)
     files = Replay(SETTINGS, seed=1).saving(storage, checkpoint_folder(1, 3))()

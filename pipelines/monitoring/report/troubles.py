@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.monitoring.metrics import Metric, describe
+from pipelines.monitoring.metric_rows import Metric
+from pipelines.monitoring.metrics import describe
 from pipelines.monitoring.report.drawing import Record
 
 
