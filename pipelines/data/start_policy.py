@@ -25,7 +25,6 @@ import rich.progress
 import rich.table
 
 from dps_ray.paths import path_option
-from dps_ray.tasks.arithmetic import LEVELS
 from pipelines.data.builtin import cache, kept_in
 from pipelines.data.demonstrations import TASKS
 from pipelines.data.policy_recipe import RECIPES, Recipe
@@ -48,10 +47,12 @@ def ensure_start_policy(
     return _ensure(folder, replace(RECIPES[name], seed=seed), progress)
 
 
-def tiny_policy(folder: Path, seed: int = 0, tied: bool = False, steps: int = 0) -> Path:
-    """A policy with 0.1 million parameters for tests, untrained or trained on sums alone.
+def tiny_policy(
+    folder: Path, seed: int = 0, tied: bool = False, steps: int = 0, task: str = "arithmetic"
+) -> Path:
+    """A policy with 0.1 million parameters for tests, untrained or trained on the first levels of a task alone.
 
-    After 150 steps, which take some seconds, it solves some chains of one to three sums.
+    After 150 steps, which take some seconds, it solves some arithmetic chains of one to three sums.
     """
     recipe = Recipe(
         seed=seed,
@@ -60,9 +61,10 @@ def tiny_policy(folder: Path, seed: int = 0, tied: bool = False, steps: int = 0)
         heads=2,
         intermediate=192,
         tied=tied,
-        demonstrated=LEVELS[:3],
+        demonstrated=TASKS[task].levels[:3],
         steps=steps,
         warmup=20,
+        task=task,
     )
     return _ensure(folder, recipe, None)
 
