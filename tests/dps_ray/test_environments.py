@@ -128,6 +128,19 @@ def test_what_an_environment_raises_is_an_error_that_names_the_prompt():
         found.step("raise")
 
 
+def test_the_example_of_the_documentation_is_an_environment(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
+    (tmp_path / "adder.py").write_text(page.split("```python\n")[1].split("```")[0])
+    given = prompt()._replace(ground_truth="5")
+    make = load_environment(f"{tmp_path}/adder.py:Adder", {"penalty": 0.25})
+    found = Episode(make, given, 0)
+    first = found.reset().messages
+    assert first is not None
+    assert [message["role"] for message in first] == ["system", "user"]
+    assert found.step("add(2, 3)") == Turn([{"role": "tool", "content": "5"}], -0.25)
+    assert found.step("answer: 5") == Turn(None, 1.0, 1.0)
+
+
 # --- names and settings --------------------------------------------------------------------------
 
 
