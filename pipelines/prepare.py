@@ -19,9 +19,11 @@ from dps_ray.errors import DPSError
 from pipelines.command.exits import refused
 from pipelines.data.prepare import (
     arithmetic,
+    calculator,
     cluster,
     countdown,
     geometry,
+    guess_the_number,
     math,
     smollm2,
     sums,
@@ -32,6 +34,8 @@ TASKS = {
     "countdown": (countdown, "reach a target from three or four numbers"),
     "countdown4": (countdown, "reach a target from four numbers"),
     "arithmetic": (arithmetic, "chains of arithmetic modulo 10, for the built-in start policy"),
+    "calculator": (calculator, "expressions for the built-in environment of this name"),
+    "guess_the_number": (guess_the_number, "ranges for the built-in environment of this name"),
     "math": (math, "problems with answers, from your own files"),
     "geometry": (geometry, "problems with pictures, generated or from your own file"),
     "sums": (sums, "plain arithmetic in few tokens, for small pretrained models"),

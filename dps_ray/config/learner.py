@@ -9,7 +9,8 @@ from dps_ray.setting_types import HOME, TEMPLATE, Count, Natural, NullableSettin
 
 class ModelSettings(Settings):
     path: Annotated[str, HOME] = "builtin:start-policy"
-    """Hugging Face folder of the policy, or `builtin:start-policy` (made once, then cached)."""
+    """Hugging Face folder of the policy, or a built-in start policy (made once, then cached): `builtin:start-policy`;
+    for the built-in environments `builtin:calculator-policy`, `builtin:guess-the-number-policy`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of rollout and training. On a CPU, float32 is faster."""
     chat_template: Annotated[str | None, TEMPLATE] = None

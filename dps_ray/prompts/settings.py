@@ -17,7 +17,8 @@ class DataSettings(Settings):
     train: Annotated[str | list[str], HOME] = "builtin:arithmetic"
     """Parquet or JSON lines files with the training prompts in verl's schema: a path, a pattern such as `data/*.parquet`,
     a folder, or a list of these, on this machine or at `s3://`, `gs://`, `hf://datasets/`; a folder of
-    `datasets.save_to_disk`; or `builtin:arithmetic`, `builtin:countdown`."""
+    `datasets.save_to_disk`; or `builtin:arithmetic`, `builtin:countdown`, `builtin:calculator`,
+    `builtin:guess_the_number`."""
     weights: Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=1)] | None = None
     """Share of each entry of the list `data.train` in every batch, in proportion to these numbers. Each entry then has
     beliefs of its own. null: all prompts are one pool."""

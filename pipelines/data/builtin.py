@@ -12,7 +12,7 @@ from dps_ray.errors import ConfigError, ResourceError, mendable
 from dps_ray.paths import expanded
 from dps_ray.prompts.files import write_prompts
 from dps_ray.tasks.countdown import PromptStyle
-from pipelines.data.prepare import arithmetic, countdown
+from pipelines.data.prepare import arithmetic, calculator, countdown, guess_the_number
 from pipelines.data.prepare.rows import Row, in_split
 
 _ROOM = 8 << 20  # bytes of free space required; the start policy needs half of it
@@ -59,8 +59,32 @@ def ensure_countdown(
     return _ensure(folder, "countdown", countdown.rows(seed, style), pool, test)
 
 
+def ensure_calculator(
+    folder: Path, seed: int = 0, pool: int = 3000, test: int = 340
+) -> tuple[Path, Path]:
+    """The paths of the training and test prompts of the environment `calculator`, which are generated if missing. No prompt
+    occurs twice."""
+    return _ensure(folder, "calculator", calculator.rows(seed), pool, test)
+
+
+def ensure_guess_the_number(
+    folder: Path, seed: int = 0, pool: int = 2500, test: int = 330
+) -> tuple[Path, Path]:
+    """The paths of the training and test prompts of the environment `guess_the_number`, which are generated if missing. No
+    prompt occurs twice, so a range with a number of guesses has one secret number."""
+    return _ensure(folder, "guess_the_number", guess_the_number.rows(seed), pool, test)
+
+
+_MAKERS = {
+    "builtin:arithmetic": ensure_arithmetic,
+    "builtin:countdown": ensure_countdown,
+    "builtin:calculator": ensure_calculator,
+    "builtin:guess_the_number": ensure_guess_the_number,
+}
+
+
 def ensure(source: str, key: str) -> tuple[Path, Path]:
-    """The paths of the training and test prompts of `builtin:arithmetic` or `builtin:countdown`, which are generated if
+    """The paths of the training and test prompts of built-in data such as `builtin:arithmetic`, which are generated if
     missing.
 
     key: the setting that names the data, for the error message.
@@ -68,12 +92,11 @@ def ensure(source: str, key: str) -> tuple[Path, Path]:
     Raises:
         ConfigError: there is no such built-in data.
     """
-    makers = {"builtin:arithmetic": ensure_arithmetic, "builtin:countdown": ensure_countdown}
-    if source not in makers:
+    if source not in _MAKERS:
         raise ConfigError(
-            f"{key}={source}: there is no such built-in data; built in are {', '.join(makers)}"
+            f"{key}={source}: there is no such built-in data; built in are {', '.join(_MAKERS)}"
         )
-    return makers[source](cache())
+    return _MAKERS[source](cache())
 
 
 def _ensure(

@@ -1,10 +1,13 @@
-"""The built-in start policy: a Llama with 0.86 million parameters that solves some of the arithmetic chains.
+"""The built-in start policies: Llamas with 0.86 million parameters, each of which solves a part of a built-in task.
 
-It is trained once, for a minute or two, on demonstrations with deliberate errors
-(`dps_ray.tasks.arithmetic.SLIP`): it can write a chain, but gets most products wrong. The setup is
-artificial; its purpose is to show reinforcement learning at work on a CPU.
+Each is trained once, for a few minutes, on demonstrations with deliberate errors
+(`pipelines/data/demonstrations.py`): that of the arithmetic chains can write a chain, but gets most products wrong; that
+of the calculator can use it, but often takes the operations in the wrong order. The setup is artificial; its purpose is
+to show reinforcement learning at work on a CPU.
 
-    python -m pipelines.data.start_policy        makes the policy if needed, and prints its success rates
+    python -m pipelines.data.start_policy [builtin:calculator-policy]
+
+makes a policy if needed (that of the chains, if none is named), and prints its success rates.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +25,34 @@ import rich.progress
 import rich.table
 
 from dps_ray.paths import path_option
-from dps_ray.tasks.arithmetic import LEVELS
 from pipelines.data.builtin import cache, kept_in
-from pipelines.data.policy_recipe import Recipe
+from pipelines.data.demonstrations import TASKS
+from pipelines.data.policy_recipe import RECIPES, Recipe
 
 Progress = Callable[[int, int, float], None]
 
 
-def ensure_start_policy(folder: Path, seed: int = 0, progress: Progress | None = None) -> Path:
-    """The Hugging Face folder of the start policy, which is trained if it is not in `folder` yet.
+def ensure_start_policy(
+    folder: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+    name: str = "builtin:start-policy",
+) -> Path:
+    """The Hugging Face folder of the start policy of this name in `policy_recipe.RECIPES`, which is trained if it is not in
+    `folder` yet.
 
     `progress` is called with (step, total steps, loss). Several processes may call this at once: one
     trains the policy, and the others wait. The same seed gives the same policy on the same machine.
     """
-    return _ensure(folder, Recipe(seed=seed), progress)
+    return _ensure(folder, replace(RECIPES[name], seed=seed), progress)
 
 
-def tiny_policy(folder: Path, seed: int = 0, tied: bool = False, steps: int = 0) -> Path:
-    """A policy with 0.1 million parameters for tests, untrained or trained on sums alone.
+def tiny_policy(
+    folder: Path, seed: int = 0, tied: bool = False, steps: int = 0, task: str = "arithmetic"
+) -> Path:
+    """A policy with 0.1 million parameters for tests, untrained or trained on the first levels of a task alone.
 
-    After 150 steps, which take some seconds, it solves some chains of one to three sums.
+    After 150 steps, which take some seconds, it solves some arithmetic chains of one to three sums.
     """
     recipe = Recipe(
         seed=seed,
@@ -49,9 +61,10 @@ def tiny_policy(folder: Path, seed: int = 0, tied: bool = False, steps: int = 0)
         heads=2,
         intermediate=192,
         tied=tied,
-        demonstrated=LEVELS[:3],
+        demonstrated=TASKS[task].levels[:3],
         steps=steps,
         warmup=20,
+        task=task,
     )
     return _ensure(folder, recipe, None)
 
@@ -81,8 +94,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Makes the built-in start policy if it is missing, and prints its success rate at each level."""
+    """Makes a built-in start policy if it is missing, and prints its success rate at each level."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument(
+        "name",
+        nargs="?",
+        choices=RECIPES,
+        default="builtin:start-policy",
+        help="the policy (builtin:start-policy)",
+    )
     parser.add_argument(
         "--folder", type=path_option, default=cache(), help="folder that the policy is kept in"
     )
@@ -94,7 +114,7 @@ def main() -> None:
     import torch
     from transformers import LlamaForCausalLM
 
-    from pipelines.data.warm_start import success_rates
+    from pipelines.data.playing import success_rates
 
     with rich.progress.Progress() as bar:
         task = bar.add_task("warm start")
@@ -106,7 +126,7 @@ def main() -> None:
             if step == steps:
                 bar.console.print(f"loss per response token after {steps} steps: {loss:.3f}")
 
-        path = ensure_start_policy(arguments.folder, arguments.seed, show)
+        path = ensure_start_policy(arguments.folder, arguments.seed, show, arguments.name)
         bar.update(task, visible=False)
         bar.console.print(f"start policy: {path}")
 
@@ -115,8 +135,9 @@ def main() -> None:
         torch.manual_seed(arguments.seed)
         table = rich.table.Table("level", "right", "partial groups of 8", title="at temperature 1")
         everything = []
-        for level in bar.track(LEVELS, description="sampling"):
-            rates = success_rates(model, level, prompts=32, responses=8, rng=rng)
+        name = RECIPES[arguments.name].task
+        for level in bar.track(TASKS[name].levels, description="sampling"):
+            rates = success_rates(model, name, level, prompts=32, responses=8, rng=rng)
             table.add_row(str(level), *_summary(rates))
             everything.append(rates)
         table.add_section()

@@ -1,12 +1,13 @@
-"""Trains the built-in start policy on demonstrations with deliberate errors, and samples from it."""
+"""Trains a built-in start policy on demonstrations with deliberate errors."""
 
 import math
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dps_ray.tasks import arithmetic
-from dps_ray.tasks.arithmetic import Level
+from pipelines.data.demonstrations import Part, demonstration
 from pipelines.data.policy_recipe import BOS, CHAT_TEMPLATE, EOS, PAD, VOCABULARY, Recipe
 
 Progress = Callable[[int, int, float], None]
@@ -54,7 +54,7 @@ def encode(text: str) -> list[int]:
 
 
 def warm_start(recipe: Recipe, progress: Progress | None = None) -> LlamaForCausalLM:
-    """A policy trained on noisy demonstrations, with next-token loss on the responses only."""
+    """A policy trained on noisy demonstrations, with next-token loss on what the policy writes only."""
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
     model = LlamaForCausalLM(_architecture(recipe)).train()
@@ -76,29 +76,6 @@ def warm_start(recipe: Recipe, progress: Progress | None = None) -> LlamaForCaus
             if progress is not None:
                 progress(step + 1, recipe.steps, sum(part.loss for part in parts) / tokens)
     return model.eval()
-
-
-@torch.no_grad()
-def success_rates(
-    model: LlamaForCausalLM, level: Level, prompts: int, responses: int, rng: random.Random
-) -> torch.Tensor:
-    """The fraction of right responses at temperature 1 for each of some random prompts: (prompts,)."""
-    problems = [arithmetic.make_problem(level, rng) for _ in range(prompts)]
-    tokens = torch.tensor([encode(p) for p in problems]).repeat_interleave(responses, 0)
-    sampled = model.generate(
-        tokens,
-        attention_mask=torch.ones_like(tokens),
-        do_sample=True,
-        top_k=0,
-        max_new_tokens=6 * level.operations + 4,
-    )
-    characters = list(VOCABULARY)
-    right = []
-    for row, response in enumerate(sampled[:, tokens.shape[1] :].tolist()):
-        text = "".join(characters[t] for t in response if t not in (PAD, EOS))
-        chain = arithmetic.demonstration(problems[row // responses])
-        right.append(arithmetic.score(text, chain)["acc"])
-    return torch.tensor(right).view(prompts, responses).mean(1)
 
 
 @contextmanager
@@ -133,15 +110,23 @@ def _learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * (0.1 + 0.9 * cosine)
 
 
-class _Batch(NamedTuple):
-    """Demonstrations whose prompts have equal length; the first `prompt_length` tokens of each are its prompt."""
+_IGNORED = -100  # the target of tokens that the policy does not write: no loss
+_BUCKET = 8  # tokens by which the lengths of demonstrations in a batch may differ
 
-    tokens: torch.Tensor  # int64 (demonstrations, length)
-    prompt_length: int
+
+class _Batch(NamedTuple):
+    """Demonstrations of about the same length, padded on the right.
+
+    tokens:  int64 (demonstrations, length)
+    targets: int64 (demonstrations, length): the tokens that the policy writes, `_IGNORED` elsewhere
+    """
+
+    tokens: torch.Tensor
+    targets: torch.Tensor
 
 
 class _Part(NamedTuple):
-    """One batch's contribution to a step: sums over its `tokens` response tokens."""
+    """One batch's contribution to a step: sums over the `tokens` that the policy writes."""
 
     loss: float
     gradients: tuple[torch.Tensor, ...]
@@ -149,17 +134,42 @@ class _Part(NamedTuple):
 
 
 def _demonstrations(recipe: Recipe, rng: random.Random) -> list[_Batch]:
-    """Noisy demonstrations grouped by prompt length, so that none is padded; longest first, to keep all cores busy."""
-    by_length: dict[int, list[list[int]]] = defaultdict(list)
+    """Noisy demonstrations grouped by length, so that little is padded; longest first, to keep all cores busy."""
+    by_length: dict[int, list[tuple[list[int], list[int]]]] = defaultdict(list)
     for _ in range(recipe.batch_size):
-        prompt = arithmetic.make_problem(rng.choice(recipe.demonstrated), rng)
-        response = arithmetic.noisy_demonstration(prompt, rng)
-        by_length[len(prompt)].append([*encode(prompt + response), EOS])
-    return [_Batch(torch.tensor(by_length[n]), n) for n in sorted(by_length, reverse=True)]
+        parts = demonstration(recipe.task, rng.choice(recipe.demonstrated), rng)
+        tokens, targets = tokens_and_targets(parts)
+        by_length[-(-len(tokens) // _BUCKET)].append((tokens, targets))
+    return [_padded(by_length[n]) for n in sorted(by_length, reverse=True)]
+
+
+def tokens_and_targets(parts: Sequence[Part]) -> tuple[list[int], list[int]]:
+    """The tokens of a demonstration, and the same with -100 where the policy does not write. What it writes ends in
+    the end-of-sequence token, as in a run."""
+    texts = [[*encode(part.text), *[EOS] * part.written] for part in parts]
+    targets = [
+        text if part.written else [_IGNORED] * len(text)
+        for text, part in zip(texts, parts, strict=True)
+    ]
+    return list(chain(*texts)), list(chain(*targets))
+
+
+def _padded(demonstrations: list[tuple[list[int], list[int]]]) -> _Batch:
+    length = max(len(tokens) for tokens, _ in demonstrations)
+    rows = [
+        (
+            [*tokens, *[PAD] * (length - len(tokens))],
+            [*targets, *[_IGNORED] * (length - len(targets))],
+        )
+        for tokens, targets in demonstrations
+    ]
+    return _Batch(*(torch.tensor(column) for column in zip(*rows, strict=True)))
 
 
 def _gradient(model: LlamaForCausalLM, weights: list[torch.Tensor], batch: _Batch) -> _Part:
-    targets = batch.tokens[:, batch.prompt_length :].flatten()
-    logits = model(batch.tokens[:, :-1]).logits[:, batch.prompt_length - 1 :]
-    loss = cross_entropy(logits.flatten(0, 1), targets, reduction="sum")
-    return _Part(loss.item(), torch.autograd.grad(loss, weights), len(targets))
+    # Causal attention needs no mask for padding on the right, which later tokens alone would see.
+    logits = model(batch.tokens[:, :-1]).logits
+    targets = batch.targets[:, 1:].flatten()
+    loss = cross_entropy(logits.flatten(0, 1), targets, reduction="sum", ignore_index=_IGNORED)
+    written = int((targets != _IGNORED).sum())
+    return _Part(loss.item(), torch.autograd.grad(loss, weights), written)

@@ -14,6 +14,7 @@ from dps_ray.errors import CheckpointError, ConfigError, ModelError
 from dps_ray.prompts.dataset import PromptTable, note_on_strings
 from pipelines.data import builtin
 from pipelines.data.hub import check_model
+from pipelines.data.policy_recipe import RECIPES
 from pipelines.data.start_policy import ensure_start_policy
 from pipelines.training.checkpoint import best_checkpoint, storage_of
 
@@ -109,13 +110,13 @@ def _name_of(path: str) -> str:
 
 
 def _model(name: str, path: str, config: EvaluationConfig, tell: Tell) -> Model:
-    if path == "builtin:start-policy":
+    if path in RECIPES:
 
         def progress(done: int, total: int, loss: float) -> None:
             if done % 100 == 0:
                 tell(f"making the start policy: {done} of {total} steps, loss {loss:.2f}")
 
-        path = str(ensure_start_policy(builtin.cache(), seed=0, progress=progress))
+        path = str(ensure_start_policy(builtin.cache(), 0, progress, name=path))
     folder = Path(path)
     if (folder / "config.yaml").is_file() and not (folder / "config.json").exists():
         return _of_run(name, folder, config, tell)

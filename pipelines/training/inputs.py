@@ -13,6 +13,7 @@ from dps_ray.selection.evidence import Evidence
 from dps_ray.selection.population import Population
 from pipelines.data import builtin
 from pipelines.data.hub import check_model
+from pipelines.data.policy_recipe import RECIPES
 from pipelines.data.start_policy import ensure_start_policy
 from pipelines.monitoring.view import View
 from pipelines.rollout.pool import PromptPool
@@ -103,7 +104,7 @@ def _prepare(config: Config, view: View, storage: Storage | None, base: Manifest
 def _model(config: Config, view: View) -> str:
     """Returns the folder or name of the model, which is checked. The built-in one is made first, unless it is cached."""
     model = config.model.path
-    if model == "builtin:start-policy":
+    if model in RECIPES:
         view.phase("making the start policy")
         model = str(
             ensure_start_policy(
@@ -112,6 +113,7 @@ def _model(config: Config, view: View) -> str:
                 progress=lambda done, total, loss: view.progress(
                     done, total, f"steps, loss {loss:.2f}"
                 ),
+                name=model,
             )
         )
     check_model("model.path=", model)

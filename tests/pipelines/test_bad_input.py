@@ -39,7 +39,7 @@ def refused(tmp_path, tiny_policy, chains, capsys):
     [
         ("loop.stepz=3", "did you mean loop.steps?"),
         ("data.train=nowhere.parquet", "nowhere.parquet"),
-        ("data.train=builtin:chess", "built in are builtin:arithmetic, builtin:countdown"),
+        ("data.train=builtin:chess", "built in are builtin:arithmetic, builtin:countdown, "),
         ("model.path=./models/nowhere", "model.path=./models/nowhere: there is no such folder"),
         ("data.reward=json:no_such_function", "no_such_function"),
         ("data.reward=no_such_module:f", "no_such_module"),

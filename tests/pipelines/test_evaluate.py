@@ -47,7 +47,7 @@ def refused(tmp_path, tiny_policy, chains, capsys):
         ("eval.samples=3", "did you mean samples?"),
         ("data=nowhere.parquet", "there is no file nowhere.parquet"),
         ("data=[]", "data=[] names nothing; write data=PATH or data=[PATH,PATH]"),
-        ("data=builtin:chess", "built in are builtin:arithmetic, builtin:countdown"),
+        ("data=builtin:chess", "built in are builtin:arithmetic, builtin:countdown, "),
         ("data=[a/test.parquet,b/a.parquet]", "both called a; name them, as in data=[first=a/test"),
         ("model=./models/nowhere", "model.path=./models/nowhere: there is no such folder"),
         ("max_response_length=1024", "has a context of 256: lower one of them"),

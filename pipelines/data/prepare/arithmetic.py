@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from dps_ray.tasks import arithmetic
+from dps_ray.tasks.arithmetic import Level
 from pipelines.data.prepare.distinct import by_level
 from pipelines.data.prepare.output import add_output
 from pipelines.data.prepare.rows import Row, add_sizes, write_generated
@@ -30,10 +31,19 @@ def rows(seed: int) -> Iterator[Row]:
     rng = random.Random(seed)
     sizes = {level: arithmetic.distinct_problems(level) for level in arithmetic.LEVELS}
     for level, prompt in by_level(sizes, lambda level: arithmetic.make_problem(level, rng)):
-        yield {
-            "data_source": "arithmetic",
-            "prompt": [{"role": "user", "content": prompt}],
-            "ability": "arithmetic",
-            "reward_model": {"style": "rule", "ground_truth": arithmetic.demonstration(prompt)},
-            "extra_info": {"level": str(level)},
-        }
+        yield _row(level, prompt)
+
+
+def random_row(level: Level, rng: random.Random) -> Row:
+    """The row of a random prompt of a level."""
+    return _row(level, arithmetic.make_problem(level, rng))
+
+
+def _row(level: Level, prompt: str) -> Row:
+    return {
+        "data_source": "arithmetic",
+        "prompt": [{"role": "user", "content": prompt}],
+        "ability": "arithmetic",
+        "reward_model": {"style": "rule", "ground_truth": arithmetic.demonstration(prompt)},
+        "extra_info": {"level": str(level)},
+    }
