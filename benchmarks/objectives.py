@@ -14,7 +14,7 @@ and the rollouts that a method takes to the accuracy in which uniform selection 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -26,7 +26,7 @@ from dps_ray.paths import path_option
 from pipelines.command.command_line import seeds_option
 from pipelines.command.exits import refused
 from pipelines.comparison.drawing import STYLES, legend, line, matplotlib_set_up, panels_of, save
-from pipelines.comparison.equal_accuracy import jackknife, seeds_by_method, shared
+from pipelines.comparison.equal_accuracy import Seeds, jackknife, seeds_by_method, shared
 from pipelines.comparison.measures import measure
 from pipelines.comparison.plan import Run, plan
 from pipelines.comparison.rows import Numbers, Total
@@ -129,7 +129,7 @@ def table(numbers: Numbers) -> str:
     return "\n".join(lines)
 
 
-def _to_uniform(seeds: dict[str, list[list]], name: str, uniform: str) -> str:
+def _to_uniform(seeds: Mapping[str, Seeds], name: str, uniform: str) -> str:
     """The rollouts to the accuracy of uniform selection as a share of its own, with the standard error over seeds."""
     if uniform not in seeds:
         return ""
@@ -208,7 +208,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _names_from(known: Sequence[str] | dict[str, tuple[str, ...]]):
+def _names_from(known: Collection[str]) -> Callable[[str], list[str]]:
     """A `type` for `argparse`: names with commas between, each of these."""
 
     def names(text: str) -> list[str]:
