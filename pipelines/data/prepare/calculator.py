@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    write_generated(options, console, rows(options.seed))
+    write_generated(options, console, rows(options.seed), model="--config=calculator")
 
 
 def rows(seed: int) -> Iterator[Row]:
