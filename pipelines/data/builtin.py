@@ -60,7 +60,7 @@ def ensure_countdown(
 
 
 def ensure_calculator(
-    folder: Path, seed: int = 0, pool: int = 3000, test: int = 340
+    folder: Path, seed: int = 0, pool: int = 3000, test: int = 350
 ) -> tuple[Path, Path]:
     """The paths of the training and test prompts of the environment `calculator`, which are generated if missing. No prompt
     occurs twice."""

@@ -44,7 +44,7 @@ class Recipe:
 RECIPES = {
     "builtin:start-policy": Recipe(),
     "builtin:calculator-policy": Recipe(
-        task="calculator", demonstrated=calculator.LEVELS, steps=900
+        task="calculator", demonstrated=("+", "-", "*", *calculator.LEVELS), steps=900
     ),
     "builtin:guess-the-number-policy": Recipe(
         task="guess_the_number", demonstrated=guess_the_number.LEVELS, steps=600

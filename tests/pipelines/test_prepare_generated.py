@@ -19,7 +19,7 @@ from pipelines.data.prepare import rows, sums
 from pipelines.data.prepare.distinct import Seen, by_level
 from pipelines.prepare import main
 
-GENERATED = ["arithmetic", "countdown", "countdown4", "sums"]
+GENERATED = ["arithmetic", "calculator", "countdown", "countdown4", "guess_the_number", "sums"]
 SMALL = ["--train", "60", "--test", "20"]
 
 

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    write_generated(options, console, rows(options.seed))
+    write_generated(options, console, rows(options.seed), model="--config=guess_the_number")
 
 
 def rows(seed: int) -> Iterator[Row]:

@@ -41,7 +41,7 @@ def write_splits(
 ) -> None:
     """Writes all splits to `options.out` or none, then prints what was written and the command that trains on it.
 
-    `model` is the override that names the model in that command.
+    `model` is the override that names the model in that command, or the configuration that does.
 
     Raises:
         DataError: the folder already holds files, or rows have different types.
