@@ -21,9 +21,7 @@ def expected(objective, critic=0.0):
         for group in product([0, 1], repeat=SIZE):
             right = np.array([sum(group)])
             chance = rate ** right[0] * (1 - rate) ** (SIZE - right[0])
-            found = lesson(
-                objective, right, np.array([SIZE]), np.array([rate]), np.array([critic])
-            )
+            found = lesson(objective, right, np.array([SIZE]), np.array([rate]), np.array([critic]))
             total[:, place] += chance * np.concatenate(found)
     return Lesson(*total)
 
