@@ -5,12 +5,10 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from shards_in_process import IDS, Shards, config_of, population_of
 
-from dps_ray import BeliefStore, PromptSampler
+from dps_ray import BeliefStore
 from dps_ray.beliefs import beta_rates, rates
 from dps_ray.beliefs.states import Observation
-from dps_ray.errors import ConfigError
 from dps_ray.objective.advantages import group_advantages
 from dps_ray.objective.settings import ObjectiveSettings
 from dps_ray.selection.methods import RateHMM
@@ -237,56 +235,15 @@ def test_an_unknown_score_is_named_with_those_there_are(make):
 
 
 def test_prompts_at_rest_are_scored_by_the_mean_of_the_last_batch():
-    """With decay 1 beliefs come to rest. That of never-solved prompts must not keep the score of an earlier batch."""
+    """With decay 1 a belief that comes to rest keeps its row and its rank; not its score of an earlier batch."""
     ids = np.arange(40)
-    store = BeliefStore(ids, decay=1.0, score="batch", tolerance=1e-3)
+    store = BeliefStore(ids, decay=1.0, score="batch")
+    wrong = np.zeros(30, dtype=int)
+    store.observe(Observation(ids[:30], wrong, wrong, np.full(30, K)))
     for _ in range(80):
-        store.observe(Observation(ids[:30], np.zeros(30, int), np.zeros(30, int), np.full(30, K)))
+        store.observe(Observation([], []))
     store.observe(Observation(ids[30:], np.full(10, 2), np.full(10, K), np.full(10, K)))
     chosen = store.select(40)
     moments = moments_of_states(chosen.predicted.T, K)
     assert chosen.score == pytest.approx(squared_advantage("batch", moments, 1.0), abs=1e-8)
     assert set(chosen.ids[:30]) == set(range(30))
-
-
-# --- from the settings ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", SCORES)
-@pytest.mark.parametrize("method", ["dps", "dps_pooled"])
-def test_the_score_follows_the_objective_only_where_that_is_asked_for(method, name):
-    def score(*overrides):
-        config = config_of([f"method={method}", f"objective.name={name}", *overrides])
-        (selector,) = Shards(config, population_of(config, None), 1).mixtures[0].selectors
-        return selector.snapshot().get("score", "partial")
-
-    assert score() == "partial"
-    assert score("selector.score=objective") == SCORES[name]
-    assert score("selector.score=variance") == "variance"
-
-
-def test_an_objective_without_right_and_wrong_responses_keeps_p_partial():
-    rules = ["objective.name=rloo", "selector.score=objective", "states.rule=variation"]
-    config = config_of(["method=dps", "selector.observation=rewards", *rules])
-    run = Shards(config, population_of(config), 2)
-    assert len(run.run(2)[1].ids) == 16
-    config = config_of(["method=dps", *rules])
-    (selector,) = Shards(config, population_of(config, None), 1).mixtures[0].selectors
-    assert "score" not in selector.snapshot()
-
-
-def test_a_prompt_sampler_takes_the_score_among_its_settings():
-    keys = [int(each) for each in IDS[:40]]
-
-    def first(**settings):
-        sampler = PromptSampler(keys, method="dps", group_size=K, **settings)
-        for key in sampler.take(20):
-            right = key % 2 * K
-            sampler.report([key] * K, [1.0] * right + [0.0] * (K - right))
-        assert sampler.metrics()["steps"] == 1
-        return sampler.take(10)
-
-    assert first(score="objective") == first(score="partial") == first()
-    assert first(score="batch") != first()
-    with pytest.raises(ConfigError, match="score='gain': it must be 'objective' or 'partial'"):
-        PromptSampler(keys, method="dps", score="gain")
