@@ -21,8 +21,11 @@ from actors.engine_setup import EngineSetup, engine_environment
 from actors.health import Deadlines, Health, Quarantine, State
 from actors.learner import Learner
 from actors.managed_actor import ManagedActor, RestartTracker
+from actors.process import environment
 from actors.requests import FurtherRequests, NoFurtherRequests, Request, Sampling
 from actors.rollout_engine import RolloutEngine
+from actors.served_engine import ServedEngine
+from actors.server_setup import ServerSetup
 from actors.work_queue import WorkQueue
 from dps_ray.config import Config
 from dps_ray.config.evaluation import EvaluationConfig
@@ -45,6 +48,7 @@ class Rollouts:
         transfer: how weights come from the learner, "gloo", "nccl" or "ipc".
         quarantine: is told of prompts whose engine failed. The caller that scores their groups tells it of success.
         place: returns, for the index of an engine, the Ray options that say where it runs, and with what.
+        servers: what generates instead of engines; None: engines do.
     """
 
     def __init__(
@@ -55,9 +59,9 @@ class Rollouts:
         restarts: RestartTracker,
         quarantine: Quarantine,
         place: Callable[[int], dict[str, Any]],
+        servers: ServerSetup | None = None,
     ):
         setup = EngineSetup.of(config, model, transfer)
-        environment = engine_environment(config)
         deadlines = Deadlines(
             start=config.resources.wait,
             # In an evaluation there is no learner to send weights.
@@ -69,7 +73,7 @@ class Rollouts:
         self._restarts = restarts
         self._quarantine = quarantine
         self._probe_timeout = config.timeouts.probe
-        self._slots = setup.slots
+        self._slots = setup.slots if servers is None else servers.served.slots
         self._learner: Learner | None = None
         self._weights = START  # the only ones that are served
         self._queue = WorkQueue((), quarantine)  # of the call to `generate` in progress
@@ -79,13 +83,14 @@ class Rollouts:
         self._failed_transfers = 0  # in a row, in which no engine was lost
 
         def starter(index: int) -> Callable[[int], Any]:
-            options = RolloutEngine.options(  # type: ignore[attr-defined]
-                **place(index), runtime_env=environment
-            )
-            return lambda incarnation: options.remote(setup, index, incarnation)
+            kind: Any = RolloutEngine if servers is None else ServedEngine
+            options = kind.options(**place(index), runtime_env=needed)
+            return lambda incarnation: options.remote(servers or setup, index, incarnation)
 
+        needed = engine_environment(config) if servers is None else environment(threads=1)
+        count = config.resources.rollout.engines if servers is None else len(servers.addresses)
         self.engines = []
-        for index in range(config.resources.rollout.engines):
+        for index in range(count):
             managed = ManagedActor("rollout_engine", index, starter(index), restarts)
             health = Health(managed.name, deadlines, START, time.monotonic())
             self.engines.append(EngineHandle(managed, health))

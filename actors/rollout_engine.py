@@ -1,7 +1,6 @@
 """One rollout engine: an actor with vLLM, which samples responses to each prompt, with the log-probability of every
 token, and receives new weights."""
 
-import hashlib
 import threading
 from collections.abc import Iterator
 from queue import SimpleQueue
@@ -14,7 +13,7 @@ from actors.card import engine_utilization, kv_cache_bytes
 from actors.engine_setup import EngineSetup
 from actors.images import NEVER, load_image_inputs
 from actors.process import log_to, take_children_along
-from actors.requests import Request, Sampling
+from actors.requests import Request, Sampling, seed_of
 from actors.rollout_images import engine_arguments, engine_input
 from dps_ray.errors import EngineError, StaleError, TransferError
 from dps_ray.failpoints import failpoint
@@ -171,7 +170,7 @@ class RolloutEngine:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=_seed(sampling.seed, request.prompt_id) + request.first,
+                seed=seed_of(request, sampling),
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
@@ -340,10 +339,3 @@ class _Intake:
             if close and not taken:
                 self._call = None
             return taken
-
-
-def _seed(seed: str, prompt_id: int) -> int:
-    digest = hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=4).digest()
-    return (
-        int.from_bytes(digest, "little") >> 1
-    )  # vLLM adds the response's index in its round to it
