@@ -16,15 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from actors.calls import Lost, answer, outcomes, wait
-from actors.engine_handle import EngineHandle
-from actors.engine_setup import EngineSetup, engine_environment
+from actors.engine_handle import EngineHandle, engine_starts
+from actors.engine_setup import EngineSetup
 from actors.health import Deadlines, Health, Quarantine, State
 from actors.learner import Learner
 from actors.managed_actor import ManagedActor, RestartTracker
-from actors.process import environment
 from actors.requests import FurtherRequests, NoFurtherRequests, Request, Sampling
-from actors.rollout_engine import RolloutEngine
-from actors.served_engine import ServedEngine
 from actors.server_setup import ServerSetup
 from actors.work_queue import WorkQueue
 from dps_ray.config import Config
@@ -82,16 +79,9 @@ class Rollouts:
         self._most_waiting = 0
         self._failed_transfers = 0  # in a row, in which no engine was lost
 
-        def starter(index: int) -> Callable[[int], Any]:
-            kind: Any = RolloutEngine if servers is None else ServedEngine
-            options = kind.options(**place(index), runtime_env=needed)
-            return lambda incarnation: options.remote(servers or setup, index, incarnation)
-
-        needed = engine_environment(config) if servers is None else environment(threads=1)
-        count = config.resources.rollout.engines if servers is None else len(servers.addresses)
         self.engines = []
-        for index in range(count):
-            managed = ManagedActor("rollout_engine", index, starter(index), restarts)
+        for index, start in enumerate(engine_starts(config, setup, servers, place)):
+            managed = ManagedActor("rollout_engine", index, start, restarts)
             health = Health(managed.name, deadlines, START, time.monotonic())
             self.engines.append(EngineHandle(managed, health))
 

@@ -5,7 +5,6 @@ and returns tokens (`/inference/v1/generate`) only with --enable-scale-out. Only
 """
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Coroutine
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from actors.server_setup import Served
+from actors.server_setup import Served, api_key
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError, DPSError, EngineError
 
@@ -76,13 +75,14 @@ class Server:
             raise EngineError(f"the server {self.address} does not answer {path}: {why}") from error
         if answer.is_error:
             raise _refusal(self.address, path, answer)
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def served(self) -> Served:
         """Ask what the server says about itself."""
         info = self.get("/server_info?config_format=json", _ANSWER)
         workers = self.get("/get_world_size", _ANSWER)["world_size"]
-        self._check_tokens()
+        # Whether it takes tokens, and from this client: this aborts nothing, and has the same conditions.
+        self.post("/inference/v1/abort_requests", {"request_ids": []}, _ANSWER)
         return Served.of(info["vllm_config"], workers)
 
     def served_within(self, seconds: float) -> Served:
@@ -103,17 +103,9 @@ class Server:
         """Ask for the weights: what a client called them, or `default` since the server has started."""
         return str(self.get("/weight_info")["weight_version"])
 
-    def _check_tokens(self) -> None:
-        """Check that the server takes tokens from this client, by a request that it would refuse for another reason."""
-        try:
-            self.post("/inference/v1/generate", {"token_ids": []}, _ANSWER)
-        except EngineError as error:
-            if not isinstance(error, _RefusedError) or error.status not in (400, 422):
-                raise
 
-
-def ask_servers(config: Config) -> Served | None:
-    """Return what all servers of the run have, `slots` of the one with fewest; None if the run has no servers.
+def ask_servers(config: Config) -> Served:
+    """Return what all servers of the run have, and the `slots` of the one with fewest.
 
     Raises:
         ConfigError: one was not started as the run needs it, or wants another API key.
@@ -134,24 +126,7 @@ def ask_servers(config: Config) -> Served | None:
         served.check(address, common)
         common = common._replace(workers=served.workers)
         slots.append(served.slots)
-    return common._replace(slots=min(slots)) if slots else None
-
-
-def api_key(config: Config) -> str | None:
-    """Return the API key of the servers.
-
-    Raises:
-        ConfigError: the environment does not have it.
-    """
-    name = config.rollout.api_key_env
-    if name is None:
-        return None
-    if not os.environ.get(name):
-        raise ConfigError(
-            f"rollout.api_key_env={name}: the environment has no such variable; set it to the API key that the servers "
-            "were started with, or write the name of the variable that has it"
-        )
-    return os.environ[name]
+    return common._replace(slots=min(slots))
 
 
 class _RefusedError(EngineError):

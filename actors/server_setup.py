@@ -7,6 +7,7 @@ Pure: no server is called here.
 """
 
 import json
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,7 +129,7 @@ class Served(NamedTuple):
             )
             write.append(f"--max-model-len {needed.longest}")
         if needed.workers not in (None, self.workers):
-            wrong.append(f"it has {self.workers} workers, and another server {needed.workers}")
+            wrong.append(f"it has {self.workers} worker processes and another server {needed.workers}")
             write.append(f"as many GPUs as the others (--tensor-parallel-size {needed.workers})")
         if wrong:
             by_us = ", by python -m pipelines.serve" if needed.transfer == "gloo" else ""
@@ -173,3 +174,20 @@ class ServerSetup:
         """Return the weights that a server calls so; None if this driver did not name them."""
         driver, _, weights = name.partition(".")
         return WeightsId.parse(weights) if driver == self.driver else None
+
+
+def api_key(config: Config) -> str | None:
+    """Return the API key of the servers.
+
+    Raises:
+        ConfigError: the environment does not have it.
+    """
+    name = config.rollout.api_key_env
+    if name is None:
+        return None
+    if not os.environ.get(name):
+        raise ConfigError(
+            f"rollout.api_key_env={name}: the environment has no such variable; set it to the API key that the servers "
+            "were started with, or write the name of the variable that has it"
+        )
+    return os.environ[name]

@@ -35,8 +35,11 @@ def check_fit(config: Config, model: str, place: dict[str, Any]) -> list[str]:
         ray.remote(_memory_of_card).options(**place).remote(), timeout=config.resources.wait
     )
     shape = shape_of(model)
-    of_an_engine = EngineMemory.of(config)
     learner = learner_room(shape, LearnerMemory.of(config), card)
+    if config.rollout.servers:  # on cards of their own
+        check([learner])
+        return [str(learner)]
+    of_an_engine = EngineMemory.of(config)
     engine = engine_room(shape, of_an_engine, card)
     check([learner, engine])
     at_once = sequences_at_a_time(shape, of_an_engine, card)

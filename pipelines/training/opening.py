@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.server import ask_servers
 from actors.server_setup import Served
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage
@@ -53,5 +52,9 @@ def open_run(config: Config, view: View) -> Opening:
     base = to_resume(config, storage, tell=view.message)
     summary = read_summary(config.folder)
     done = base is not None and summary is not None and summary["steps"] >= config.loop.steps
-    served = None if done else ask_servers(config)
+    served = None
+    if config.rollout.servers and not done:
+        from actors.server import ask_servers  # with httpx, which other runs do without
+
+        served = ask_servers(config)
     return Opening(config, storage, base, summary if done else None, served)

@@ -11,8 +11,7 @@ from actors.health import Quarantine
 from actors.learner import Learner
 from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts
-from actors.server import api_key
-from actors.server_setup import ServerSetup
+from actors.server_setup import ServerSetup, api_key
 from actors.verifier import Verifiers
 from cluster.placement import Placement
 from dps_ray.beliefs.states import Observation
