@@ -81,9 +81,7 @@ class Server:
         """Ask what the server says about itself."""
         info = self.get("/server_info?config_format=json", _ANSWER)
         workers = self.get("/get_world_size", _ANSWER)["world_size"]
-        # Whether it takes tokens, and from this client: this aborts nothing, and has the same conditions.
-        self.post("/inference/v1/abort_requests", {"request_ids": []}, _ANSWER)
-        return Served.of(info["vllm_config"], workers)
+        return Served.of(info["vllm_config"], workers, self._takes_tokens())
 
     def served_within(self, seconds: float) -> Served:
         """Ask the same of a server that may be starting."""
@@ -102,6 +100,16 @@ class Server:
     def weight_version(self) -> str:
         """Ask for the weights: what a client called them, or `default` since the server has started."""
         return str(self.get("/weight_info")["weight_version"])
+
+    def _takes_tokens(self) -> bool:
+        """Return whether the server takes tokens, by a request that aborts nothing and has the same conditions."""
+        try:
+            self.post("/inference/v1/abort_requests", {"request_ids": []}, _ANSWER)
+        except _RefusedError as error:
+            if error.status != 403:
+                raise
+            return False
+        return True
 
 
 def ask_servers(config: Config) -> Served:
@@ -143,10 +151,6 @@ def _refusal(address: str, path: str, answer: httpx.Response) -> DPSError:
         return ConfigError(
             f"rollout.servers: {address} asks for an API key and refused this one: put the key that it was started "
             "with into an environment variable, and write its name as rollout.api_key_env"
-        )
-    if answer.status_code == 403 and path.startswith("/inference"):
-        return ConfigError(
-            f"rollout.servers: {address} takes no tokens: start vLLM there with --enable-scale-out"
         )
     if answer.status_code == 404:
         return ConfigError(

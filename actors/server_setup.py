@@ -77,9 +77,10 @@ class Served(NamedTuple):
     longest: int  # tokens of the longest prompt and response
     logprobs: str  # vLLM's logprobs_mode
     transfer: str | None  # vLLM's backend for weights; None: it takes none
+    tokens: bool = True  # whether it takes and returns tokens
 
     @classmethod
-    def of(cls, vllm_config: Mapping[str, Any], workers: int) -> "Served":
+    def of(cls, vllm_config: Mapping[str, Any], workers: int, tokens: bool) -> "Served":
         """Args:
         vllm_config: as `/server_info?config_format=json` has it.
         workers: as `/get_world_size` has it.
@@ -93,6 +94,7 @@ class Served(NamedTuple):
             longest=int(model["max_model_len"]),
             logprobs=model["logprobs_mode"],
             transfer=None if transfer is None else transfer["backend"],
+            tokens=tokens,
         )
 
     @classmethod
@@ -113,6 +115,9 @@ class Served(NamedTuple):
             ConfigError: it was not; the message has all that is wrong, and what to start it with.
         """
         wrong, write = [], []
+        if not self.tokens:
+            wrong.append("it takes no tokens")
+            write.append("--enable-scale-out")
         if self.transfer != needed.transfer:
             wrong.append(f"it takes weights by {self.transfer or 'no backend'}")
             write.append(f"--weight-transfer-config '{json.dumps({'backend': needed.transfer})}'")
@@ -129,7 +134,9 @@ class Served(NamedTuple):
             )
             write.append(f"--max-model-len {needed.longest}")
         if needed.workers not in (None, self.workers):
-            wrong.append(f"it has {self.workers} worker processes and another server {needed.workers}")
+            wrong.append(
+                f"it has {self.workers} worker processes and another server {needed.workers}"
+            )
             write.append(f"as many GPUs as the others (--tensor-parallel-size {needed.workers})")
         if wrong:
             by_us = ", by python -m pipelines.serve" if needed.transfer == "gloo" else ""

@@ -209,6 +209,7 @@ def test_nothing_is_reserved_for_servers():
     ("changed", "message"),
     [
         ({"transfer": None}, r"by no backend.*--weight-transfer-config '{\"backend\": \"gloo\"}'"),
+        ({"tokens": False}, "takes no tokens.*--enable-scale-out"),
         ({"logprobs": "raw_logprobs"}, "raw_logprobs.*--logprobs-mode processed_logprobs"),
         ({"dtype": "bfloat16"}, "bfloat16, and model.dtype=float32.*--dtype float32"),
         ({"longest": 64}, "takes 64 tokens.*--max-model-len 100"),
@@ -224,7 +225,9 @@ def test_a_server_that_was_started_otherwise_is_refused(changed, message):
 
 def test_servers_of_different_sizes_are_refused():
     needed = Served.needed(config())._replace(workers=2)
-    with pytest.raises(ConfigError, match=r"1 worker processes and another server 2.*parallel-size 2"):
+    with pytest.raises(
+        ConfigError, match=r"1 worker processes and another server 2.*parallel-size 2"
+    ):
         needed._replace(workers=1).check(SERVER, needed)
 
 

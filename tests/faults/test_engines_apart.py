@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from actors.process import free_port
-from actors.server_setup import server_arguments, server_environment
+from actors.server_setup import server_environment
 from dps_ray.config import settings
 from pipelines.monitoring.run_log import read_metrics
 from tests.runs import arguments, assert_same_end, last_step, run
@@ -103,24 +103,34 @@ def so_far(folder: Path):
 
 
 @pytest.mark.parametrize(
-    ("lacks", "message"),
+    ("dev_mode", "messages"),
     [
-        ("VLLM_SERVER_DEV_MODE", "VLLM_SERVER_DEV_MODE=1"),
-        ("--enable-scale-out", "--enable-scale-out"),
+        ("0", ["VLLM_SERVER_DEV_MODE=1"]),
+        (
+            "1",
+            [
+                "--enable-scale-out",
+                '--weight-transfer-config \'{"backend": "gloo"}\'',
+                "--logprobs-mode processed_logprobs",
+            ],
+        ),
     ],
 )
-def test_a_server_that_lacks_something_is_refused_with_what_to_write(
-    lacks, message, able_policy, chains, tmp_path, capfd
+def test_a_server_that_was_started_plainly_is_refused_with_what_to_write(
+    dev_mode, messages, able_policy, chains, tmp_path, capfd
 ):
-    config = settings.load(
-        settings_file(), arguments(tmp_path / "run", able_policy, chains)[1:]
+    config = settings.load(None, ["model.dtype=float32"])
+    environment = {**server_environment(config), "VLLM_SERVER_DEV_MODE": dev_mode}
+    vllm = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(able_policy)]
+    process = ServerProcess(
+        [*vllm, "--dtype", "float32", "--max-model-len", "128", "--enforce-eager"], environment
     )
-    flags = server_arguments(config, str(able_policy), "127.0.0.1", 0)
-    flags = [flag for flag in flags if flag not in (lacks, "--port", "0", "--model")]
-    environment = server_environment(config) | ({lacks: "0"} if lacks.isupper() else {})
-    process = ServerProcess(["vllm", "serve", *flags], environment)
     try:
-        assert run(tmp_path / "run", able_policy, chains, f"rollout.servers=[{process.address}]") == 2
+        folder = tmp_path / "run"
+        assert run(folder, able_policy, chains, f"rollout.servers=[{process.address}]") == 2
     finally:
         process.kill()
-    assert message in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert process.address in said
+    for message in messages:
+        assert message in said
