@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from actors.process import take_children_along
 from actors.server_setup import server_arguments, server_environment
 from dps_ray.config import Config, settings
 from dps_ray.config.files import file_of_run
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         view = LineView(0, Console(soft_wrap=True, markup=False, highlight=False), time.monotonic)
         model = model_of(config, view)
         os.environ.update(server_environment(config))
+        take_children_along()  # vLLM's engine would stay after a kill, with its memory
         _serve(server_arguments(config, model, options.host, options.port))
 
     return exit_code(work, when_stopped="the server has ended")

@@ -2,7 +2,6 @@
 also when the server is killed and started again."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -47,8 +46,13 @@ class ServerProcess:
                 time.sleep(0.2)
 
     def kill(self) -> None:
-        """Kills it and its children, as the end of its machine would."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        """Kills its first process; those of `pipelines.serve` end with it."""
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """Ends it and its children."""
+        self._process.terminate()
         self._process.wait()
 
 
@@ -129,7 +133,7 @@ def test_a_server_that_was_started_plainly_is_refused_with_what_to_write(
         folder = tmp_path / "run"
         assert run(folder, able_policy, chains, f"rollout.servers=[{process.address}]") == 2
     finally:
-        process.kill()
+        process.terminate()
     said = capfd.readouterr().err
     assert process.address in said
     for message in messages:
