@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from actors.engine_setup import engine_environment
 from actors.memory import longest_sequence
+from actors.process import environment
 from dps_ray.config import Config
 from dps_ray.errors import ConfigError
 from dps_ray.weights import WeightsId
@@ -54,11 +55,21 @@ def server_arguments(config: Config, model: str, host: str, port: int) -> list[s
 
 
 def server_environment(config: Config) -> dict[str, str]:
-    """Return the environment variables of such a server. They are set before vLLM or torch are imported."""
-    variables: Any = engine_environment(config)["env_vars"]
-    variables = {**variables, "VLLM_SERVER_DEV_MODE": "1", "VLLM_LOGGING_LEVEL": "INFO"}
-    del variables["VLLM_ENABLE_V1_MULTIPROCESSING"]  # a server's engine is always another process
-    return variables
+    """Return the environment variables of such a server. They are set before vLLM or torch are imported.
+
+    Raises:
+        ConfigError: the API key is not where `rollout.api_key_env` says.
+    """
+    on_gpu = config.resources.learner.gpus_per_rank > 0
+    needed: Any = environment(threads=None) if on_gpu else engine_environment(config)
+    variables = {
+        **needed["env_vars"],
+        "VLLM_SERVER_DEV_MODE": "1",  # without it there are no endpoints for weights
+        "VLLM_LOGGING_LEVEL": "INFO",
+    }
+    variables.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # its engine is always another process
+    key = api_key(config)
+    return variables if key is None else {**variables, "VLLM_API_KEY": key}
 
 
 def server_transfer(config: Config) -> str:

@@ -161,6 +161,18 @@ def test_beside_a_learner_on_a_gpu_a_server_takes_weights_by_nccl_and_compiles()
     assert not {"--enforce-eager", "--no-enable-chunked-prefill"} & {*arguments}
 
 
+def test_a_server_asks_for_the_key_that_the_run_has(monkeypatch):
+    monkeypatch.setenv("SERVERS_KEY", "secret")
+    with_key = config(f"rollout.servers=[{SERVER}]", "rollout.api_key_env=SERVERS_KEY")
+    assert server_environment(with_key)["VLLM_API_KEY"] == "secret"
+    assert "VLLM_API_KEY" not in server_environment(config())
+
+
+def test_the_key_is_not_shown_with_the_settings_of_an_actor():
+    here = config(f"rollout.servers=[{SERVER}]")
+    assert "secret" not in repr(ServerSetup.of(here, "policy", Served.needed(here), "secret"))
+
+
 def test_serve_wants_a_port(capsys):
     with pytest.raises(SystemExit):
         serve([])
