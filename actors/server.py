@@ -75,13 +75,20 @@ class Server:
             raise EngineError(f"the server {self.address} does not answer {path}: {why}") from error
         if answer.is_error:
             raise _refusal(self.address, path, answer)
-        return answer.json() if answer.content else None
+        try:
+            return answer.json() if answer.content else None
+        except ValueError:
+            raise _not_vllm(self.address, path) from None
 
     def served(self) -> Served:
         """Ask what the server says about itself."""
         info = self.get("/server_info?config_format=json", _ANSWER)
         workers = self.get("/get_world_size", _ANSWER)["world_size"]
-        return Served.of(info["vllm_config"], workers, self._takes_tokens())
+        tokens = self._takes_tokens()
+        try:
+            return Served.of(info["vllm_config"], workers, tokens)
+        except (KeyError, TypeError):
+            raise _not_vllm(self.address, "/server_info") from None
 
     def served_within(self, seconds: float) -> Served:
         """Ask the same of a server that may be starting."""
@@ -143,6 +150,13 @@ class _RefusedError(EngineError):
     def __init__(self, message: str, status: int = 0) -> None:  # 0: for pickle, which sets it
         super().__init__(message)
         self.status = status
+
+
+def _not_vllm(address: str, path: str) -> ConfigError:
+    return ConfigError(
+        f"rollout.servers: {address} answers {path} otherwise than vLLM 0.32: start that version there, or write the "
+        "address of a server that has it"
+    )
 
 
 def _refusal(address: str, path: str, answer: httpx.Response) -> DPSError:
