@@ -5,10 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferInitRequest,
-    WeightTransferUpdateRequest,
-)
 
 from actors.calls import collect
 from dps_ray.errors import StaleError, TransferError
@@ -52,7 +48,8 @@ class EngineClient:
             info = dict(init_info)
             if "rank_offset" in info:
                 info["rank_offset"] += index * self._workers
-            request = WeightTransferInitRequest(init_info=info)
+            # Plain values: an actor in front of a server does not import vLLM.
+            request = {"init_info": info}
             calls.append(engine.init_weight_transfer_engine.remote(request, self.weights.epoch))
         self._wait(calls, "open the transfer")
 
@@ -62,7 +59,7 @@ class EngineClient:
         )
 
     def update_weights(self, update_info: Any) -> None:
-        request = ray.put(WeightTransferUpdateRequest(update_info=update_info))
+        request = ray.put({"update_info": update_info})
         self._wait([e.update_weights.remote(request) for e in self._engines], "take in weights")
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:

@@ -1,11 +1,18 @@
-"""One rollout engine as the driver sees it."""
+"""One rollout engine as the driver sees it, and how it is started."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
+from actors.engine_setup import EngineSetup, engine_environment
 from actors.health import Health
 from actors.managed_actor import ManagedActor
+from actors.process import environment
 from actors.requests import Request, Sampling
+from actors.rollout_engine import RolloutEngine
+from actors.server_setup import ServerSetup
+from dps_ray.config import Config
+from dps_ray.config.evaluation import EvaluationConfig
 from dps_ray.weights import WeightsId
 
 
@@ -35,3 +42,33 @@ class EngineHandle:
         self.number += 1
         self.began = time.time()
         self.call = self.actor.generate.remote(requests, sampling, weights, self.number)
+
+
+def engine_starts(
+    config: Config | EvaluationConfig,
+    setup: EngineSetup,
+    servers: ServerSetup | None,
+    place: Callable[[int], dict[str, Any]],
+) -> list[Callable[[int], Any]]:
+    """Return, for each engine of a run, a function that starts a given incarnation of it.
+
+    Args:
+        servers: what generates instead of engines; None: engines do.
+        place: returns, for the index of an engine, the Ray options that say where it runs, and with what.
+    """
+    kind: Any
+    given: EngineSetup | ServerSetup
+    if servers is None:
+        kind, given = RolloutEngine, setup
+        count, variables = config.resources.rollout.engines, engine_environment(config)
+    else:
+        from actors.served_engine import ServedEngine  # with httpx, which other runs do without
+
+        kind, given = ServedEngine, servers
+        count, variables = len(servers.addresses), environment(threads=1)
+
+    def start(index: int) -> Callable[[int], Any]:
+        options = kind.options(**place(index), runtime_env=variables)
+        return lambda incarnation: options.remote(given, index, incarnation)
+
+    return [start(index) for index in range(count)]

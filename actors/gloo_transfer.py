@@ -95,7 +95,24 @@ class GlooInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    metadata: list[ParamMeta]
+    """The parameters that follow, in plain values, since a server receives this as JSON."""
+
+    names: list[str]
+    dtype_names: list[str]  # such as "float32"
+    shapes: list[list[int]]
+
+    @classmethod
+    def of(cls, metadata: list[ParamMeta]) -> "GlooUpdateInfo":
+        return cls(
+            [meta.name for meta in metadata],
+            [str(meta.dtype).removeprefix("torch.") for meta in metadata],
+            [list(meta.shape) for meta in metadata],
+        )
+
+    @property
+    def metadata(self) -> list[ParamMeta]:
+        parameters = zip(self.names, self.dtype_names, self.shapes, strict=True)
+        return [ParamMeta(name, getattr(torch, d), tuple(shape)) for name, d, shape in parameters]
 
 
 class GlooWorkerEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
@@ -225,7 +242,7 @@ class GlooTrainerEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
         self.client.start_weight_update()
         pool = ThreadPoolExecutor(1)
         try:
-            receiving = pool.submit(self.client.update_weights, {"metadata": metadata})
+            receiving = pool.submit(self.client.update_weights, asdict(GlooUpdateInfo.of(metadata)))
             self._broadcast(metadata)
             receiving.result()
         finally:

@@ -84,6 +84,7 @@ class Learner:
         transfer: how weights go to the engines, "gloo", "nccl" or "ipc".
         epoch: of the driver.
         place: returns, for a rank, the Ray options that say where it runs, and with what.
+        workers_per_engine: as `LearnerSetup.of` has it.
     """
 
     def __init__(
@@ -93,8 +94,9 @@ class Learner:
         transfer: str,
         epoch: int,
         place: Callable[[int], dict[str, Any]],
+        workers_per_engine: int | None = None,
     ):
-        setup = LearnerSetup.of(config, model, transfer)
+        setup = LearnerSetup.of(config, model, transfer, workers_per_engine)
         self._timeouts = config.timeouts
         self._wait = config.resources.wait
         self._epoch = epoch

@@ -47,7 +47,12 @@ class LearnerSetup:
     logs: Path
 
     @classmethod
-    def of(cls, config: Config, model: str, transfer: str) -> "LearnerSetup":
+    def of(
+        cls, config: Config, model: str, transfer: str, workers_per_engine: int | None = None
+    ) -> "LearnerSetup":
+        """Args:
+        workers_per_engine: of servers; None: as the configuration places engines.
+        """
         pool = config.resources.learner
         return cls(
             model=model,
@@ -61,7 +66,8 @@ class LearnerSetup:
             seed=config.seed,
             stop_on_nonfinite=config.recovery.on_nonfinite == "stop",
             transfer=transfer,
-            workers_per_engine=max(int(config.resources.rollout.gpus_per_engine), 1),
+            workers_per_engine=workers_per_engine
+            or max(int(config.resources.rollout.gpus_per_engine), 1),
             transfer_timeout=config.timeouts.publish,
             checkpoint_timeout=config.timeouts.checkpoint,
             logs=config.folder / "logs",

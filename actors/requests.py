@@ -1,5 +1,6 @@
 """What a rollout engine is asked: prompts, and how to sample the responses to them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -43,6 +44,14 @@ class Request:
     def round(self, first: int, responses: int) -> "Request":
         """Return the request for these responses to the same prompt."""
         return replace(self, first=first, responses=responses)
+
+
+def seed_of(request: Request, sampling: Sampling) -> int:
+    """Return the seed of the request's first response; vLLM adds the response's index in its round to it."""
+    turn = f":turn-{request.turn}" if request.turn else ""  # the first as if there were no other
+    key = f"{sampling.seed}:{request.prompt_id}{turn}"
+    digest = hashlib.blake2b(key.encode(), digest_size=4).digest()
+    return (int.from_bytes(digest, "little") >> 1) + request.first
 
 
 class FurtherRequests(Protocol):

@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from actors.calls import Lost, answer, outcomes, wait
-from actors.engine_handle import EngineHandle
-from actors.engine_setup import EngineSetup, engine_environment
+from actors.engine_handle import EngineHandle, engine_starts
+from actors.engine_setup import EngineSetup
 from actors.health import Deadlines, Health, Quarantine, State
 from actors.learner import Learner
 from actors.managed_actor import ManagedActor, RestartTracker
 from actors.requests import FurtherRequests, NoFurtherRequests, Request, Sampling
-from actors.rollout_engine import RolloutEngine
+from actors.server_setup import ServerSetup
 from actors.work_queue import WorkQueue
 from dps_ray.config import Config
 from dps_ray.config.evaluation import EvaluationConfig
@@ -45,6 +45,7 @@ class Rollouts:
         transfer: how weights come from the learner, "gloo", "nccl" or "ipc".
         quarantine: is told of prompts whose engine failed. The caller that scores their groups tells it of success.
         place: returns, for the index of an engine, the Ray options that say where it runs, and with what.
+        servers: what generates instead of engines; None: engines do.
     """
 
     def __init__(
@@ -55,9 +56,9 @@ class Rollouts:
         restarts: RestartTracker,
         quarantine: Quarantine,
         place: Callable[[int], dict[str, Any]],
+        servers: ServerSetup | None = None,
     ):
         setup = EngineSetup.of(config, model, transfer)
-        environment = engine_environment(config)
         deadlines = Deadlines(
             start=config.resources.wait,
             # In an evaluation there is no learner to send weights.
@@ -69,7 +70,7 @@ class Rollouts:
         self._restarts = restarts
         self._quarantine = quarantine
         self._probe_timeout = config.timeouts.probe
-        self._slots = setup.slots
+        self._slots = setup.slots if servers is None else servers.served.slots
         self._learner: Learner | None = None
         self._weights = START  # the only ones that are served
         self._queue = WorkQueue((), quarantine)  # of the call to `generate` in progress
@@ -78,15 +79,9 @@ class Rollouts:
         self._most_waiting = 0
         self._failed_transfers = 0  # in a row, in which no engine was lost
 
-        def starter(index: int) -> Callable[[int], Any]:
-            options = RolloutEngine.options(  # type: ignore[attr-defined]
-                **place(index), runtime_env=environment
-            )
-            return lambda incarnation: options.remote(setup, index, incarnation)
-
         self.engines = []
-        for index in range(config.resources.rollout.engines):
-            managed = ManagedActor("rollout_engine", index, starter(index), restarts)
+        for index, start in enumerate(engine_starts(config, setup, servers, place)):
+            managed = ManagedActor("rollout_engine", index, start, restarts)
             health = Health(managed.name, deadlines, START, time.monotonic())
             self.engines.append(EngineHandle(managed, health))
 

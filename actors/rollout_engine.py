@@ -1,7 +1,6 @@
 """One rollout engine: an actor with vLLM, which samples responses to each prompt, with the log-probability of every
 token, and receives new weights."""
 
-import hashlib
 import threading
 from collections.abc import Iterator
 from queue import SimpleQueue
@@ -15,7 +14,7 @@ from actors.engine_setup import EngineSetup
 from actors.images import NEVER, load_image_inputs
 from actors.intake import Intake
 from actors.process import log_to, take_children_along
-from actors.requests import Request, Sampling
+from actors.requests import Request, Sampling, seed_of
 from actors.rollout_images import engine_arguments, engine_input
 from dps_ray.errors import EngineError, StaleError, TransferError
 from dps_ray.failpoints import failpoint
@@ -177,7 +176,7 @@ class RolloutEngine:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=request.max_tokens or sampling.max_tokens,
-                seed=_seed(sampling.seed, request) + request.first,
+                seed=seed_of(request, sampling),
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
@@ -327,11 +326,3 @@ class RolloutEngine:
 def _leave_group(worker: Any) -> None:
     """Leave the transfer group, in vLLM's worker."""
     worker.weight_transfer_engine.shutdown()
-
-
-def _seed(seed: str, request: Request) -> int:
-    turn = f":turn-{request.turn}" if request.turn else ""  # the first as if there were no other
-    digest = hashlib.blake2b(f"{seed}:{request.prompt_id}{turn}".encode(), digest_size=4).digest()
-    return (
-        int.from_bytes(digest, "little") >> 1
-    )  # vLLM adds the response's index in its round to it

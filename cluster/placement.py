@@ -4,6 +4,7 @@
 
     learner    one group with one bundle per rank, packed on as few nodes as possible
     rollout    one group per engine, with all of the engine's GPUs on one node
+    servers    no group for the actors in front of them
     both       one group with one bundle per GPU, if an engine and a rank share each GPU by fractions
     beliefs, verifiers    no group: they reserve no CPU and are spread over the nodes
 
@@ -93,9 +94,11 @@ def plan(config: Config, training: bool = True) -> Plan:
     pools = config.resources
     learner, rollout = pools.learner, pools.rollout
     rank = _asks(learner.gpus_per_rank, learner.cpus, learner.custom)
-    engine = _asks(rollout.gpus_per_engine, rollout.cpus, rollout.custom)
+    servers = config.rollout.servers
+    # The actor in front of a server only forwards calls.
+    engine = {} if servers else _asks(rollout.gpus_per_engine, rollout.cpus, rollout.custom)
     ranks = _bundles("learner rank", learner.ranks if training else 0, rank)
-    engines = _bundles("rollout engine", rollout.engines, engine)
+    engines = _bundles("rollout engine", len(servers) or rollout.engines, engine)
     groups: tuple[Group, ...]
     of_ranks: tuple[Seat, ...]
     of_engines: tuple[Seat, ...]
@@ -109,7 +112,7 @@ def plan(config: Config, training: bool = True) -> Plan:
         of_learner = (Group("PACK", ranks),) if ranks else ()
         groups = (*of_learner, *(Group("STRICT_PACK", (one,)) for one in engines))
         of_ranks = tuple(Seat(0, i) for i in range(len(ranks)))
-        of_engines = tuple(Seat(len(of_learner) + i, 0) for i in range(rollout.engines))
+        of_engines = tuple(Seat(len(of_learner) + i, 0) for i in range(len(engines)))
     count = pools.beliefs.shards if training else 0
     shards = _bundles("belief shard", count, _asks(0, 0, pools.beliefs.custom))
     workers = _bundles("verifier", pools.verifiers.workers, _asks(0, 0, pools.verifiers.custom))

@@ -232,9 +232,27 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _servers_are_placed_by_whoever_starts_them(self) -> "Config":
+        if not self.rollout.servers:
+            return self
+        asked = self.resources.rollout.model_dump(exclude_defaults=True)
+        if asked:
+            key, value = next(iter(asked.items()))
+            raise ValueError(
+                f"resources.rollout.{key}={value} and rollout.servers={self.rollout.servers}: servers are started "
+                f"apart from the run, which places no engines; leave resources.rollout or rollout.servers out"
+            )
+        if self.resources.colocate:
+            raise ValueError(
+                f"resources.colocate=true and rollout.servers={self.rollout.servers}: a server does not leave its card "
+                "to the learner; set resources.colocate=false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _both_pools_on_the_same_kind_of_device(self) -> "Config":
         gpus = self.resources.rollout.gpus_per_engine, self.resources.learner.gpus_per_rank
-        if (gpus[0] > 0) != (gpus[1] > 0):
+        if (gpus[0] > 0) != (gpus[1] > 0) and not self.rollout.servers:
             raise ValueError(
                 f"resources.rollout.gpus_per_engine={gpus[0]:g} and resources.learner.gpus_per_rank={gpus[1]:g}: "
                 "rollout and learner must both run on GPUs or both on the CPU"
@@ -269,6 +287,11 @@ class Config(Settings):
         engine, rank = rollout.gpus_per_engine, learner.gpus_per_rank
         if engine.is_integer() and rank.is_integer():
             return self
+        if self.rollout.servers:
+            raise ValueError(
+                f"resources.learner.gpus_per_rank={rank:g} and rollout.servers={self.rollout.servers}: no engine of the "
+                "run shares a GPU with a rank; write 1, or 0 to train on the CPU"
+            )
         fit = 0 < engine < 1 and 0 < rank < 1 and engine + rank < 1 + 1e-6
         if not fit or rollout.engines != learner.ranks:
             raise ValueError(

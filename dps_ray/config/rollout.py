@@ -1,8 +1,10 @@
 """Settings of the engines that generate responses: `rollout.*`."""
 
+from collections import Counter
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dps_ray.setting_types import Count, Settings
 
@@ -36,6 +38,22 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _address(text: str) -> str:
+    found = urlsplit(text.strip().rstrip("/"))
+    try:
+        right = found.scheme in ("http", "https") and found.hostname and found.port is not None
+    except ValueError:  # a port that is no number
+        right = False
+    if not right or found.path or found.query or found.username:
+        raise ValueError(
+            f"{text!r}: write scheme, host and port of a server, such as http://10.0.0.7:8000"
+        )
+    return found.geturl()
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
 class RolloutSettings(EngineSettings):
     group_size: Annotated[int, Field(ge=2)] = 8
     """Responses of a full group (k): the most that a prompt gets in a step."""
@@ -57,6 +75,25 @@ class RolloutSettings(EngineSettings):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Top-p used for sampling. Below 1 the engine's log-probabilities are over the likeliest tokens, and differ from the
     learner's, which are over all tokens."""
+
+    servers: list[Address] = Field(default=[])
+    """Addresses of vLLM servers that generate instead of engines that Ray places, such as [http://10.0.0.7:8000]. They are
+    started apart from the run, with the flags that docs/engines_apart.md names or by `python -m pipelines.serve`, and
+    `resources.rollout` is not used. Empty: the run starts its own engines."""
+    api_key_env: str | None = None
+    """Name of the environment variable that has the API key of `rollout.servers`. null: they were started without one."""
+
+    @model_validator(mode="after")
+    def _a_server_is_named_once(self) -> Self:
+        twice = [one for one, count in Counter(self.servers).items() if count > 1]
+        if twice:
+            raise ValueError(f"rollout.servers names {twice[0]} twice: write each server once")
+        if self.api_key_env is not None and not self.servers:
+            raise ValueError(
+                f"rollout.api_key_env={self.api_key_env} without rollout.servers: the run's own engines ask for no "
+                "key; write rollout.servers too, or leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rounds_make_a_full_group(self) -> Self:

@@ -16,13 +16,18 @@ from pipelines.command.stopping import StopRequested
 
 
 def parse(
-    program: str, description: str, kind: type[Settings], arguments: Sequence[str]
+    program: str,
+    description: str,
+    kind: type[Settings],
+    arguments: Sequence[str],
+    add_options: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
 ) -> argparse.Namespace:
     """Parses the command line to `config`, `print_config` and `overrides`.
 
     Args:
         program: the program's name, as in `python -m pipelines.<program>`.
         kind: the settings that --help lists.
+        add_options: adds the options that only this program has.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m pipelines.{program}",
@@ -36,6 +41,7 @@ def parse(
     parser.add_argument(
         "--print-config", action="store_true", help="print the resulting configuration and exit"
     )
+    add_options(parser)
     parser.add_argument(
         "overrides",
         nargs="*",

@@ -36,8 +36,11 @@ def check_fit(config: Config, model: str, place: dict[str, Any]) -> list[str]:
     )
     of_a_rank = LearnerMemory.of(config)
     shape = shape_of(model, of_a_rank)
-    of_an_engine = EngineMemory.of(config)
     learner = learner_room(shape, of_a_rank, card)
+    if config.rollout.servers:  # on cards of their own
+        check([learner])
+        return [str(learner)]
+    of_an_engine = EngineMemory.of(config)
     engine = engine_room(shape, of_an_engine, card)
     check([learner, engine])
     at_once = sequences_at_a_time(shape, of_an_engine, card)

@@ -73,7 +73,7 @@ def prepare(
 def _prepare(config: Config, view: View, storage: Storage | None, base: Manifest | None) -> Inputs:
     """Everything except the reward function."""
     train, test = _data(config)
-    model = _model(config, view)
+    model = model_of(config, view)
     view.phase("reading prompts")
     processors = load_processors(
         model, config.model.chat_template, config.data.max_pixels, builtin.cache()
@@ -101,7 +101,7 @@ def _prepare(config: Config, view: View, storage: Storage | None, base: Manifest
     return Inputs(model, pool, held_out, population, record, start)
 
 
-def _model(config: Config, view: View) -> str:
+def model_of(config: Config, view: View) -> str:
     """Returns the folder or name of the model, which is checked. The built-in one is made first, unless it is cached."""
     model = config.model.path
     if model in RECIPES:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.server_setup import Served
 from dps_ray.config import Config
 from dps_ray.durable import Manifest, Storage
 from pipelines.command.command_line import permanent
@@ -26,6 +27,8 @@ class Opening:
     """The checkpoint that the run continues from; None starts it."""
     finished: dict[str, Any] | None
     """The summary, if the run has done all its steps already."""
+    served: Served | None = None
+    """What the servers of `rollout.servers` offer; None without servers."""
 
 
 def open_run(config: Config, view: View) -> Opening:
@@ -34,6 +37,7 @@ def open_run(config: Config, view: View) -> Opening:
     Raises:
         ConfigError, ResourceError: a folder, the machine or a logger is not as it must be.
         DataError: the runs to compare with are damaged.
+        EngineError: a server of `rollout.servers` does not answer.
         CheckpointError: the checkpoint is missing, damaged, made with other settings, or would be overwritten.
     """
     config = config.model_copy(update={"folder": permanent(config.folder)})
@@ -48,4 +52,9 @@ def open_run(config: Config, view: View) -> Opening:
     base = to_resume(config, storage, tell=view.message)
     summary = read_summary(config.folder)
     done = base is not None and summary is not None and summary["steps"] >= config.loop.steps
-    return Opening(config, storage, base, summary if done else None)
+    served = None
+    if config.rollout.servers and not done:
+        from actors.server import ask_servers  # with httpx, which other runs do without
+
+        served = ask_servers(config)
+    return Opening(config, storage, base, summary if done else None, served)

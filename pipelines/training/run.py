@@ -12,11 +12,12 @@ from actors.health import Quarantine
 from actors.learner import Learner
 from actors.managed_actor import RestartTracker
 from actors.rollout import Rollouts
+from actors.server_setup import ServerSetup, api_key
 from cluster.placement import Placement
 from dps_ray.beliefs.states import Observation
 from dps_ray.config import Config
 from dps_ray.durable import DEEPSPEED_TAG, Storage
-from dps_ray.errors import DPSError
+from dps_ray.errors import ConfigError, DPSError
 from pipelines.monitoring.run_log import RunLog
 from pipelines.monitoring.step_clock import StepClock
 from pipelines.monitoring.view import View
@@ -137,10 +138,13 @@ def start_run(
         view.message("  " + line)
     restarts = RestartTracker(view.message, log.event, config.recovery.restarts)
     quarantine = Quarantine(config.recovery.prompt_failures)
-    transfer = _transfer(config.resources.rollout.gpus_per_engine)
+    servers = _servers(opening, inputs)
+    transfer = servers.served.transfer if servers else None
+    transfer = transfer or _transfer(config.resources.rollout.gpus_per_engine)
 
     def make_learner(epoch: int) -> Learner:
-        learner = Learner(config, model, transfer, epoch, placement.learner)
+        workers = servers.served.workers if servers else None
+        learner = Learner(config, model, transfer, epoch, placement.learner, workers)
         at_the_end(learner.kill)
         return learner
 
@@ -153,7 +157,7 @@ def start_run(
         inputs.evidence(config),
     )
     at_the_end(coordinator.stop)
-    rollouts = Rollouts(config, model, transfer, restarts, quarantine, placement.rollout)
+    rollouts = Rollouts(config, model, transfer, restarts, quarantine, placement.rollout, servers)
     at_the_end(rollouts.stop)
     scoring = scorers(config, restarts, quarantine, placement.verifiers)
     at_the_end(scoring.stop)
@@ -176,6 +180,22 @@ def start_run(
         view=view,
         clock=StepClock(config.folder, view.phase),
     )
+
+
+def _servers(opening: Opening, inputs: Inputs) -> ServerSetup | None:
+    """What generates instead of engines; None if the run has its own engines.
+
+    Raises:
+        ConfigError: the model takes images.
+    """
+    if opening.served is None:
+        return None
+    if inputs.pool.encoder.images is not None:
+        raise ConfigError(
+            f"rollout.servers={opening.config.rollout.servers} and model.path={opening.config.model.path}: servers are "
+            "sent tokens and no images; leave rollout.servers out for a model that takes images"
+        )
+    return ServerSetup.of(opening.config, inputs.model, opening.served, api_key(opening.config))
 
 
 def _transfer(gpus_per_engine: float) -> str:
