@@ -273,8 +273,8 @@ def _expected(student: Student, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """The mean success rate of the topic of each of these prompts."""
     topics = student.world.topic
     total = np.bincount(topics, student.success(), minlength=len(TOPICS))
-    mean = total / np.maximum(np.bincount(topics, minlength=len(TOPICS)), 1)
-    return mean[topics[rows]]
+    mean: NDArray[np.float64] = total / np.maximum(np.bincount(topics, minlength=len(TOPICS)), 1)
+    return mean.take(topics[rows])
 
 
 def _roll_out(

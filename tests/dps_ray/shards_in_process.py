@@ -32,7 +32,12 @@ VARIANTS = METHODS | {
     "dps, variance": ["method=dps", "selector.score=variance"],
     "dps, batch": ["method=dps", "selector.score=batch"],
     "dps, batch, nothing forgotten": ["method=dps", "selector.score=batch", "selector.decay=1"],
-    "dps, counts, batch": ["method=dps", "selector.observation=counts", "selector.score=batch"],
+    "dps, counts, batch": [
+        "method=dps",
+        "selector.observation=counts",
+        "selector.score=batch",
+        "selector.rest=3",
+    ],
     "dps_pooled, batch": ["method=dps_pooled", "selector.score=batch"],
     "dps_pooled, states, surprise": [
         "method=dps_pooled",

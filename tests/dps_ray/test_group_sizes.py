@@ -30,7 +30,7 @@ ALONE = {
     for name, overrides in VARIANTS.items()
     if not any(
         word in setting
-        for word in ("dps_pooled", "greso", "counts", "candidates")
+        for word in ("dps_pooled", "greso", "counts", "candidates", "batch")
         for setting in overrides
     )
 }

@@ -39,8 +39,8 @@ def test_a_prompt_sampler_takes_the_score_among_its_settings():
     def first(**settings):
         sampler = PromptSampler(keys, method="dps", group_size=K, **settings)
         for key in sampler.take(20):
-            right = key % 2 * K
-            sampler.report([key] * K, [1.0] * right + [0.0] * (K - right))
+            right = 0 if key % 5 else K
+            sampler.report([key], [[1.0] * right + [0.0] * (K - right)])
         assert sampler.metrics()["steps"] == 1
         return sampler.take(10)
 

@@ -30,7 +30,6 @@ from dps_ray.selection.settings import BeliefSettings, DrawSettings, ScoreSettin
 from dps_ray.selection.signal import Score, Signal
 
 _TEMPERED = 0x74656D70  # keeps this draw apart from that of candidates
-_RESTS = "a prompt whose belief rests keeps its score, and this one changes with the mean of the batch; write a decay below 1"
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
@@ -91,10 +90,6 @@ class BeliefStore(PoolBeliefs):
                 raise ValueError(
                     f"selector.score={self.score} is for right and wrong responses, and selector.observation=rewards knows "
                     "how rewards vary; set selector.score=partial"
-                )
-            if self.observation == "states" and self.score == "batch" and self.decay == 1:
-                raise ValueError(
-                    f"selector.score=batch and selector.decay={self.decay:g}: {_RESTS}"
                 )
             defaults = {field.name: field.default for field in fields(self)}
             for name in ("prior", "entropy_weight", "candidates"):
