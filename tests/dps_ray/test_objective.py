@@ -153,11 +153,22 @@ def _random_trajectories(n=40):
     )
 
 
-@pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean"])
-@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
-def test_the_gradient_does_not_depend_on_micro_batches_or_ranks(aggregation, kl_coef):
+@pytest.mark.parametrize(
+    ("name", "aggregation", "kl_coef"),
+    [
+        ("grpo", "token-mean", 0.0),
+        ("grpo", "token-mean", 0.1),
+        ("grpo", "sequence-mean", 0.0),
+        ("grpo", "sequence-mean", 0.1),
+        ("gspo", "sequence-mean", 0.0),
+        ("rloo", "sequence-sum", 0.0),
+    ],
+)
+def test_the_gradient_does_not_depend_on_micro_batches_or_ranks(name, aggregation, kl_coef):
     trajectories = _random_trajectories()
-    settings = ObjectiveSettings(aggregation=aggregation, kl_coef=kl_coef, entropy_coef=0.01)
+    settings = ObjectiveSettings(
+        name=name, aggregation=aggregation, kl_coef=kl_coef, entropy_coef=0.01
+    )
 
     def gradient(max_tokens: int, ranks: int) -> torch.Tensor:
         policy, reference = _TinyPolicy().double(), _TinyPolicy().double()
@@ -174,6 +185,7 @@ def test_the_gradient_does_not_depend_on_micro_batches_or_ranks(aggregation, kl_
                     temperature=1.0,
                     minibatch_tokens=int(trajectories.response_lengths.sum()),
                     minibatch_sequences=len(trajectories.advantages),
+                    response_limit=10,
                 )
                 loss.backward()
         return torch.cat([p.grad.flatten() for p in policy.parameters()])
