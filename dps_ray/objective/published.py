@@ -22,7 +22,7 @@ ObjectiveName = Literal[
 # PPO, arXiv 1707.06347, section 6.1: the same clip on both sides, and no dual clip.
 _PPO_CLIP = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
 
-PUBLISHED: Mapping[ObjectiveName, Mapping[str, Any]] = {
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     # GRPO, arXiv 2402.03300, eq. 3, with DAPO's clip-higher and mean over tokens, arXiv 2503.14476, eq. 10 and 12. Dual
     # clip: verl's, at the value of DPS's published code.
     "grpo": {},
