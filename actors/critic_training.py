@@ -7,6 +7,7 @@ The values are those from before the batch, as the policy's log-probabilities in
 these methods alike. All ranks have the values of all tokens, so they make the same advantages.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,9 +171,9 @@ class CriticTraining:
                     "critic/vpred_mean": values,
                 },
             )
-            whole = (loss * response / tokens).sum()
+            whole: Tensor = (loss * response / tokens).sum()
             if failpoint("learner.critic.loss", step=step, rank=self._rank):
-                return whole * torch.nan
+                whole = whole * math.nan
             return whole
 
         grad_norm = self._model.step(self._share.micro_batches(trajectories, rows), loss_of)

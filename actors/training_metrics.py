@@ -58,7 +58,8 @@ class BatchTotals:
         return True
 
     def reduced(self, lr: float) -> dict[str, float]:
-        """Return the metrics of the batch over all ranks; a collective."""
+        """Return the metrics of the batch over all ranks; a collective. Besides the means they are `actor/lr`,
+        `actor/grad_norm` and `actor/nonfinite_minibatches`, or the same of the critic."""
         metrics = {f"{self._of}/lr": lr, f"{self._of}/nonfinite_minibatches": float(self.dropped)}
         if not self.stepped:
             return metrics
