@@ -98,14 +98,17 @@ class SequenceParallel:
         width = -(-length // self.size)
         columns = slice(self.place * width, (self.place + 1) * width)
         after = (0, self.size * width - length)
-        targets, scored = (pad(each[:, 1:], (0, 1)) for each in (tokens, response > 0))
-        mine = [pad(each, after)[:, columns] for each in (tokens, targets, scored)]
-        if not mine[2].any():
+        following = (pad(each[:, 1:], (0, 1)) for each in (tokens, response > 0))
+        mine, targets, scored = (pad(each, after)[:, columns] for each in (tokens, *following))
+        if not scored.any():
             # The pass is a collective, and for its gradients something must be scored.
-            mine[2] = mine[2].clone()
-            mine[2][0, 0] = True
-        positions = torch.arange(columns.start, columns.stop, device=tokens.device)
-        return Slice(*mine, {} if self.size == 1 else {"position_ids": positions.unsqueeze(0)})
+            scored = scored.clone()
+            scored[0, 0] = True
+        positions = {}
+        if self.size > 1:
+            numbers = torch.arange(columns.start, columns.stop, device=tokens.device)
+            positions["position_ids"] = numbers.unsqueeze(0)
+        return Slice(mine, targets, scored, positions)
 
     def whole(self, values: Tensor, length: int) -> Tensor:
         """Return the values of all slices side by side, without padding: (b, t') -> (b, length).
