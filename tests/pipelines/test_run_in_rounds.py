@@ -45,13 +45,16 @@ def assert_beliefs_equal_a_replay(folder, chains):
 
 def test_groups_stop_once_they_are_mixed_and_only_what_was_generated_is_charged(in_rounds):
     seen = observations(in_rounds)
+    sizes: set[int] = set()
     for found in seen.values():
         mixed = found.states == PARTIAL
         assert (found.responses[~mixed] == 4).all()
         # A mixed group was alike before its last round, which has one response unless it is the first.
         rare = np.minimum(found.successes, found.responses - found.successes)
         assert (rare[mixed] == 1).all()
-        assert {2, 4} <= set(found.responses.tolist()) <= {2, 3, 4}
+        sizes |= set(found.responses.tolist())
+    # Which of them a step has depends on the processor, whose arithmetic the start policy was made with.
+    assert {2, 4} <= sizes <= {2, 3, 4}
     steps = [m for m in read_metrics(in_rounds) if "critic/rewards/mean" in m]
     charged = np.diff([0, *(m["perf/total_rollouts"] for m in steps)])
     assert charged.tolist() == [found.responses.sum() for found in seen.values()]
