@@ -130,7 +130,9 @@ def model_of(config: Config, view: View) -> str:
     if config.learner.sequence_parallel > 1:
         from actors.sequence_parallel import check_model as check_shared  # with torch
 
-        check_shared(model, config.learner.sequence_parallel)
+        for shared in (model, critic):
+            if shared is not None:
+                check_shared(shared, config.learner.sequence_parallel)
     return model
 
 

@@ -76,6 +76,18 @@ def test_other_prompts_and_other_steps_have_other_seeds():
     assert len(seeds) == 4
 
 
+def test_a_turn_has_a_seed_and_a_limit_of_its_own_and_its_answer_says_which_it_is():
+    first, second = (
+        Request(3, REQUEST.tokens, first=1, responses=1, turn=turn, max_tokens=4) for turn in (0, 1)
+    )
+    asked = [body_of(turn, SAMPLING)["sampling_params"] for turn in (first, second)]
+    assert [each["max_tokens"] for each in asked] == [4, 4]
+    assert asked[0]["seed"] != asked[1]["seed"]
+    answer = {"choices": [choice(0)]}
+    found = group_of(answer, second, 1, WEIGHTS, "run.e0002.00000009", lambda tokens: ["8 2"])
+    assert (found.first, found.turn) == (1, 1)
+
+
 def test_a_request_can_be_sent_as_json():
     body = json.loads(json.dumps(body_of(REQUEST, SAMPLING)))
     assert body["token_ids"] == [5, 6, 7]
