@@ -168,13 +168,13 @@ def to_trajectories(
     """The groups' responses with their advantages, for the learner. Empty responses are left out.
 
     The learner averages over the responses that it is given. The policy loss is linear in the advantages, so with
-    `normalize_by=batch_size` they are scaled by `share_of_batch`. Scores for a critic are never scaled: it learns them.
+    `normalize_by=batch_size` they are scaled by `share_of_batch`.
 
     Args:
         others: sizes of the groups of the same batch that do not train.
     """
     share = 1.0
-    if objective.normalize_by == "batch_size" and not objective.has_critic:
+    if objective.normalize_by == "batch_size":
         share = share_of_batch([len(group.advantages) for group in groups], others, batch_size)
     sequences, images, trained = [], [], []
     for group in groups:
