@@ -34,7 +34,7 @@ from dps_ray.selection.mixture import Mixture
 from dps_ray.selection.population import Population
 from dps_ray.selection.selector import Context
 from dps_ray.selection.settings import SelectorSettings
-from dps_ray.selection.signal import SCORES
+from dps_ray.selection.signal import score_of
 
 
 class BeliefVersion(NamedTuple):
@@ -128,7 +128,7 @@ def parts(
                     config.rollout.group_size,
                     config.states,
                     clusters,
-                    SCORES[config.objective.name],
+                    score_of(config.objective.baseline, config.objective.scale),
                 ),
             )
             for ids, pool, clusters in portions

@@ -66,8 +66,9 @@ class ScoreSettings(SelectorSettings):
     """What a prompt is chosen for: the expected squared advantage of its group (docs/method.md). partial: P(partial), where
     advantages are divided by the group's deviation, as in GRPO. variance: E[p (1 - p)] of its solve rate p, where they are
     rewards less the group's mean (RLOO, Dr. GRPO). batch: against the mean of the batch (REINFORCE++). surprise: against a
-    critic that knows as much as the belief (PPO). objective: the one of these that belongs to `objective.name`. All but
-    partial are for `states.rule=right`; with other rules objective means partial."""
+    critic that knows as much as the belief (PPO). objective: the one of these that belongs to
+    `objective.baseline` and `objective.scale`. All but partial are for `states.rule=right`; with other rules objective means
+    partial."""
 
     def scored_by(self, context: Context) -> Score:
         """Returns the score of a selector that is made for this run."""

@@ -35,19 +35,16 @@ from dps_ray.beliefs.states import PARTIAL, Observation
 Floats = NDArray[np.float64]
 Score = Literal["partial", "variance", "batch", "surprise"]
 
-SCORES: dict[str, Score] = {
-    "grpo": "partial",
-    "gspo": "partial",
-    "cispo": "partial",
-    "dr_grpo": "variance",
-    "rloo": "variance",
-    "reinforce_plus_plus_baseline": "variance",
-    "reinforce_plus_plus": "batch",
-    "ppo": "surprise",
-}
-"""The score with the squared advantages of each objective, by `objective.name`."""
-
 _DECIMALS = 9  # of Beta moments: equal histories score alike, in whatever order a sum was taken
+
+
+def score_of(baseline: str, scale: str) -> Score:
+    """The score with the squared advantages of an objective, by `objective.baseline` and `objective.scale`."""
+    if baseline == "batch":
+        return "batch"
+    if baseline == "critic":
+        return "surprise"
+    return "partial" if scale == "group" else "variance"
 
 
 class Moments(NamedTuple):

@@ -20,7 +20,7 @@ from dps_ray.selection import methods
 from dps_ray.selection.clusters import Clusters, number_within
 from dps_ray.selection.coverage import CoverageLimits
 from dps_ray.selection.selector import Context, Selector
-from dps_ray.selection.signal import SCORES
+from dps_ray.selection.signal import score_of
 from pipelines.monitoring.run_log import PROBES
 
 Where = Literal["batch", "probe"]
@@ -81,7 +81,7 @@ def replayed(folder: Path) -> Replay:
         config.rollout.group_size,
         config.states,
         clusters,
-        SCORES[config.objective.name],
+        score_of(config.objective.baseline, config.objective.scale),
     )
     selector = methods.make(config.method, ids, config.selector, context)
     # What beliefs began with is about the whole pool, and only a part of it is here.

@@ -1,13 +1,29 @@
 """Which score a selector has, by the settings of a run or of a `PromptSampler`."""
 
+from typing import get_args
+
 import pytest
 from shards_in_process import IDS, Shards, config_of, population_of
 
 from dps_ray import PromptSampler
 from dps_ray.errors import ConfigError
-from dps_ray.selection.signal import SCORES
+from dps_ray.objective.published import ObjectiveName
+from dps_ray.selection.signal import Score
 
 K = 8
+
+
+# docs/method.md, "The score, by objective".
+SCORES = {
+    "grpo": "partial",
+    "gspo": "partial",
+    "cispo": "partial",
+    "dr_grpo": "variance",
+    "rloo": "variance",
+    "reinforce_plus_plus_baseline": "variance",
+    "reinforce_plus_plus": "batch",
+    "ppo": "surprise",
+}
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -21,6 +37,19 @@ def test_the_score_follows_the_objective_only_where_that_is_asked_for(method, na
     assert score() == "partial"
     assert score("selector.score=objective") == SCORES[name]
     assert score("selector.score=variance") == "variance"
+
+
+def test_every_objective_has_a_score():
+    assert set(SCORES) == set(get_args(ObjectiveName))
+    assert set(SCORES.values()) == set(get_args(Score))
+
+
+def test_the_score_is_that_of_the_advantages_whatever_the_objective_is_called():
+    config = config_of(
+        ["method=dps", "selector.score=objective", "objective.name=grpo", "objective.scale=none"]
+    )
+    (selector,) = Shards(config, population_of(config, None), 1).mixtures[0].selectors
+    assert selector.snapshot()["score"] == "variance"
 
 
 def test_an_objective_without_right_and_wrong_responses_keeps_p_partial():

@@ -10,11 +10,9 @@ from dps_ray import BeliefStore
 from dps_ray.beliefs import beta_rates, rates
 from dps_ray.beliefs.states import Observation
 from dps_ray.objective.advantages import group_advantages
-from dps_ray.objective.settings import ObjectiveSettings
 from dps_ray.selection.methods import RateHMM
 from dps_ray.selection.pooled import PooledStore
 from dps_ray.selection.signal import (
-    SCORES,
     Moments,
     Score,
     Signal,
@@ -134,12 +132,6 @@ def test_p_partial_is_the_belief_itself_to_the_bit():
     np.testing.assert_array_equal(
         Signal("partial", K).of_rates(GRID, BELIEFS), rates.group_states(GRID, BELIEFS, K)[1]
     )
-
-
-def test_every_objective_has_a_score():
-    names = get_args(ObjectiveSettings.model_fields["name"].annotation)
-    assert set(SCORES) == set(names)
-    assert set(SCORES.values()) == set(get_args(Score))
 
 
 # --- selectors -----------------------------------------------------------------------------------
