@@ -20,8 +20,8 @@ Player: TypeAlias = Generator[str, str, None]
 
 # Probability that the first sum of an expression is computed before the product that follows it, by its operator.
 SLIP_IN_ORDER = {"+": 0.6, "-": 0.85}
-# Probability that a guess takes no notice of the answers so far.
-SLIP_OF_MEMORY = 0.15
+# Probability that a guess is any number of the range, whatever the answers so far.
+SLIP_OF_MEMORY = 0.45
 
 
 class Part(NamedTuple):
@@ -109,12 +109,12 @@ def _calculate(prompt: str, rng: random.Random) -> Player:
 
 
 def _guess(prompt: str, rng: random.Random) -> Player:
-    """Guesses at random among the numbers that are left, and sometimes among all (`SLIP_OF_MEMORY`)."""
+    """Guesses the middle of the numbers that are left, and often any number of the range (`SLIP_OF_MEMORY`)."""
     first, last, _ = guess_the_number.read(prompt)
     low, high = first, last
     while True:
         forgets = rng.random() < SLIP_OF_MEMORY
-        guess = rng.randint(first, last) if forgets else rng.randint(low, high)
+        guess = rng.randint(first, last) if forgets else (low + high) // 2
         if (yield str(guess)) == "+;":
             low = max(low, guess + 1)
         else:

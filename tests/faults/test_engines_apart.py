@@ -99,6 +99,7 @@ def test_a_server_that_is_killed_gets_the_weights_again_once_it_is_back(
     code = run(folder, able_policy, chains, f"rollout.servers=[{server.address}]")
     killing.join()
     assert code == 0
+    assert restarts(folder) >= 1  # it was killed while the run needed it
     assert_same_end(folder, with_an_engine)
 
 

@@ -94,7 +94,14 @@ def test_players_are_right_where_order_does_not_matter_and_mostly_wrong_where_it
     assert accuracy("calculator", "-*") == pytest.approx(0.15, abs=0.1)
 
 
-def test_guessing_at_random_finds_some_of_the_numbers():
+def test_without_slips_the_player_that_guesses_halves_what_is_left(monkeypatch):
+    monkeypatch.setattr("pipelines.data.demonstrations.SLIP_OF_MEMORY", 0.0)
+    *enough, too_few = guess_the_number.LEVELS
+    assert [accuracy("guess_the_number", level, 50) for level in enough] == [1.0] * len(enough)
+    assert accuracy("guess_the_number", too_few, 50) < 0.9
+
+
+def test_guesses_that_forget_find_some_of_the_numbers():
     for level in guess_the_number.LEVELS:
         assert 0.15 < accuracy("guess_the_number", level) < 0.95
 
