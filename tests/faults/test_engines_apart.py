@@ -96,7 +96,8 @@ def test_a_server_that_is_killed_gets_the_weights_again_once_it_is_back(
 
     killing = threading.Thread(target=kill_after_the_first_step)
     killing.start()
-    code = run(folder, able_policy, chains, f"rollout.servers=[{server.address}]")
+    there = f"rollout.servers=[{server.address}]"
+    code = run(folder, able_policy, chains, there, "resources.wait=900")
     killing.join()
     assert code == 0
     assert restarts(folder) >= 1  # it was killed while the run needed it
