@@ -137,7 +137,9 @@ def _serve(reward: RewardFunction, cpu_seconds: float, memory: int, connection: 
                     _limit(resource.RLIMIT_AS, _address_space() + memory)
                 else:
                     _score(reward, request, cpu_seconds, memory, connection)
-            except MemoryError:
+            # CPython raises SystemError where an allocation failed in its own code; errors of the function come as
+            # RewardError.
+            except (MemoryError, SystemError):
                 _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)  # the answer takes some, too
                 connection.send(None)
                 return
