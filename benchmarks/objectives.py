@@ -7,8 +7,9 @@
 All runs have the same start policy, prompts, learning rate and number of rollouts: 64 steps of 16 prompts x 8 responses.
 No group is filtered, so that each objective trains on the groups that it can learn from. Settings that the terms leave open
 are those published for the objective. Runs are executed one after the other, and those that are done are kept; two commands
-with different seeds can run at a time. Printed are the accuracy on held-out prompts in the end, the share of partial groups,
-and the rollouts that a method takes to the accuracy in which uniform selection ends, as a share of uniform's own.
+with different seeds can run at a time. Printed are the accuracy on held-out prompts (mean of the last three evaluations), the
+share of partial groups, and the rollouts that a method takes to the accuracy in which uniform selection ends, as a share of
+uniform's own.
 `objectives.svg` in the folder `report` shows the accuracy over the rollouts. docs/objectives.md has what was measured.
 """
 
@@ -29,7 +30,7 @@ from pipelines.comparison.drawing import STYLES, legend, line, matplotlib_set_up
 from pipelines.comparison.equal_accuracy import Seeds, jackknife, seeds_by_method, shared
 from pipelines.comparison.measures import measure
 from pipelines.comparison.plan import Run, plan
-from pipelines.comparison.rows import Numbers, Total
+from pipelines.comparison.rows import Numbers, Point, Total
 from pipelines.comparison.runner import carry_out, is_finished
 from pipelines.monitoring.accuracy_curve import mean_points
 
@@ -122,11 +123,17 @@ def table(numbers: Numbers) -> str:
     for name, each in totals.items():
         objective, _, method = name.partition(".")
         found = "" if method == "uniform" else _to_uniform(seeds, name, f"{objective}.uniform")
+        accuracies = [_late_accuracy(points) for points in seeds[name]]
         lines.append(
-            f"| `{objective}` | `{method}` | {_percent([t.accuracy for t in each if t.accuracy is not None])} | "
+            f"| `{objective}` | `{method}` | {_percent(accuracies)} | "
             f"{_percent([t.effective for t in each])} | {fmean(t.distinct for t in each):,.0f} | {found} |"
         )
     return "\n".join(lines)
+
+
+def _late_accuracy(points: Sequence[Point]) -> float:
+    """The mean of a run's last three evaluations, which is less a matter of chance than the last alone."""
+    return fmean([point.accuracy for point in points if point.accuracy is not None][-3:])
 
 
 def _to_uniform(seeds: Mapping[str, Seeds], name: str, uniform: str) -> str:

@@ -52,9 +52,9 @@ class EvaluatedModels(Settings):
 class EvaluatedData(Settings):
     test: Annotated[str | list[str], _NAMED]
     """Test sets: a Parquet file or a folder of them in verl's schema, or `builtin:arithmetic`,
-    `builtin:countdown`, `builtin:calculator`, `builtin:guess_the_number`; several as `[A,B]`. `NAME=A` names a column of the table, which else is named after
-    the file, or its folder if the file is called test or the like. A set that holds several data sources has a
-    column for each."""
+    `builtin:countdown`, `builtin:calculator`, `builtin:guess_the_number`; several as `[A,B]`. `NAME=A` names a column of
+    the table, which else is named after the file, or its folder if the file is called test or the like. A set that holds
+    several data sources has a column for each."""
     id_column: str | None = None
     """Column with unique int64 prompt ids; null derives them from the rows' content."""
     max_prompt_length: Count = 1024

@@ -32,12 +32,13 @@ def test_a_run_leaves_metrics_summary_report_and_events(finished):
         assert shares == pytest.approx(1)
         assert sum(m[f"tasksample_hmmpred_cm/{a}{b}"] for a in "123" for b in "123") == 12
     trained = [m for m in steps if "actor/grad_norm" in m]
-    assert trained
+    assert len(trained) > 1
     for m in trained:
         assert m["actor/grad_norm"] > 0
         assert m["rollout/logprob_diff_mean"] < 1e-5
-    # The reference is the start policy, from which the weights move away.
-    assert 0 <= trained[0]["actor/kl_loss"] < trained[-1]["actor/kl_loss"]
+    # The reference is the start policy, from which the first step moves the weights away.
+    assert trained[0]["actor/kl_loss"] >= 0
+    assert all(m["actor/kl_loss"] > 0 for m in trained[1:])
     summary = json.loads((finished / "summary.json").read_text())
     # 3 batches of 12 x 4 and 2 probes of 8 x 4: all are charged.
     assert summary["rollouts"] == 3 * 48 + 2 * 32
