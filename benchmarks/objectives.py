@@ -44,8 +44,8 @@ TERMS = (
     "eval.every=8",
     "probe.every=0",
 )
-# What differs from the published defaults. GSPO's clips are for a policy of 30B parameters and a learning rate of 1e-6;
-# here one update moves the mean log-ratio of a response by hundreds of them.
+# What differs from the published defaults. GSPO's clips are for a model of 30B parameters; here the mean log-ratio of a batch is
+# thirty times as large.
 OBJECTIVES: dict[str, tuple[str, ...]] = {
     "grpo": (),
     "rloo": (),
