@@ -129,7 +129,7 @@ def each_minibatch(
     Args:
         cuts: the minibatches of each pass over the batch.
         step_on: makes an optimizer step; returns whether it did.
-        stop: stop at a minibatch of which no step was made.
+        stop: stop at a minibatch that made no step.
         where: what is trained, and in which step, for the error.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The built-in start policies: Llamas with 0.86 million parameters, each of which solves a part of a built-in task.
+"""The built-in start policies: Llamas with 0.86 million parameters. Each solves a part of a built-in task.
 
 Each is trained once, for a few minutes, on demonstrations with deliberate errors
 (`pipelines/data/demonstrations.py`): that of the arithmetic chains can write a chain, but gets most products wrong; that

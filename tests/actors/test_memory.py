@@ -74,7 +74,7 @@ def test_what_is_proposed_is_not_what_is_set_already():
 
 
 def test_ranks_that_share_sequences_may_have_smaller_micro_batches():
-    """Sequences of 9,216 tokens, of which each of two ranks has half."""
+    """Sequences of 9,216 tokens; each of two ranks has half."""
     whole = of_rank(LARGE, config("learner.max_tokens_per_micro_batch=9216"))
     assert "a larger learner.sequence_parallel" in whole.advice
     shared = ["learner.sequence_parallel=2", "learner.max_tokens_per_micro_batch=4608"]

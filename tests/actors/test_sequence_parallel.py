@@ -35,7 +35,7 @@ ALL_TERMS = ["objective.kl_coef=0.1", "objective.entropy_coef=0.01"]
 
 @pytest.fixture(scope="module")
 def few_kv_heads(tiny_policy, tmp_path_factory):
-    """A policy with one head of keys and values, of which every rank has a copy."""
+    """A policy with one head of keys and values; every rank has a copy of it."""
     folder = shutil.copytree(tiny_policy, tmp_path_factory.mktemp("policies") / "few_kv_heads")
     shape = AutoConfig.from_pretrained(tiny_policy)
     shape.num_key_value_heads = 1

@@ -151,7 +151,7 @@ class PoolBeliefs:
     def begin(self, evidence: Evidence) -> None:
         """Begins with what is known before the first step; see `dps_ray.selection.evidence`. Each prompt in it gets a
         row, until its evidence is forgotten."""
-        other = PoolBeliefs(  # of which the scores are not used
+        other = PoolBeliefs(  # its scores are not used
             self.index,
             self._decay,
             self._prior,

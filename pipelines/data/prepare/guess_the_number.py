@@ -22,7 +22,7 @@ _PROMPT = re.compile(r"\(([0-9]+),([0-9]+)\)([0-9]+)\?")
 
 
 class Level(NamedTuple):
-    """The difficulty of a prompt: ranges of `smallest` to `largest` numbers, one of which is found in `guesses`."""
+    """The difficulty of a prompt: ranges of `smallest` to `largest` numbers, and how many guesses there are."""
 
     smallest: int
     largest: int
